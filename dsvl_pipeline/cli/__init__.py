@@ -1,0 +1,1 @@
+"""The dsvl command: parsing and printing only."""

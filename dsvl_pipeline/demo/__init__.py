@@ -1,0 +1,1 @@
+"""The small checkpoint and its sample inputs (package data)."""

@@ -1,0 +1,1 @@
+"""One device: many requests at once; knows no files, no Ray."""

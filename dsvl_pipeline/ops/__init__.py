@@ -1,0 +1,1 @@
+"""Tensor operations: a public function, a torch reference, later a Triton kernel."""

@@ -1,0 +1,1 @@
+"""Bytes and messages to requests; torch-free."""

@@ -1,0 +1,257 @@
+"""Frozen values that cross package borders. Torch-free, Ray-free, pydantic-free.
+
+Letters: ``T`` prompt tokens, ``N`` new tokens, ``S`` edge of a square image in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+"""``uint8[H, W, 3]``: height, width, channel; RGB; neither rescaled nor normalised."""
+
+FinishReason = Literal["stop", "length", "repetition", "cancelled"]
+Status = Literal["ok", "degraded", "error"]
+
+
+def _require(is_valid: bool, name: str, found: object, wanted: str) -> None:
+    if not is_valid:
+        raise ValueError(f"{name} is {found!r}; it must be {wanted}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFailure:
+    """Why a row has no answer: ``error_code`` and ``error_message`` of its output row."""
+
+    code: str
+    message: str
+    is_retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One entry of a job's input, before prompts and pages multiply it.
+
+    Attributes:
+        row_id: The id column; without one a digest (see ``table/keys.py``); for files and
+            documents their URI without query string or user info.
+        kind: ``image`` rows are asked as they are; a ``document`` row stands for all its pages.
+        sources: What to read: image URIs in order (none for a text prompt), or one document URI.
+        content_id: What identifies the content without reading it (``table/keys.py``).
+        prompt: The manifest's own prompt, asked under ``prompt_id="column"``; None without one.
+        carry: Values of the carried columns, in the order of the job file.
+        failure: Set when the entry itself is bad; it then becomes one error row.
+    """
+
+    row_id: str
+    kind: Literal["image", "document"]
+    sources: tuple[str, ...]
+    content_id: bytes
+    prompt: str | None = None
+    carry: tuple[Any, ...] = ()
+    failure: RowFailure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How one completion is decoded. The defaults are greedy decoding of 128 tokens.
+
+    The same class is the ``generation:`` section of a job file, so its names are what users write.
+
+    Attributes:
+        max_new_tokens: Most tokens produced; reaching it ends with ``finish_reason="length"``.
+        temperature: Divides the logits; 0 means greedy (the other filters are then ignored).
+        top_k: Keep the k likeliest tokens; 0 keeps all.
+        top_p: Keep the smallest set of tokens whose probabilities reach this sum.
+        min_p: Drop tokens less likely than this share of the likeliest one.
+        repetition_penalty: Above 1 makes tokens of prompt and completion less likely.
+        seed: Randomness is a function of (seed, position) alone, hence independent of the batch.
+        stop: Texts that end the completion; the text is cut before them.
+        stop_token_ids: Ids that end the completion, besides the checkpoint's end of sequence.
+        ignore_eos: Go on after the end of sequence (benchmarks).
+        logprobs: Whether to return the log-probability of each produced token.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: bool = False
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
+        _require(self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or more")
+        _require(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1 (off)")
+        _require(0 <= self.min_p < 1, "min_p", self.min_p, "from 0 (off) to below 1")
+        _require(
+            self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "above 0"
+        )
+        _require(all(self.stop), "stop", self.stop, "texts that are not empty")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What one engine may use. The ``engine:`` section of a job file.
+
+    Attributes:
+        kind: ``model`` runs the checkpoint; ``fake`` answers with seeded text, for tests.
+        kv_cache_gib: Memory for keys and values; ``auto`` takes what is free on a GPU (keeping a
+            reserve), and 1 GiB on a CPU.
+        max_num_sequences: Most sequences decoded in one step; ``auto`` is 256 on a GPU, 16 on a
+            CPU.
+        max_step_tokens: Most prompt tokens prefilled in one step.
+        page_size_tokens: Tokens in one KV page.
+        fake: Settings of the fake engine, see `FakeEngineConfig`.
+    """
+
+    kind: Literal["model", "fake"] = "model"
+    kv_cache_gib: float | Literal["auto"] = "auto"
+    max_num_sequences: int | Literal["auto"] = "auto"
+    max_step_tokens: int = 8192
+    page_size_tokens: int = 64
+    fake: FakeEngineConfig | None = None
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if self.kv_cache_gib != "auto":
+            _require(self.kv_cache_gib > 0, "kv_cache_gib", self.kv_cache_gib, "above 0 or auto")
+        if self.max_num_sequences != "auto":
+            _require(
+                self.max_num_sequences >= 1, "max_num_sequences", self.max_num_sequences, ">= 1"
+            )
+        _require(self.max_step_tokens >= 1, "max_step_tokens", self.max_step_tokens, "at least 1")
+        _require(
+            self.page_size_tokens >= 1, "page_size_tokens", self.page_size_tokens, "at least 1"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeEngineConfig:
+    """An engine without a model: text, delay and faults are functions of the request alone.
+
+    Attributes:
+        mean_delay_s: Mean of the seeded (exponential) time a request takes.
+        mean_completion_tokens: Mean length of the seeded text.
+        crash_rate: Share of requests whose first attempt in a process kills that process.
+        seed: Seed of all of the above.
+    """
+
+    mean_delay_s: float = 0.0
+    mean_completion_tokens: int = 16
+    crash_rate: float = 0.0
+    seed: int = 0
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ImageInput:
+    """One picture, ready for the device.
+
+    Attributes:
+        digest: Equal pixels, equal digest: encoded once. blake2b-128 of what follows.
+        high_res: ``uint8[S, S, 3]`` for SAM (1024 px), or normalised ``float32[3, S, S]`` as the
+            public ``generate()`` gets it; None for single-tower models.
+        low_res: ``uint8[S, S, 3]`` for SigLIP (384 px), or normalised ``float32[3, S, S]``.
+    """
+
+    digest: bytes
+    high_res: NDArray[Any] | None
+    low_res: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Request:
+    """One prompt with its images, as the engine wants it.
+
+    Attributes:
+        request_id: Unique among the requests an engine holds.
+        prompt_ids: ``int32[T]``, every image token already expanded to ``num_image_tokens``.
+        images: In the order of their placeholders; may be empty.
+        sampling: How to decode.
+        schema: JSON schema the completion must satisfy; not supported yet, must be None.
+        draft_ids: ``int32[K]`` guess at the completion; a hint that never changes the result.
+    """
+
+    request_id: str
+    prompt_ids: NDArray[np.int32]
+    images: tuple[ImageInput, ...] = ()
+    sampling: SamplingParams = SamplingParams()
+    schema: str | None = None
+    draft_ids: NDArray[np.int32] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Completion:
+    """The answer to one request.
+
+    Attributes:
+        request_id: Of the request.
+        completion_ids: ``int32[N]`` new ids; holds the final stop id, if one was produced.
+        text: Decoded without special tokens, cut before a stop text.
+        finish_reason: ``stop`` (end of sequence, stop id or stop text), ``length``,
+            ``repetition`` or ``cancelled``.
+        logprobs: ``float32[N]`` where asked for: log softmax of the raw logits at each id.
+        num_prompt_tokens: Image tokens included.
+        timings: Seconds since submission, by event: ``first_token_s``, ``finished_s``.
+        error: Set where the request could not be run at all (it would never fit); ``text`` is
+            then empty.
+    """
+
+    request_id: str
+    completion_ids: NDArray[np.int32]
+    text: str
+    finish_reason: FinishReason
+    num_prompt_tokens: int
+    logprobs: NDArray[np.float32] | None = None
+    timings: dict[str, float]
+    error: RowFailure | None = None
+
+
+class Engine(Protocol):
+    """The seam between pipeline and engine; the model engine and the fake one implement it.
+
+    Thread-safe: any thread may submit, cancel and poll. Completions come in any order.
+    """
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; returns at once. A bad one answers with ``Completion.error``."""
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """Finish a request early, with ``finish_reason="cancelled"`` and what it has so far."""
+        ...
+
+    def poll(self, timeout_s: float) -> list[Completion]:
+        """Wait up to ``timeout_s`` for at least one completion and return all that are ready.
+
+        Raises:
+            EngineError: The engine's thread died; replace the process.
+        """
+        ...
+
+    def stats(self) -> dict[str, float]:
+        """Counters since the start and gauges of now, by name."""
+        ...
+
+    def close(self) -> None:
+        """Stop the engine's thread and free its memory."""
+        ...
+
+    def generate(self, requests: list[Request]) -> list[Completion]:
+        """Submit all, wait, and return the completions in the order of the requests."""
+        ...

@@ -1,0 +1,1 @@
+"""Summaries; reads the table only."""

@@ -1,0 +1,134 @@
+"""The demo checkpoint's config, tokenizer, chat template and processor, in the hub's format.
+
+Sizes: SAM side 512 px, SigLIP side 192 px, patch 16, so a grid of 12 x 12 = 144 image tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+BOS, EOS, IMAGE = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<image_placeholder>"
+
+# Behaves as the template of the converted checkpoints does: system text, "User: ", image
+# placeholders, text stripped at both ends of a message, two newlines after a user's turn, the end
+# of sentence after the assistant's.
+CHAT_TEMPLATE = (
+    "You are a helpful language and vision assistant. You are able to understand the visual "
+    "content that the user provides, and assist the user with a variety of tasks using natural "
+    "language.\n\n"
+    "{%- for message in messages -%}"
+    "{%- set role = message['role'] | lower -%}"
+    "{{ {'user': 'User: ', 'assistant': 'Assistant: '}.get(role, role | capitalize + ': ') }}"
+    "{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'image' -%}<image_placeholder>"
+    "{%- elif part['type'] == 'text' -%}"
+    "{%- set text = part['text'] -%}"
+    "{%- if loop.first -%}{%- set text = text.lstrip() -%}{%- endif -%}"
+    "{%- if loop.last -%}{%- set text = text.rstrip() -%}{%- endif -%}"
+    "{%- if not loop.first and loop.previtem['type'] == 'text' -%}{{ ' ' }}{%- endif -%}"
+    "{{ text }}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if not loop.last or add_generation_prompt -%}"
+    "{{ '\n\n' if role == 'user' else '" + EOS + "' }}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}Assistant:{%- endif -%}"
+)
+
+
+def tokenizer() -> Any:
+    """A byte-level tokenizer without merges: 256 bytes and the three special tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate([BOS, EOS, IMAGE, *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(t, special=True) for t in (BOS, EOS, IMAGE)])
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, vocab[BOS])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=EOS,
+        extra_special_tokens={"image_token": IMAGE},
+        clean_up_tokenization_spaces=False,
+        model_max_length=2048,
+    )
+
+
+def processor() -> Any:
+    """The processor of the demo checkpoint, with the 7B's own normalisation and resampling."""
+    from transformers import DeepseekVLHybridProcessor
+    from transformers.models.deepseek_vl_hybrid import image_processing_pil_deepseek_vl_hybrid
+
+    image_processor = image_processing_pil_deepseek_vl_hybrid.DeepseekVLHybridImageProcessorPil(
+        size={"height": 192, "width": 192},
+        high_res_size={"height": 512, "width": 512},
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+        resample=2,  # bilinear, as in the 7B
+    )
+    return DeepseekVLHybridProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer(),
+        chat_template=CHAT_TEMPLATE,
+        num_image_tokens=144,
+    )
+
+
+def config(*, hidden: int = 128, num_layers: int = 2) -> Any:
+    """The demo's shape: the real architecture, small.
+
+    Args:
+        hidden: Width of the language model; the towers follow it.
+        num_layers: Layers of the language model.
+    """
+    from transformers import DeepseekVLHybridConfig
+
+    return DeepseekVLHybridConfig(
+        text_config={
+            "model_type": "llama",
+            "hidden_size": hidden,
+            "intermediate_size": hidden * 5 // 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "num_hidden_layers": num_layers,
+            "vocab_size": 259,
+            "max_position_embeddings": 2048,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 1,
+        },
+        vision_config={
+            "model_type": "siglip_vision_model",
+            "hidden_size": hidden // 2,
+            "intermediate_size": hidden,
+            "image_size": 192,
+            "patch_size": 16,
+            "hidden_act": "gelu",
+            "vision_use_head": False,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 2,
+        },
+        high_res_vision_config={
+            "model_type": "sam_vision_model",
+            "hidden_size": hidden // 2,
+            "intermediate_size": hidden,
+            "mlp_dim": hidden,
+            "image_size": 512,
+            "patch_size": 16,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 3,
+            "output_channels": 32,
+            "global_attn_indexes": [1, 2],
+            "window_size": 14,
+        },
+        image_token_id=2,
+        tie_word_embeddings=True,
+    )
