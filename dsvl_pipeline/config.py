@@ -1,0 +1,364 @@
+"""A job file: one YAML file, checked before anything starts.
+
+``load_job`` reads it; every mistake is reported with file, line, key, value, what is allowed and
+the nearest right key, all of them at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.records import EngineConfig, FakeEngineConfig, SamplingParams
+
+
+class Section(BaseModel):
+    """A part of a job file: frozen, and unknown keys are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ColumnsConfig(Section):
+    """Which manifest column holds what.
+
+    Attributes:
+        id: Unique name of the row; without it a digest of images and prompt.
+        image: URI, or a list of URIs; none for text prompts.
+        document: URI of a PDF; then a row stands for all its pages.
+        prompt: The row's own prompt, asked as ``prompt_id="column"``.
+        sha256: Digest of the content, where the manifest knows it: changed bytes run again.
+        etag: The same with an object store's etag.
+    """
+
+    id: str | None = None
+    image: str | None = None
+    document: str | None = None
+    prompt: str | None = None
+    sha256: str | None = None
+    etag: str | None = None
+
+
+class DocumentConfig(Section):
+    """How pages are rendered.
+
+    Attributes:
+        dpi: Resolution; the longer edge is never more than ``max_page_px``.
+        max_page_px: Longest edge of a rendered page in pixels.
+        max_pages: A document with more pages is an error row, never cut silently.
+        page_timeout_s: Wall-clock limit for opening a document or rendering one page.
+        memory_gib: Address space of the rendering process.
+    """
+
+    dpi: int = Field(default=144, ge=18, le=1200)
+    max_page_px: int = Field(default=2048, ge=64, le=16384)
+    max_pages: int = Field(default=5000, ge=1)
+    page_timeout_s: float = Field(default=30.0, gt=0)
+    memory_gib: float = Field(default=4.0, gt=0)
+
+
+class InputConfig(Section):
+    """What the job reads. At least one of manifest, images and documents; several are chained.
+
+    Attributes:
+        manifest: Parquet, JSONL or CSV files (glob); one row each is one thing to ask.
+        images: Image files (globs); each is a row.
+        documents: PDFs (globs); each page is a row.
+        columns: What the manifest's columns mean.
+        carry: Manifest columns copied to the output.
+        allow_http: Whether rows may name http(s) URLs (public addresses only).
+        allowed_roots: Local directories that rows may name besides those of the input itself.
+        max_image_bytes: A larger file is an error row.
+        max_document_bytes: The same for documents.
+        fetch_timeout_s: Limit for reading one file or object, retries not counted.
+        document: How pages are rendered.
+    """
+
+    manifest: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    documents: tuple[str, ...] = ()
+    columns: ColumnsConfig = ColumnsConfig()
+    carry: tuple[str, ...] = ()
+    allow_http: bool = False
+    allowed_roots: tuple[str, ...] = ()
+    max_image_bytes: int = Field(default=64 << 20, ge=1)
+    max_document_bytes: int = Field(default=512 << 20, ge=1)
+    fetch_timeout_s: float = Field(default=60.0, gt=0)
+    document: DocumentConfig = DocumentConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            names = ("manifest", "images", "documents", "carry", "allowed_roots")
+            return {k: [v] if k in names and isinstance(v, str) else v for k, v in values.items()}
+        return values
+
+    @model_validator(mode="after")
+    def _has_an_input(self) -> InputConfig:
+        if not (self.manifest or self.images or self.documents):
+            raise ValueError("input names nothing to read; give manifest, images or documents")
+        columns = self.columns
+        if not self.manifest and (self.carry or columns != ColumnsConfig()):
+            raise ValueError("columns and carry belong to a manifest, but input.manifest is empty")
+        if self.manifest and not (columns.image or columns.document or columns.prompt):
+            raise ValueError("input.columns must name at least one of image, document, prompt")
+        if columns.image and columns.document:
+            raise ValueError("input.columns has both image and document; use two jobs")
+        return self
+
+
+class PromptConfig(Section):
+    """One question asked of every row.
+
+    Attributes:
+        id: Part of the row's key in the table; keep it when only the wording changes.
+        text: What the user says; the images come before it.
+    """
+
+    id: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    text: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _column_is_taken(self) -> PromptConfig:
+        if self.id == "column":
+            raise ValueError("prompt id 'column' is kept for the manifest's own prompt column")
+        return self
+
+
+class ModelSection(Section):
+    """Which checkpoint runs.
+
+    Attributes:
+        checkpoint: ``demo``, a directory, or a hub id.
+        revision: Commit of a hub id; pin it, or a changed hub changes your results.
+        dtype: Arithmetic of the weights. ``auto`` is bfloat16 on a GPU and float32 on a CPU.
+    """
+
+    checkpoint: str
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+
+class OutputConfig(Section):
+    """Where the table goes.
+
+    Attributes:
+        uri: Directory or s3:// prefix of the table.
+        num_shards: Bounded pieces the rows are dealt into; fixed when the table is made.
+        rows_per_part: Results in one Parquet file.
+        seconds_per_part: Results wait no longer than this for their commit.
+    """
+
+    uri: str
+    num_shards: int | Literal["auto"] = "auto"
+    rows_per_part: int = Field(default=2000, ge=1, le=100_000)
+    seconds_per_part: float = Field(default=30.0, gt=0)
+
+
+class ClusterConfig(Section):
+    """How much of the cluster the job takes.
+
+    Attributes:
+        replicas: Engines, one GPU each; ``auto`` is every GPU of the cluster, or one CPU engine.
+        rows_per_batch: Rows that travel together from preprocessing to an engine.
+        batches_in_flight: Batches an engine works on at once; ``auto`` keeps it fed.
+        cpus_per_engine: CPUs reserved for a CPU engine.
+        address: Ray cluster to join; ``auto`` joins a running one, else starts a local one.
+    """
+
+    replicas: int | Literal["auto"] = "auto"
+    rows_per_batch: int = Field(default=16, ge=1, le=256)
+    batches_in_flight: int | Literal["auto"] = "auto"
+    cpus_per_engine: float = Field(default=1.0, gt=0)
+    address: str = "auto"
+
+
+class JobConfig(Section):
+    """A whole job file. See ``configs/`` for commented examples."""
+
+    name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")
+    input: InputConfig
+    prompts: tuple[PromptConfig, ...] = ()
+    model: ModelSection
+    generation: SamplingParams = SamplingParams()
+    output: OutputConfig
+    engine: EngineConfig = EngineConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    max_error_fraction: float = Field(default=0.05, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> JobConfig:
+        ids = [prompt.id for prompt in self.prompts]
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"prompts has an id twice ({', '.join(ids)}); give each its own")
+        if not ids and not self.input.columns.prompt:
+            raise ValueError("nothing is asked; give prompts, or input.columns.prompt")
+        return self
+
+
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
+    """Read and check a job file.
+
+    Args:
+        path: The YAML file.
+        overrides: ``a.b=value`` settings that win over the file; values are YAML.
+
+    Raises:
+        ConfigError: The file is missing or wrong; the message lists every mistake.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"job file {path} does not exist; configs/ holds examples to copy"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"job file {path} cannot be read: {error}") from error
+    values, lines = _parse(path, text)
+    for override in overrides:
+        _apply(values, override)
+        lines[tuple(override.partition("=")[0].split("."))] = 0
+    try:
+        return JobConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain_all(path, lines, error))) from None
+
+
+KeyPath = tuple[str | int, ...]
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without aliases (a small file must not expand to a large one) or repeated keys."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+
+def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+    try:
+        loader = _StrictLoader(text)
+        node = loader.get_single_node()
+        lines: dict[KeyPath, int] = {}
+        _collect_lines(path, node, (), lines)
+        values = loader.construct_document(node) if node is not None else None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path}: holds {type(values).__name__}, expected keys such as input, prompts, model, "
+            "output; configs/ holds examples to copy"
+        )
+    return values, lines
+
+
+def _collect_lines(
+    path: Path, node: yaml.Node | None, at: KeyPath, into: dict[KeyPath, int]
+) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*at, str(key.value))
+            line = key.start_mark.line + 1
+            if inner in into:
+                name = ".".join(map(str, inner))
+                raise ConfigError(
+                    f"{path}:{line}: {name} is given twice (first in line {into[inner]}); keep one"
+                )
+            into[inner] = line
+            _collect_lines(path, value, inner, into)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            into[*at, index] = value.start_mark.line + 1
+            _collect_lines(path, value, (*at, index), into)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"--set {override}: expected KEY=VALUE, e.g. generation.temperature=0.2")
+    try:
+        value = yaml.load(text, _StrictLoader)  # a SafeLoader  # noqa: S506
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from None
+    target = values
+    *parents, last = name.split(".")
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {override}: {parent} is not a section")
+    target[last] = value
+
+
+def _explain_all(path: Path, lines: dict[KeyPath, int], error: ValidationError) -> list[str]:
+    by_place: dict[KeyPath, list[dict[str, Any]]] = {}
+    for problem in error.errors():  # a union reports every alternative it tried: one mistake
+        where = tuple(part for part in problem["loc"] if not _is_union_tag(part))
+        by_place.setdefault(where, []).append(dict(problem))
+    return [_explain(path, lines, where, problems) for where, problems in by_place.items()]
+
+
+def _explain(
+    path: Path, lines: dict[KeyPath, int], where: KeyPath, problems: list[dict[str, Any]]
+) -> str:
+    """One mistake as ``file:line: key: what was found, what is allowed, the nearest right key``."""
+    problem = problems[0]
+    known = next(
+        (where[:n] for n in range(len(where), 0, -1) if where[:n] in lines), ()
+    )  # a missing key is reported at its section
+    line = lines.get(known, 1)
+    place = f"{path}:{line}" if line else f"{path} (--set)"
+    name = ".".join(map(str, where)) or "the job"
+    kind, found = problem["type"], problem["input"]
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        keys = _keys_at(where[:-1])
+        near = difflib.get_close_matches(str(where[-1]), keys, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{place}: {name}: no such key; {hint}known keys: {', '.join(keys)}"
+    if kind == "missing":
+        return f"{place}: {name}: required, but not given"
+    message = ", or ".join(one["msg"].removeprefix("Value error, ") for one in problems)
+    shown = json.dumps(found, default=str)
+    if isinstance(found, Mapping) or len(shown) > 80:
+        return f"{place}: {name}: {message}"
+    return f"{place}: {name}: found {shown}: {message}"
+
+
+def _is_union_tag(part: str | int) -> bool:
+    """Pydantic adds the tried alternative to the place, e.g. ``float`` or ``literal['auto']``."""
+    return isinstance(part, str) and (
+        part in ("int", "float", "str", "constrained-int") or part.startswith("literal[")
+    )
+
+
+def _keys_at(where: KeyPath) -> list[str]:
+    section: Any = JobConfig
+    for part in where:
+        if isinstance(part, int):
+            continue
+        annotation = _fields(section)[part]
+        choices = [annotation, *get_args(annotation)]
+        section = next(c for c in choices if isinstance(c, type) and _fields(c))
+    return list(_fields(section))
+
+
+def _fields(section: Any) -> dict[str, Any]:
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        return {name: field.annotation for name, field in section.model_fields.items()}
+    if not dataclasses.is_dataclass(section):
+        return {}
+    special = {"fake": FakeEngineConfig}  # annotations of the plain dataclasses are strings
+    return {f.name: special.get(f.name, str) for f in dataclasses.fields(section)}
