@@ -291,7 +291,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not name:
         raise ConfigError(f"--set {override}: expected KEY=VALUE, e.g. generation.temperature=0.2")
     try:
-        value = yaml.load(text, _StrictLoader)  # a SafeLoader  # noqa: S506
+        value = yaml.load(text, _StrictLoader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from None
     target = values
