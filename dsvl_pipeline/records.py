@@ -146,13 +146,16 @@ class FakeEngineConfig:
     Attributes:
         mean_delay_s: Mean of the seeded (exponential) time a request takes.
         mean_completion_tokens: Mean length of the seeded text.
-        crash_rate: Share of requests whose first attempt in a process kills that process.
+        crash_rate: Share of requests that kill their process when they are due.
+        crash_dir: Local directory that keeps a marker per killed process, so that the second
+            attempt at a request passes. Without one every attempt kills.
         seed: Seed of all of the above.
     """
 
     mean_delay_s: float = 0.0
     mean_completion_tokens: int = 16
     crash_rate: float = 0.0
+    crash_dir: str | None = None
     seed: int = 0
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
