@@ -1,0 +1,28 @@
+"""What every engine does alike: answer a list of requests in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dsvl_pipeline.records import Completion, Engine, Request
+
+# Bounds how long a dead engine goes unnoticed, not how long a request may take.
+_POLL_S = 1.0
+
+
+def generate_all(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
+    """Submit all requests, wait, and return the completions in the order of the requests.
+
+    Takes every completion the engine hands out meanwhile: no other thread may poll.
+
+    Raises:
+        EngineError: The engine's thread died.
+        ValueError: Two requests share an id.
+    """
+    for request in requests:
+        engine.submit(request)
+    done: dict[str, Completion] = {}
+    while len(done) < len(requests):
+        for completion in engine.poll(_POLL_S):
+            done[completion.request_id] = completion
+    return [done[request.request_id] for request in requests]
