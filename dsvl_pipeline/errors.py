@@ -39,6 +39,14 @@ class AccessError(StorageError, ConfigError):
     exit_code: ClassVar[int] = 2
 
 
+class NotFoundError(StorageError):
+    """There is no such object, file or directory."""
+
+
+class TooLargeError(StorageError):
+    """An object holds more bytes than the caller is ready to read."""
+
+
 class TableError(DsvlError):
     """The output table is inconsistent, or of a layout this version does not know."""
 
