@@ -1,0 +1,451 @@
+"""What a checkpoint's JSON files say about model, images and generation. Torch-free.
+
+The same values come out for every dialect: a config of transformers 4.54 or 5.23 is read as it is,
+and the original one, which names towers rather than sizes, is first translated by `original`.
+Keys that a file leaves out have the defaults of the transformers classes, because both transformers
+and the original code leave out what equals them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsvl_pipeline.errors import CheckpointError
+from dsvl_pipeline.model import original
+from dsvl_pipeline.model.tensors import list_tensors
+
+RGB = tuple[int, int, int]
+Triple = tuple[float, float, float]
+
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaConfig:
+    """The language model's shape."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    max_positions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiglipConfig:
+    """The low-resolution tower's shape. ``gelu`` is exact, ``gelu_tanh`` its approximation."""
+
+    image_size_px: int
+    patch_size_px: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    layer_norm_eps: float
+    activation: Literal["gelu", "gelu_tanh"]
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one edge: 24 for 384 px."""
+        return self.image_size_px // self.patch_size_px
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamConfig:
+    """The high-resolution tower's shape.
+
+    Attributes:
+        global_layers: Indices of the layers that attend over the whole grid, ascending.
+        output_channels: Channels after the neck; the projection multiplies them by four.
+    """
+
+    image_size_px: int
+    patch_size_px: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    layer_norm_eps: float
+    window_size: int
+    global_layers: tuple[int, ...]
+    output_channels: int
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one edge: 64 for 1024 px."""
+        return self.image_size_px // self.patch_size_px
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """A whole model's shape; ``high_res`` is None for the single-tower architecture."""
+
+    text: LlamaConfig
+    low_res: SiglipConfig
+    high_res: SamConfig | None
+    image_token_id: int
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether there is a high-resolution tower."""
+        return self.high_res is not None
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Tokens that one image takes in a prompt: 576 in the real checkpoints."""
+        return self.low_res.grid_size**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerImageConfig:
+    """How the picture for one tower is made.
+
+    Attributes:
+        side_px: Edge of the square picture.
+        mean: Subtracted after rescaling, per channel.
+        std: Divided by, per channel.
+        resample: PIL's number of the filter (2 bilinear, 3 bicubic).
+        background: Colour of the padding.
+        rescale_factor: What a byte is multiplied by before it is normalised.
+    """
+
+    side_px: int
+    mean: Triple
+    std: Triple
+    resample: int
+    background: RGB
+    rescale_factor: float
+
+    @property
+    def table(self) -> NDArray[np.float32]:
+        """``float32[3, 256]``: the normalised value of every byte, by channel.
+
+        Bit-equal to the reference, which rescales in float64, rounds to float32 and normalises
+        there.
+
+        Source: ``rescale`` and ``normalize`` of ``image_transforms.py``, transformers 5.23.
+        """
+        rescaled = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)
+        mean = np.array(self.mean, dtype=np.float32)[:, None]
+        std = np.array(self.std, dtype=np.float32)[:, None]
+        table: NDArray[np.float32] = (rescaled - mean) / std
+        return table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageConfig:
+    """How pictures are made; the low-resolution one is resized from the high-resolution one.
+
+    Attributes:
+        low_res: The picture for SigLIP.
+        high_res: The picture for SAM; None for the single-tower architecture.
+        min_size_px: Least length of the shorter edge after resizing.
+    """
+
+    low_res: TowerImageConfig
+    high_res: TowerImageConfig | None
+    min_size_px: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationDefaults:
+    """The checkpoint's defaults for ``generate``; transformers' own where it has none.
+
+    Attributes:
+        eos_token_ids: Any of them ends a completion; may be empty.
+        pad_token_id: None where none is set; ``generate`` then pads with the first of the above.
+    """
+
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int | None
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    max_new_tokens: int | None
+    max_length: int
+
+
+def read_model_config(directory: Path) -> ModelConfig:
+    """Read a checkpoint's ``config.json``, of any dialect.
+
+    Raises:
+        CheckpointError: It is missing or broken, of another model, or asks for something that the
+            released checkpoints do not use and this project does not run.
+    """
+    config = _hub_config(directory)
+    high_res = config.get("high_res_vision_config")
+    return ModelConfig(
+        text=_llama_config(config.get("text_config") or {}, directory),
+        low_res=_siglip_config(config.get("vision_config") or {}, directory),
+        high_res=None if high_res is None else _sam_config(high_res, directory),
+        image_token_id=_get(config, "image_token_id", 100015),
+    )
+
+
+def read_image_config(directory: Path) -> ImageConfig:
+    """Read how a checkpoint wants its pictures.
+
+    Raises:
+        CheckpointError: No processor config is there, it asks for another treatment than resize,
+            pad, rescale and normalise, or for pictures that do not fit the towers.
+    """
+    model = read_model_config(directory)
+    config = _image_processor_config(directory)
+    where = f"{directory}: the image processor's config"
+    for step in ("do_resize", "do_pad", "do_rescale", "do_normalize"):
+        if not _get(config, step, True):
+            raise CheckpointError(f"{where} has {step}=false; only true can be run")
+    factor = float(_get(config, "rescale_factor", 1 / 255))
+    low_res = _tower_image_config(config, "", 384, factor, where)
+    high_res = None
+    if model.high_res is not None:
+        high_res = _tower_image_config(config, "high_res_", 1024, factor, where)
+    for name, image, tower in (
+        ("low", low_res, model.low_res),
+        ("high", high_res, model.high_res),
+    ):
+        if image is not None and tower is not None and image.side_px != tower.image_size_px:
+            raise CheckpointError(
+                f"{where} makes {name}-resolution pictures of {image.side_px} px, but config.json "
+                f"describes a tower for {tower.image_size_px} px; one of the files is from "
+                f"another checkpoint"
+            )
+    return ImageConfig(low_res=low_res, high_res=high_res, min_size_px=_get(config, "min_size", 14))
+
+
+def read_generation_config(directory: Path) -> GenerationDefaults:
+    """Read a checkpoint's ``generation_config.json``, which may be absent.
+
+    The end of sequence then is the tokenizer's.
+    """
+    path = directory / "generation_config.json"
+    config = _read_json(path) if path.exists() else {}
+    eos = _get(config, "eos_token_id", None)
+    if eos is None:
+        eos = _tokenizer_eos(directory)
+    return GenerationDefaults(
+        eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
+        pad_token_id=_get(config, "pad_token_id", None),
+        do_sample=_get(config, "do_sample", False),
+        temperature=float(_get(config, "temperature", 1.0)),
+        top_k=_get(config, "top_k", 50),
+        top_p=float(_get(config, "top_p", 1.0)),
+        repetition_penalty=float(_get(config, "repetition_penalty", 1.0)),
+        max_new_tokens=_get(config, "max_new_tokens", None),
+        max_length=_get(config, "max_length", 20),
+    )
+
+
+def _hub_config(directory: Path) -> Mapping[str, Any]:
+    """The config in the keys of transformers, whatever the dialect."""
+    config = _read_json(directory / "config.json")
+    match config.get("model_type"):
+        case "deepseek_vl":
+            return {**config, "high_res_vision_config": None}
+        case "deepseek_vl_hybrid":
+            return {**config, "high_res_vision_config": config.get("high_res_vision_config") or {}}
+        case original.MODEL_TYPE:
+            shapes = {name: tensor.shape for name, tensor in list_tensors(directory).items()}
+            token_id = _token_id(directory, original.IMAGE_TOKEN)
+            return {
+                **original.translate_config(config, shapes),
+                "image_token_id": token_id,
+            }
+        case found:
+            raise CheckpointError(
+                f"{directory}/config.json has model_type={found!r}; this project runs "
+                f"'deepseek_vl', 'deepseek_vl_hybrid' and '{original.MODEL_TYPE}'"
+            )
+
+
+def _image_processor_config(directory: Path) -> Mapping[str, Any]:
+    config = _read_json(directory / "config.json")
+    if config.get("model_type") == original.MODEL_TYPE:
+        return original.translate_image_config(config)
+    nested, flat = directory / "processor_config.json", directory / "preprocessor_config.json"
+    # transformers 5 nests it in processor_config.json, before that it has a file of its own
+    if nested.exists() and "image_processor" in (config := _read_json(nested)):
+        processor: dict[str, Any] = config["image_processor"]
+        return processor
+    if flat.exists():
+        return _read_json(flat)
+    raise CheckpointError(
+        f"{directory} has neither preprocessor_config.json nor an 'image_processor' in "
+        f"processor_config.json, so how to prepare pictures is unknown; fetch these files as well"
+    )
+
+
+def _llama_config(config: Mapping[str, Any], directory: Path) -> LlamaConfig:
+    where = f"{directory}: the language model's config"
+    _require(config, "hidden_act", "silu", where)
+    _require(config, "attention_bias", False, where)
+    _require(config, "mlp_bias", False, where)
+    # rope_scaling is the older name; where a file has both it wins, as in transformers
+    rope = {**_get(config, "rope_parameters", {}), **_get(config, "rope_scaling", {})}
+    rope_type = rope.get("rope_type") or rope.get("type") or "default"
+    if rope_type != "default":
+        raise CheckpointError(
+            f"{where} has the rope type {rope_type!r}; only 'default' (plain rope_theta), which "
+            f"the released checkpoints use, can be run"
+        )
+    _require(rope, "partial_rotary_factor", 1.0, where)
+    hidden_size = _get(config, "hidden_size", 4096)
+    num_heads = _get(config, "num_attention_heads", 32)
+    return LlamaConfig(
+        vocab_size=_get(config, "vocab_size", 32000),
+        hidden_size=hidden_size,
+        intermediate_size=_get(config, "intermediate_size", 11008),
+        num_layers=_get(config, "num_hidden_layers", 32),
+        num_heads=num_heads,
+        num_kv_heads=_get(config, "num_key_value_heads", num_heads),
+        head_dim=_get(config, "head_dim", hidden_size // num_heads),
+        rms_norm_eps=float(_get(config, "rms_norm_eps", 1e-6)),
+        rope_theta=float(rope.get("rope_theta") or _get(config, "rope_theta", 10000.0)),
+        max_positions=_get(config, "max_position_embeddings", 2048),
+    )
+
+
+def _siglip_config(config: Mapping[str, Any], directory: Path) -> SiglipConfig:
+    where = f"{directory}: the low-resolution tower's config"
+    _require(config, "num_channels", 3, where)
+    activation = _get(config, "hidden_act", "gelu_pytorch_tanh")
+    activations: dict[str, Literal["gelu", "gelu_tanh"]] = {
+        "gelu": "gelu",
+        "gelu_pytorch_tanh": "gelu_tanh",
+    }
+    if activation not in activations:
+        raise CheckpointError(
+            f"{where} has hidden_act={activation!r}; it must be one of {', '.join(activations)}"
+        )
+    return SiglipConfig(
+        image_size_px=_side(config.get("image_size"), 224, where),
+        patch_size_px=_side(config.get("patch_size"), 16, where),
+        hidden_size=_get(config, "hidden_size", 768),
+        intermediate_size=_get(config, "intermediate_size", 3072),
+        num_layers=_get(config, "num_hidden_layers", 12),
+        num_heads=_get(config, "num_attention_heads", 12),
+        layer_norm_eps=float(_get(config, "layer_norm_eps", 1e-6)),
+        activation=activations[activation],
+    )
+
+
+def _sam_config(config: Mapping[str, Any], directory: Path) -> SamConfig:
+    where = f"{directory}: the high-resolution tower's config"
+    _require(config, "num_channels", 3, where)
+    _require(config, "hidden_act", "gelu", where)
+    for flag in ("qkv_bias", "use_abs_pos", "use_rel_pos"):
+        _require(config, flag, True, where)
+    hidden_size = _get(config, "hidden_size", 768)
+    return SamConfig(
+        image_size_px=_side(config.get("image_size"), 1024, where),
+        patch_size_px=_side(config.get("patch_size"), 16, where),
+        hidden_size=hidden_size,
+        # not intermediate_size, which transformers stores but does not read
+        intermediate_size=_get(
+            config, "mlp_dim", int(hidden_size * _get(config, "mlp_ratio", 4.0))
+        ),
+        num_layers=_get(config, "num_hidden_layers", 12),
+        num_heads=_get(config, "num_attention_heads", 12),
+        layer_norm_eps=float(_get(config, "layer_norm_eps", 1e-6)),
+        window_size=_get(config, "window_size", 14),
+        global_layers=tuple(_get(config, "global_attn_indexes", (2, 5, 8, 11))),
+        output_channels=_get(config, "output_channels", 256),
+    )
+
+
+def _tower_image_config(
+    config: Mapping[str, Any], prefix: str, default_side_px: int, factor: float, where: str
+) -> TowerImageConfig:
+    mean = _triple(_get(config, f"{prefix}image_mean", _CLIP_MEAN))
+    return TowerImageConfig(
+        side_px=_side(config.get(f"{prefix}size"), default_side_px, where),
+        mean=mean,
+        std=_triple(_get(config, f"{prefix}image_std", _CLIP_STD)),
+        resample=_get(config, f"{prefix}resample", 3),
+        # the reference derives it from the mean, whatever the file's background_color says
+        background=(int(mean[0] * 255), int(mean[1] * 255), int(mean[2] * 255)),
+        rescale_factor=factor,
+    )
+
+
+def _tokenizer_eos(directory: Path) -> int | None:
+    path = directory / "tokenizer_config.json"
+    token = _read_json(path).get("eos_token") if path.exists() else None
+    if isinstance(token, dict):
+        token = token.get("content")
+    return None if token is None else _token_id(directory, token)
+
+
+def _token_id(directory: Path, token: str) -> int | None:
+    """The id of a token in ``tokenizer.json``, or None where file or token is missing."""
+    path = directory / "tokenizer.json"
+    if not path.exists():
+        return None
+    tokenizer = _read_json(path)
+    for added in tokenizer.get("added_tokens") or ():
+        if added["content"] == token:
+            return int(added["id"])
+    found = (tokenizer.get("model") or {}).get("vocab", {}).get(token)
+    return None if found is None else int(found)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} does not exist; a checkpoint is a directory with config.json, the "
+            f"tokenizer's files and safetensors"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}; it must be a JSON object")
+    return found
+
+
+def _get(config: Mapping[str, Any], key: str, default: Any) -> Any:
+    """The value of a key; null counts as absent, as it does in transformers."""
+    value = config.get(key)
+    return default if value is None else value
+
+
+def _require(config: Mapping[str, Any], key: str, wanted: object, where: str) -> None:
+    found = _get(config, key, wanted)
+    if found != wanted:
+        raise CheckpointError(f"{where} has {key}={found!r}; only {wanted!r} can be run")
+
+
+def _side(size: Any, default: int, where: str) -> int:
+    """The edge of a square that is written as a number, a pair or height and width."""
+    match size:
+        case None:
+            return default
+        case int():
+            return size
+        case [int(height), int(width)] | {"height": int(height), "width": int(width)} if (
+            height == width
+        ):
+            return height
+    raise CheckpointError(f"{where} has the size {size!r}; it must be a square")
+
+
+def _triple(values: Any) -> Triple:
+    if isinstance(values, int | float):
+        return (values, values, values)
+    red, green, blue = values
+    return (red, green, blue)
