@@ -1,0 +1,70 @@
+# Needs: make, a CPython 3.11 to 3.13 with venv, and whatever index pip is configured with.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help env demo test check lock clean
+
+# The first that works and is of a version the lock was made for.
+IS_LOCKED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do \
+	"$$candidate" -c '$(IS_LOCKED)' 2>/dev/null && { command -v "$$candidate"; break; }; done)
+# Without a GPU, CUDA's several GB of libraries would be of no use.
+TORCH ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
+# Where pip also looks for torch; for the CPU build on Linux, if pip's own indexes do not have it.
+TORCH_INDEX ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(TORCH)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+	@echo; echo "PYTHON=$(PYTHON)  TORCH=$(TORCH)  TORCH_INDEX=$(TORCH_INDEX)"
+
+env: $(READY)  ## .venv with the locked versions (variables: PYTHON, TORCH=cpu|gpu, TORCH_INDEX)
+
+# Torch comes first, so that a missing build is told before a minute of other downloads.
+# Its GPU lock is complete and the CPU build needs only what is in test.txt: --no-deps everywhere.
+$(READY): pyproject.toml requirements/test.txt requirements/torch-$(TORCH).txt
+	@test -n "$(PYTHON)" || { echo "make: found no CPython 3.11 to 3.13 with venv;" \
+		"install one (on Debian also python3-venv), or name it: make env PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "$(VENV): $$($(PYTHON) --version) ($(PYTHON)), torch for $(TORCH); a few minutes the first time"
+	@"$(PYTHON)" -m venv $(VENV)
+	@rm -f $(VENV)/.ready-*
+	@$(PIP) --no-deps $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -r requirements/torch-$(TORCH).txt \
+		|| { echo "make: requirements/torch-$(TORCH).txt could not be installed for $$($(PYTHON) --version)." \
+		"If pip found no such version: the CPU build for Linux is on an index of its own, which PyTorch's" \
+		"install page (pytorch.org) names; run make $(or $(MAKECMDGOALS),env) TORCH_INDEX=<that index>," \
+		"or make $(or $(MAKECMDGOALS),env) TORCH=gpu for the default build with CUDA (several GB)," \
+		"or PYTHON=... if another Python has a build." >&2; exit 2; }
+	@$(PIP) --no-deps -r requirements/test.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)  ## the main job over the sample images and PDF, on the demo checkpoint
+	$(BIN)/dsvl run configs/demo.yaml
+
+test: $(READY)  ## all tests that need no GPU, Ray and S3 included
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: $(READY)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# Markers choose per Python and platform, so one file serves all of them.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
+	--custom-compile-command "make lock"
+lock:  ## newest versions into requirements/ (needs uv)
+	$(COMPILE) pyproject.toml --extra test --constraint requirements/torch.in --upgrade \
+		--excludes requirements/no-cuda.txt --no-emit-package torch -o requirements/test.txt
+	$(COMPILE) pyproject.toml --extra model --constraint requirements/torch.in --upgrade \
+		--constraint requirements/test.txt \
+		--excludes requirements/no-cuda.txt --no-emit-package torch -o requirements/base.txt
+	$(COMPILE) requirements/torch.in --upgrade --constraint requirements/test.txt \
+		-o requirements/torch-gpu.txt
+
+clean:  ## remove the environment, caches and out/
+	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,123 @@
+"""``dsvl``: from an argument list to an exit code.
+
+Importing this module, and ``dsvl --help``, load neither torch nor ray: the commands import what
+they need when they run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from types import FrameType
+from typing import NoReturn
+
+from dsvl_pipeline.cli import export, generate, run, status, verify
+from dsvl_pipeline.errors import ConfigError, DsvlError
+
+COMMANDS = (run, status, verify, export, generate)
+
+_DESCRIPTION = "Run DeepSeek-VL over very many images and document pages, on Ray, exactly once."
+_EPILOG = """\
+examples:
+  dsvl run configs/demo.yaml                       the demo; the same command again resumes
+  dsvl status out/demo                             what is in the table
+  dsvl export out/demo demo.csv                    a plain copy
+  dsvl generate photo.jpg --prompt "What is this?" one answer, without Ray
+
+exit codes:
+  0  done; at most max_error_fraction of the rows failed
+  1  done; more rows failed, or a check did not hold
+  2  the job, its input or its output is wrong; nothing was started
+  3  it could not go on, or was stopped; what was committed is safe
+
+DSVL_DEBUG=1 is the same as --debug."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and give its exit code.
+
+    Raises:
+        SystemExit: For ``--help`` and ``--version`` (0) and wrong usage (2), as argparse does.
+    """
+    return _guarded(_parser().parse_args(argv))
+
+
+def run_as_job(default_job: str) -> int:
+    """Do what ``dsvl run`` does with this process's arguments; for the scripts in ``jobs/``.
+
+    Args:
+        default_job: The job file that is read if the arguments name none.
+    """
+    parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
+    run.add_arguments(parser, default_job=default_job)
+    return _guarded(_with_debug(parser).parse_args())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dsvl",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dsvl {version('dsvl-pipeline')}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        added = commands.add_parser(
+            command.__name__.rpartition(".")[2],
+            help=command.HELP,
+            description=command.HELP[:1].upper() + command.HELP[1:] + ".",
+            epilog=command.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(added)
+        _with_debug(added)
+    return parser
+
+
+def _with_debug(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--debug", action="store_true", help="show where an error was raised")
+    return parser
+
+
+def _guarded(args: argparse.Namespace) -> int:
+    """Run a command; every way it can end becomes an exit code with one clear message."""
+    is_debug = args.debug or os.environ.get("DSVL_DEBUG", "") not in ("", "0")
+    command: Callable[[argparse.Namespace], int] = args.command
+    # A stopped pod gets SIGTERM; the same way out as Ctrl-C.
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return command(args)
+    except DsvlError as error:
+        if is_debug:
+            traceback.print_exc()
+        # Two families claim AccessError; its own exit code is the right one.
+        kind = "wrong" if isinstance(error, ConfigError) else "stopped"
+        print(f"dsvl: {kind}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("dsvl: stopped by a signal; what was committed is safe", file=sys.stderr)
+        return 3
+    except BrokenPipeError:  # the reader of our output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        # Python's own 1 would say "done, too many rows failed".
+        traceback.print_exc()
+        print("dsvl: stopped: the error above is a bug; please report it", file=sys.stderr)
+        return 3
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

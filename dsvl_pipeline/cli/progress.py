@@ -1,0 +1,90 @@
+"""How a run is going: a live line on a terminal, one plain line a minute in a log.
+
+Both go to standard error, so that standard output holds only results.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+from dsvl_pipeline.cli.text import amount, duration
+
+if TYPE_CHECKING:
+    from dsvl_pipeline.pipeline.run import Progress
+
+LINE_EVERY_S = 60.0
+
+
+@contextmanager
+def display(stream: TextIO | None = None) -> Iterator[Callable[[Progress], None]]:
+    """Give the function to call with each `Progress`; leaving the context ends the display."""
+    stream = stream or sys.stderr
+    with _live(stream) if stream.isatty() else plain(stream) as show:
+        yield show
+
+
+def describe(progress: Progress) -> str:
+    """Put a progress into words: rows done and failed, rows/s, what remains."""
+    if progress.phase in ("planning", "starting"):
+        return f"{progress.phase}, {duration(progress.elapsed_s)}"
+    about = "" if progress.is_total_exact else "at least "  # pages of unopened documents
+    parts = [
+        f"{progress.rows_done:,} of {about}{amount(progress.rows_total, 'row')}",
+        f"{progress.rows_failed:,} failed",
+        f"{progress.rows_per_s:.1f} rows/s",
+    ]
+    if progress.phase == "committing":
+        parts.append("committing")
+    elif progress.eta_s is not None:
+        parts.append(f"{duration(progress.eta_s)} left")
+    return ", ".join(parts)
+
+
+@contextmanager
+def plain(
+    stream: TextIO, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[Progress], None]]:
+    """Write a line at the start, one a minute, and one at the end."""
+    last: Progress | None = None
+    due = clock()
+
+    def write(progress: Progress) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {describe(progress)}", file=stream, flush=True)
+
+    def show(progress: Progress) -> None:
+        nonlocal last, due
+        last = progress
+        if clock() >= due:
+            write(progress)
+            due = clock() + LINE_EVERY_S
+
+    try:
+        yield show
+    finally:
+        if last is not None:
+            write(last)
+
+
+@contextmanager
+def _live(stream: TextIO) -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"))
+    with Bar(*columns, console=Console(file=stream)) as bar:
+        task = bar.add_task("planning", total=None)  # no total: the bar pulses
+
+        def show(progress: Progress) -> None:
+            bar.update(
+                task,
+                description=describe(progress),
+                completed=progress.rows_done,
+                total=progress.rows_total if progress.phase == "running" else None,
+            )
+
+        yield show

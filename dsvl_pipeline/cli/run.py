@@ -1,0 +1,62 @@
+"""``dsvl run``: a job file to a committed table."""
+
+from __future__ import annotations
+
+import argparse
+
+from dsvl_pipeline.cli.arguments import positive_int
+
+HELP = "run a job; the same command again computes only what is missing"
+EPILOG = """\
+examples:
+  dsvl run configs/demo.yaml
+  dsvl run job.yaml --set generation.max_new_tokens=64 --set output.uri=s3://bucket/try --limit 100
+  dsvl run job.yaml --set 'prompts=[{id: caption, text: "Describe the image."}]'
+
+exit codes: 0 done; 1 done, more rows failed than max_error_fraction; 2 the job, its input or its
+output is wrong, nothing was started; 3 it could not go on, what was committed is safe."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, default_job: str | None = None) -> None:
+    """Declare what the command takes.
+
+    Args:
+        parser: Extended in place.
+        default_job: The job file if none is named; without one, naming one is required.
+    """
+    job = parser.add_mutually_exclusive_group(required=default_job is None)
+    job.add_argument("job", nargs="?", metavar="JOB.yaml", help="the job file")
+    job.add_argument(
+        "--config",
+        metavar="JOB.yaml",
+        default=default_job,
+        help="the same, as an option" + (f" (default: {default_job})" if default_job else ""),
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting that wins over the file, e.g. generation.temperature=0.2 (repeatable)",
+    )
+    parser.add_argument(
+        "--limit", type=positive_int, metavar="N", help="only the first N inputs; to try a job"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="compute every row again, also those up to date"
+    )
+    parser.set_defaults(command=execute)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run the job, show its progress, print what came out."""
+    from dsvl_pipeline.cli import progress, summary
+    from dsvl_pipeline.config import load_job
+
+    job = load_job(args.job or args.config, args.set)  # a wrong job file is told before ray is even imported
+    from dsvl_pipeline.pipeline.run import run_job
+
+    with progress.display() as show:
+        result = run_job(job, limit=args.limit, fresh=args.fresh, on_progress=show)
+    summary.print_run(result, max_error_fraction=job.max_error_fraction)
+    return result.exit_code

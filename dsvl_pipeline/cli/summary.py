@@ -1,0 +1,73 @@
+"""What is printed after a run, and by ``dsvl status``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from dsvl_pipeline.cli.text import amount, columns, duration, shorten
+
+if TYPE_CHECKING:
+    from dsvl_pipeline.pipeline.run import RunSummary
+
+MAX_ROWS_SHOWN = 50
+"""A table of at most this many rows (the demo, a trial with --limit) is shown after its run."""
+
+RANDOM_WEIGHTS = "this checkpoint has random weights, it was never trained: the answers are noise"
+
+
+def print_run(result: RunSummary, *, max_error_fraction: float) -> None:
+    """Print how a run ended, and the rows themselves if they are few."""
+    rows = result.ok + result.degraded + result.errors
+    if 0 < rows <= MAX_ROWS_SHOWN:
+        print_rows(result.output_uri)
+        print()
+    print(
+        f"{amount(result.rows_new, 'new row')} in {duration(result.seconds)}, "
+        f"{result.rows_up_to_date:,} already up to date"
+    )
+    print_counts(
+        {"ok": result.ok, "degraded": result.degraded, "error": result.errors}, result.error_codes
+    )
+    if result.exit_code == 1:
+        print(
+            f"exit code 1: {result.errors / rows:.1%} of the rows failed, more than "
+            f"max_error_fraction allows ({max_error_fraction:.1%})"
+        )
+    if result.is_random_weights:
+        print(f"note: {RANDOM_WEIGHTS}")
+    uri = result.output_uri
+    print(f"table: {uri}    more: dsvl status {uri}, dsvl export {uri} rows.csv")
+
+
+def print_counts(by_status: Mapping[str, int], error_codes: Mapping[str, int]) -> None:
+    """Print rows by status, then by error code, the most frequent first."""
+    total = sum(by_status.values())
+    lines = [("status", "rows", "share")]
+    lines += [(s, f"{n:,}", f"{n / total:.1%}" if total else "-") for s, n in by_status.items()]
+    lines.append(("all", f"{total:,}", ""))
+    print("\n".join(columns(lines)))
+    if error_codes:
+        most_first = sorted(error_codes.items(), key=lambda item: (-item[1], item[0]))
+        print("\n".join(columns([("error code", "rows"), *((c, f"{n:,}") for c, n in most_first)])))
+
+
+def print_rows(uri: str) -> None:
+    """Print every row of a small table: what was read, its status, the answer or the error."""
+    from dsvl_pipeline.table.reader import read_table
+
+    wanted = ["row_id", "page_index", "prompt_id", "status", "text", "error_code", "error_message"]
+    rows = read_table(uri, columns=wanted).to_pylist()
+    rows.sort(key=lambda row: (row["row_id"], row["page_index"] or 0, row["prompt_id"]))
+    has_prompts = len({row["prompt_id"] for row in rows}) > 1
+    width = max(24, shutil.get_terminal_size((120, 24)).columns - 50)
+    lines = [("input", "status", "answer or error")]
+    for row in rows:
+        name = row["row_id"].rpartition("/")[2]
+        page = "" if row["page_index"] is None else f" page {row['page_index'] + 1}"
+        prompt = f" ({row['prompt_id']})" if has_prompts else ""
+        failed = row["status"] == "error"
+        answer = f"{row['error_code']}: {row['error_message']}" if failed else row["text"] or ""
+        lines.append((shorten(name + page + prompt, 36), row["status"], shorten(answer, width)))
+    print("\n".join(columns(lines)))

@@ -1,0 +1,39 @@
+"""Numbers, durations and long texts as people read them."""
+
+from __future__ import annotations
+
+
+def amount(count: int, noun: str) -> str:
+    """Give ``1 row``, ``2,000 rows``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Give the two largest units: ``9 s``, ``3 min 20 s``, ``5 h 10 min``, ``2 d 4 h``."""
+    whole = max(0, round(seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if minutes == 0:
+        return f"{whole} s"
+    if hours == 0:
+        return f"{minutes} min {whole % 60} s"
+    if days == 0:
+        return f"{hours} h {minutes % 60} min"
+    return f"{days} d {hours % 24} h"
+
+
+def shorten(text: str, width: int) -> str:
+    """Put a text on one line of at most ``width`` characters that a terminal shows safely.
+
+    Answers of a model may hold control characters, among them those that move the cursor.
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= width else line[: width - 3] + "..."
+
+
+def columns(rows: list[tuple[str, ...]]) -> list[str]:
+    """Align rows of texts, two spaces apart."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

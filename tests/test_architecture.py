@@ -1,0 +1,165 @@
+"""The import directions of the design, read from the sources and not from what happens to load."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "dsvl_pipeline"
+
+# Top to bottom. A package imports from the layers below its own, never from its own or from above.
+LAYERS = (
+    {"jobs"},
+    {"cli"},
+    {"pipeline"},
+    {"assemble", "report", "api"},
+    {"sources", "processor", "engine", "table"},
+    {"model"},
+    {"ops"},
+    {"hub", "config", "storage", "stores", "keys", "records", "errors"},
+)
+# Inside the bottom layer: who may know whom.
+FLOOR: dict[str, set[str]] = {
+    "config": {"records", "errors"},
+    "hub": {"errors"},
+    "storage": {"stores", "errors"},
+    "stores": {"errors"},
+    "keys": set(),
+    "records": set(),
+    "errors": set(),
+}
+
+# Who may import a heavy library. Inside functions too, which only delays the load.
+MAY_IMPORT: dict[str, set[str]] = {
+    "ray": {"pipeline"},
+    "torch": {"ops", "model", "engine", "api"},
+    "safetensors": {"ops", "model"},
+    "pypdfium2": {"sources"},
+    "tokenizers": {"processor"},
+    "aiohttp": {"sources"},
+    "rich": {"cli"},
+    "pydantic": {"config"},
+    "transformers": set(),
+}
+# The process of an engine loads torch anyway; the driver and CPU workers, which import the same
+# module, must not.
+MAY_IMPORT_IN_FUNCTIONS: dict[str, set[str]] = {"torch": {"pipeline"}}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name: what unit (package or single module) and line imports it, and how."""
+
+    unit: str
+    place: str
+    target: str
+    is_in_function: bool
+
+
+def unit_of(path: Path) -> str:
+    """Give the package or single module a file belongs to: ``engine``, ``errors``, ``jobs``."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == PACKAGE else parts[0]
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    """Find every import of a file, also those inside functions and type-checking blocks."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = {id(node) for function in functions for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        place = f"{path.relative_to(ROOT)}:{node.lineno}"
+        prefix = ""
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{place}: a relative import; write it in full"
+            prefix = f"{node.module}."
+        for alias in node.names:
+            yield Import(unit_of(path), place, prefix + alias.name, id(node) in inside)
+
+
+def sources() -> list[Path]:
+    """Give every module of the package and the jobs."""
+    return sorted([*(ROOT / PACKAGE).rglob("*.py"), *(ROOT / "jobs").rglob("*.py")])
+
+
+def own_unit(target: str) -> str | None:
+    """Give the unit of this project that an import names; None for other libraries."""
+    parts = target.split(".")
+    return parts[1] if parts[0] == PACKAGE and len(parts) > 1 else None
+
+
+def layer_of(unit: str) -> int:
+    """Give its place in `LAYERS`; 0 is the top."""
+    return next(index for index, units in enumerate(LAYERS) if unit in units)
+
+
+ALL = [found for path in sources() for found in imports_of(path)]
+INNER = [one for one in ALL if one.unit not in ("__init__", "demo") and own_unit(one.target)]
+
+
+def test_every_unit_has_a_layer() -> None:
+    """A new package must say where it stands, or the tests below would not look at it."""
+    units = {unit_of(path) for path in sources()} - {"__init__", "demo"}
+    assert units <= set().union(*LAYERS)
+
+
+def test_imports_point_one_way() -> None:
+    """Right to left in the design: a layer knows those below it, and packages of one do not mix."""
+    wrong = []
+    for one in INNER:
+        target = own_unit(one.target)
+        assert target is not None
+        if target == one.unit or one.unit in FLOOR:
+            continue
+        if layer_of(target) <= layer_of(one.unit):
+            wrong.append(f"{one.place}: {one.unit} imports {one.target}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_bottom_modules_do_not_know_each_other_beyond_the_declared() -> None:
+    """They are separate ideas; a cycle among them would be hard to see."""
+    wrong = [
+        f"{one.place}: {one.unit} imports {one.target}"
+        for one in INNER
+        if one.unit in FLOOR and own_unit(one.target) not in FLOOR[one.unit] | {one.unit}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("library", sorted(MAY_IMPORT))
+def test_heavy_libraries_have_one_home(library: str) -> None:
+    """CPU workers must load neither torch nor transformers, and only pipeline/ talks to Ray."""
+    wrong = [
+        f"{one.place}: {one.unit} imports {one.target}"
+        for one in ALL
+        if one.target.split(".")[0] == library
+        and one.unit not in MAY_IMPORT[library]
+        and not (one.is_in_function and one.unit in MAY_IMPORT_IN_FUNCTIONS.get(library, ()))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_policy_of_the_engine_is_torch_free() -> None:
+    """Scheduler, pages and sequences are tested on their own, as bookkeeping without tensors."""
+    torch_files = {"batch", "runner", "sampling", "engine"}
+    wrong = [
+        one.place
+        for path in sorted((ROOT / PACKAGE / "engine").glob("*.py"))
+        if path.stem not in torch_files
+        for one in imports_of(path)
+        if one.target.split(".")[0] == "torch"
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_package_inits_import_nothing() -> None:
+    """Importing one module of a package must not load its neighbours (torch, for one)."""
+    for path in sorted((ROOT / PACKAGE).glob("*/__init__.py")):
+        assert not list(imports_of(path)), path
