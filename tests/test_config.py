@@ -1,0 +1,241 @@
+"""Job files: every mistake gets a message that says where, what, what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dsvl_pipeline.config import JobConfig, load_job
+from dsvl_pipeline.errors import ConfigError
+
+GOOD = """\
+name: try
+input:
+  images: photos/*.jpg
+prompts:
+  - {id: caption, text: "Describe the image."}
+model:
+  checkpoint: demo
+output:
+  uri: out/try
+"""
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> JobConfig:
+    """Load a job file with this text."""
+    path = tmp_path / "job.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_job(path, overrides)
+
+
+def mistakes(tmp_path: Path, text: str, *overrides: str) -> list[str]:
+    """Give the lines of the message for a wrong job file, without the directory."""
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text, *overrides)
+    assert caught.value.exit_code == 2
+    return str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+
+
+def test_a_good_file_gets_the_defaults(tmp_path: Path) -> None:
+    """What is not said is decided in one place, and a lone value is a list of one."""
+    job = load(tmp_path, GOOD)
+    assert job.input.images == ("photos/*.jpg",)
+    assert job.generation.max_new_tokens == 128
+    assert job.generation.temperature == 0
+    assert job.max_error_fraction == 0.05
+
+
+def test_a_wrong_key_names_the_nearest_right_one(tmp_path: Path) -> None:
+    """A misspelt setting must never be ignored silently."""
+    (message,) = mistakes(tmp_path, GOOD + "generation: {max_new_token: 5}\n")
+    assert message.startswith(
+        "job.yaml:10: generation.max_new_token: no such key; did you mean max_new_tokens? "
+        "known keys: max_new_tokens, temperature, "
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "engine: {fake: {mean_delay: 1}}",
+            "job.yaml:10: engine.fake.mean_delay: no such key; did you mean mean_delay_s? "
+            "known keys: mean_delay_s, mean_completion_tokens, crash_rate, crash_dir, seed",
+        ),
+        (
+            "max_errors: 0.1",
+            "job.yaml:10: max_errors: no such key; did you mean max_error_fraction? "
+            "known keys: name, input, prompts, model, generation, output, engine, cluster, "
+            "max_error_fraction",
+        ),
+        (
+            "cluster: {frobnicate: 1}",
+            "job.yaml:10: cluster.frobnicate: no such key; known keys: replicas, rows_per_batch, "
+            "batches_in_flight, cpus_per_engine, address",
+        ),
+    ],
+)
+def test_wrong_keys_are_found_at_every_depth(tmp_path: Path, text: str, message: str) -> None:
+    """Pydantic sections and plain dataclasses alike."""
+    assert mistakes(tmp_path, GOOD + text) == [message]
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        (
+            "generation: {temperature: warm}",
+            'job.yaml:10: generation.temperature: found "warm": Input should be a valid number',
+        ),
+        (
+            "generation: {max_new_tokens: 0}",
+            "job.yaml:10: generation: max_new_tokens is 0; it must be at least 1",
+        ),
+        (
+            "cluster:\n  rows_per_batch: 1000",
+            "job.yaml:11: cluster.rows_per_batch: found 1000: "
+            "Input should be less than or equal to 256",
+        ),
+        (
+            "cluster: {replicas: many}",
+            'job.yaml:10: cluster.replicas: found "many": Input should be a valid integer, '
+            "unable to parse string as an integer, or Input should be 'auto'",
+        ),
+        (
+            "max_error_fraction: 5",
+            "job.yaml:10: max_error_fraction: found 5: Input should be less than or equal to 1",
+        ),
+    ],
+)
+def test_wrong_values_say_what_was_found_and_what_is_allowed(
+    tmp_path: Path, text: str, start: str
+) -> None:
+    """With the line of the value, also where a section spans several."""
+    (message,) = mistakes(tmp_path, GOOD + text)
+    assert message.startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "  images: photos/*.jpg",
+            "  images: []",
+            "job.yaml:2: input: input names nothing to read; give manifest, images or documents",
+        ),
+        (
+            "  images: photos/*.jpg",
+            "  manifest: rows.csv",
+            "job.yaml:2: input: input.columns must name at least one of image, document, prompt",
+        ),
+        (
+            "photos/*.jpg",
+            "photos/*.jpg\n  carry: [category]",
+            "job.yaml:2: input: columns and carry belong to a manifest, but input.manifest is "
+            "empty",
+        ),
+        (
+            "id: caption",
+            "id: column",
+            "job.yaml:5: prompts.0: prompt id 'column' is kept for the manifest's own prompt "
+            "column",
+        ),
+        (
+            '  - {id: caption, text: "Describe the image."}',
+            '  - {id: a, text: "x"}\n  - {id: a, text: "y"}',
+            "job.yaml:1: the job: prompts has an id twice (a, a); give each its own",
+        ),
+        (
+            'prompts:\n  - {id: caption, text: "Describe the image."}\n',
+            "",
+            "job.yaml:1: the job: nothing is asked; give prompts, or input.columns.prompt",
+        ),
+        ("  uri: out/try", "  num_shards: 1", "job.yaml:8: output.uri: required, but not given"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_mistakes(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    """What no single value shows is still found before anything starts."""
+    assert old in GOOD
+    assert mistakes(tmp_path, GOOD.replace(old, new)) == [message]
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    """Fixing a file must not take one run per mistake."""
+    lines = mistakes(tmp_path, GOOD + "generation: {top_k: x}\ncluster: {replica: 1}\nfoo: 1\n")
+    assert [line.split(": ")[1] for line in lines] == ["generation.top_k", "cluster.replica", "foo"]
+
+
+def test_a_missing_file_points_to_the_examples(tmp_path: Path) -> None:
+    """The first thing a newcomer gets wrong."""
+    with pytest.raises(ConfigError) as caught:
+        load_job(tmp_path / "no.yaml")
+    assert str(caught.value) == (
+        f"job file {tmp_path}/no.yaml does not exist; configs/ holds examples to copy"
+    )
+
+
+def test_a_directory_is_not_a_job_file(tmp_path: Path) -> None:
+    """It exists but cannot be read."""
+    with pytest.raises(ConfigError, match=r"cannot be read: .*directory"):
+        load_job(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "job.yaml: holds NoneType, expected keys such as input, prompts, model, output; "),
+        ("- a\n- b\n", "job.yaml: holds list, expected keys such as "),
+        ("name: [a\n", "job.yaml:2: not valid YAML: "),
+        (GOOD + "name: again\n", "job.yaml:10: name is given twice (first in line 1); keep one"),
+        (
+            GOOD + "cluster: {replicas: 1, replicas: 2}\n",
+            "job.yaml:10: cluster.replicas is given twice (first in line 10); keep one",
+        ),
+        (
+            "a: &x [1]\nb: *x\n",
+            "job.yaml:2: not valid YAML: aliases are not allowed",
+        ),
+        ("a: !!python/object:os.system {}\n", "job.yaml:1: not valid YAML: could not determine a"),
+    ],
+)
+def test_yaml_that_is_no_job_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """Empty, not a mapping, malformed, ambiguous, expanding, or running code."""
+    assert mistakes(tmp_path, text)[0].startswith(message)
+
+
+def test_set_wins_over_the_file_and_creates_sections(tmp_path: Path) -> None:
+    """Values are YAML: numbers are numbers, lists are lists."""
+    job = load(
+        tmp_path,
+        GOOD,
+        "output.uri=s3://bucket/x",
+        "generation.temperature=0.5",
+        "input.images=[a/*.png, b/*.png]",
+    )
+    assert job.output.uri == "s3://bucket/x"
+    assert job.generation.temperature == 0.5
+    assert job.input.images == ("a/*.png", "b/*.png")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "generation.temprature=1",
+            "job.yaml (--set): generation.temprature: no such key; did you mean temperature? "
+            "known keys: ",
+        ),
+        ("max_error_fraction", "--set max_error_fraction: expected KEY=VALUE, e.g. "),
+        ("=3", "--set =3: expected KEY=VALUE, e.g. "),
+        ("name.first=x", "--set name.first=x: name is not a section"),
+        ("name=[a", "--set name=[a: the value is not valid YAML: "),
+    ],
+)
+def test_a_wrong_set_says_that_it_came_from_the_command_line(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    """There is no line of a file to look at."""
+    assert mistakes(tmp_path, GOOD, override)[0].startswith(message)
