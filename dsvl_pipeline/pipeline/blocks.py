@@ -1,0 +1,135 @@
+"""The Arrow tables that travel between the stages.
+
+Pixels are lists of fixed-size ``uint8`` lists: any number of images a row, one flat buffer a
+block, and no copy on either side of the object store (rows of ragged tensors cost a copy each).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from dsvl_pipeline.records import ImageInput, Row
+
+LOGICAL_KEY = ("row_id", "page_index", "prompt_id")
+CARRY = "carry."
+"""Prefix of carried columns until the output row is made: their names are the user's."""
+
+
+def logical_key(rows: pa.Table) -> pa.ChunkedArray:
+    """``row_id``, ``page_index`` and ``prompt_id`` of each row as one binary value.
+
+    Only the row id may hold any character and it comes last, so the value is unambiguous. Arrow's
+    joins would not do: a null page never equals another.
+    """
+    page = pc.fill_null(pc.cast(rows["page_index"], pa.string()), "-")
+    parts = (pc.cast(part, pa.binary()) for part in (page, rows["prompt_id"], rows["row_id"]))
+    return pc.binary_join_element_wise(*parts, b"\x00")
+
+
+def work_schema(carry: pa.Schema) -> pa.Schema:
+    """Columns of a work row: one (row, prompt), or one (document, prompt) before it is opened.
+
+    ``row_key`` is null for documents (their pages have keys, not they); ``done_pages`` lists the
+    pages that need not run again.
+    """
+    return pa.schema(
+        [
+            ("row_id", pa.string()),
+            ("kind", pa.string()),
+            ("sources", pa.list_(pa.string())),
+            ("content_id", pa.binary()),
+            ("prompt_id", pa.string()),
+            ("prompt", pa.string()),
+            ("page_index", pa.int32()),
+            ("num_pages", pa.int32()),
+            ("done_pages", pa.list_(pa.int32())),
+            ("row_key", pa.binary(16)),
+            ("error_code", pa.string()),
+            ("error_message", pa.string()),
+            ("is_retryable", pa.bool_()),
+            *((CARRY + field.name, field.type) for field in carry),
+        ]
+    )
+
+
+def work_row(row: Row, carry_names: Sequence[str]) -> dict[str, Any]:
+    """The columns of a work row that its input row determines."""
+    failure = row.failure
+    return {
+        "row_id": row.row_id,
+        "kind": row.kind,
+        "sources": list(row.sources),
+        "content_id": row.content_id,
+        "prompt_id": "",
+        "prompt": None,
+        "page_index": None,
+        "num_pages": None,
+        "done_pages": [],
+        "row_key": None,
+        "error_code": failure.code if failure else None,
+        "error_message": failure.message if failure else None,
+        "is_retryable": failure.is_retryable if failure else False,
+        # A bad line carries nothing.
+        **dict(zip((CARRY + name for name in carry_names), row.carry, strict=failure is None)),
+    }
+
+
+def image_columns(rows: Sequence[Sequence[ImageInput]]) -> dict[str, pa.Array]:
+    """Pack each row's images into the columns ``digests``, ``high_res`` and ``low_res``.
+
+    ``high_res`` is left out for single-tower models.
+    """
+    offsets = pa.array(np.cumsum([0, *map(len, rows)]), pa.int32())
+    images = [image for row in rows for image in row]
+    digests = pa.array([image.digest for image in images], pa.binary())
+    columns = {
+        "digests": pa.ListArray.from_arrays(offsets, digests),
+        "low_res": _pixel_column(offsets, [image.low_res for image in images]),
+    }
+    if all(image.high_res is not None for image in images):
+        columns["high_res"] = _pixel_column(offsets, [image.high_res for image in images])
+    return columns
+
+
+def images_of(block: pa.Table) -> list[tuple[ImageInput, ...]]:
+    """Undo `image_columns` without copying a pixel; the arrays are read-only views."""
+    digests = block["digests"].to_pylist()
+    low_res = _pixels_by_row(block, "low_res")
+    if "high_res" not in block.column_names:
+        high_res: list[list[NDArray[np.uint8] | None]] = [[None] * len(row) for row in low_res]
+    else:
+        high_res = [list(row) for row in _pixels_by_row(block, "high_res")]
+    return [
+        tuple(
+            ImageInput(digest=digest, high_res=high, low_res=low)
+            for digest, high, low in zip(*row, strict=True)
+        )
+        for row in zip(digests, high_res, low_res, strict=True)
+    ]
+
+
+def _pixel_column(offsets: pa.Array, images: Sequence[NDArray[np.uint8]]) -> pa.Array:
+    size = images[0].size if images else 0
+    flat = np.stack(images).reshape(-1) if images else np.empty(0, np.uint8)
+    pixels = pa.FixedSizeListArray.from_arrays(pa.array(flat), size or 1)
+    return pa.ListArray.from_arrays(offsets, pixels)
+
+
+def _pixels_by_row(block: pa.Table, name: str) -> list[list[NDArray[np.uint8]]]:
+    column = block[name]
+    column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    size = column.type.value_type.list_size
+    side = round((size / 3) ** 0.5)
+    flat = column.values.values.to_numpy(zero_copy_only=True)
+    pixels = flat[: len(flat) // size * size].reshape(-1, size)
+    starts = column.offsets.to_numpy()
+    return [
+        [pixels[i].reshape(side, side, 3) for i in range(starts[row], starts[row + 1])]
+        for row in range(len(column))
+    ]

@@ -1,0 +1,55 @@
+"""The Ray Data graph of one shard: work files in, blocks of answered rows out."""
+
+from __future__ import annotations
+
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+
+from dsvl_pipeline.pipeline.plan import ShardPlan
+from dsvl_pipeline.pipeline.settings import Scale
+from dsvl_pipeline.pipeline.stages import Generate, StageConfig, list_pages, preprocess, read_work
+
+_DOCUMENTS_PER_TASK = 8
+_MAX_IMAGES_PER_BATCH = 32
+# Declared memory also keeps Ray from fusing preprocessing into the engine's actor.
+_PREPROCESS_MEMORY_BYTES = 256 << 20
+
+
+def build(plan: ShardPlan, config: StageConfig, scale: Scale) -> Dataset:
+    """Read, list pages, preprocess, generate. Nothing runs until the result is iterated.
+
+    Every stage takes a whole block as its batch and returns one block: a retried task then
+    yields what its first attempt did.
+    """
+    # A batch is bounded by its images, not its rows: pixels are what fills the object store.
+    rows = max(1, min(scale.rows_per_batch, _MAX_IMAGES_PER_BATCH // max(1, plan.max_images)))
+    whole_block = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+
+    work = ray.data.from_items(list(plan.work_files), override_num_blocks=len(plan.work_files))
+    work = work.map_batches(read_work, num_cpus=0.1, **whole_block)
+    if plan.num_documents:
+        work = work.repartition(target_num_rows_per_block=_DOCUMENTS_PER_TASK)
+        work = work.map_batches(list_pages, fn_kwargs={"config": config}, num_cpus=1, **whole_block)
+    work = work.repartition(target_num_rows_per_block=rows)
+    requests = work.map_batches(
+        preprocess,
+        fn_kwargs={"config": config},
+        num_cpus=1,
+        memory=_PREPROCESS_MEMORY_BYTES,
+        **whole_block,
+    )
+    in_flight = scale.batches_in_flight * scale.rows_per_batch // rows
+    results = requests.map_batches(
+        Generate,
+        fn_constructor_kwargs={"config": config, "has_gpu": scale.num_gpus > 0},
+        compute=ActorPoolStrategy(
+            size=scale.replicas,
+            max_concurrent_calls_per_actor=in_flight,
+            max_tasks_in_flight_per_actor=in_flight + 2,
+        ),
+        num_gpus=scale.num_gpus,
+        num_cpus=1 if scale.num_gpus else config.job.cluster.cpus_per_engine,
+        **whole_block,
+    )
+    results.set_name(f"{config.job.name}-{plan.shard}")
+    return results

@@ -1,0 +1,240 @@
+"""What a run has to compute: everything wanted minus everything committed and up to date.
+
+Rows stream from the input into a spool on local disk, so that memory does not grow with them;
+then one shard at a time is compared with the table, and only what is missing goes into work files
+beside the table, for the workers to read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dsvl_pipeline import keys, storage
+from dsvl_pipeline.config import PromptConfig
+from dsvl_pipeline.pipeline.blocks import LOGICAL_KEY, logical_key, work_row, work_schema
+from dsvl_pipeline.records import Row
+
+ROWS_PER_SHARD = 3_000_000
+ROWS_PER_WORK_FILE = 10_000
+_ROWS_PER_CHUNK = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPlan:
+    """What is missing in one shard.
+
+    Attributes:
+        shard: Its number.
+        work_files: URIs of Parquet files of `work_schema`.
+        num_rows: Work rows in them; a document counts once per prompt, its pages are unknown.
+        num_documents: How many of the work rows are documents.
+        num_wanted: Rows the input asks for, those up to date included; documents as above.
+        num_up_to_date: Rows of the table that need not run again, pages counted.
+        stale: Logical keys of committed rows that this run replaces.
+        max_images: Most images in one row.
+    """
+
+    shard: int
+    work_files: tuple[str, ...]
+    num_rows: int
+    num_documents: int
+    num_wanted: int
+    num_up_to_date: int
+    stale: pa.Table
+    max_images: int
+
+
+class Spool:
+    """The wanted rows, on local disk, dealt into shards.
+
+    Args:
+        rows: The input, in its order.
+        prompts: What every row is asked.
+        recipe: See `keys.recipe_digest`.
+        carry: Schema of the carried columns.
+    """
+
+    def __init__(
+        self, rows: Iterable[Row], prompts: Iterable[PromptConfig], recipe: str, carry: pa.Schema
+    ) -> None:
+        self._prompts = [(p.id, p.text, keys.prompt_digest(p.text)) for p in prompts]
+        self._recipe = recipe
+        self._carry = carry.names
+        self.schema = work_schema(carry)
+        self._folder = tempfile.TemporaryDirectory(prefix="dsvl-plan-")
+        self._all = Path(self._folder.name) / "all.parquet"
+        self.num_inputs = self.num_rows = 0
+        try:
+            self._write(rows)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Remove the spool from disk."""
+        self._folder.cleanup()
+
+    def shards(self, num_shards: int) -> Iterator[tuple[int, pa.Table]]:
+        """Each shard's wanted rows, one shard in memory at a time."""
+        if num_shards == 1:
+            yield 0, pq.read_table(self._all)
+            return
+        writers: dict[int, pq.ParquetWriter] = {}
+        for batch in pq.ParquetFile(self._all).iter_batches(_ROWS_PER_CHUNK):
+            shards = np.array([keys.shard_of(i, num_shards) for i in batch["row_id"].to_pylist()])
+            for shard in np.unique(shards).tolist():
+                if shard not in writers:
+                    writers[shard] = pq.ParquetWriter(self._path(shard), self.schema)
+                writers[shard].write_batch(batch.filter(pa.array(shards == shard)))
+        for writer in writers.values():
+            writer.close()
+        for shard in sorted(writers):
+            yield shard, pq.read_table(self._path(shard))
+            self._path(shard).unlink()
+
+    def _path(self, shard: int) -> Path:
+        return self._all.with_name(f"{shard}.parquet")
+
+    def _write(self, rows: Iterable[Row]) -> None:
+        with pq.ParquetWriter(self._all, self.schema, compression="zstd") as writer:
+            wanted = itertools.chain.from_iterable(map(self._asks, rows))
+            while chunk := list(itertools.islice(wanted, _ROWS_PER_CHUNK)):
+                writer.write_table(pa.Table.from_pylist(chunk, schema=self.schema))
+                self.num_rows += len(chunk)
+
+    def _asks(self, row: Row) -> Iterator[dict[str, Any]]:
+        """One work row for each prompt, or one for a row that is bad as it stands."""
+        self.num_inputs += 1
+        asked = work_row(row, self._carry)
+        if row.failure is not None:
+            digest = keys.prompt_digest(row.failure.message)
+            yield asked | {"row_key": keys.row_key(row.content_id, None, digest, self._recipe)}
+            return
+        own = []
+        if row.prompt is not None:
+            own = [("column", row.prompt, keys.prompt_digest(row.prompt))]
+        for prompt_id, text, digest in [*own, *self._prompts]:
+            row_key = None
+            if row.kind == "image":
+                row_key = keys.row_key(row.content_id, None, digest, self._recipe)
+            yield asked | {"prompt_id": prompt_id, "prompt": text, "row_key": row_key}
+
+
+def plan_shard(
+    shard: int,
+    wanted: pa.Table,
+    committed: pa.Table,
+    *,
+    recipe: str,
+    work_uri: str,
+    is_fresh: bool,
+) -> ShardPlan:
+    """Compare one shard's wanted rows with its committed ones and write what is missing.
+
+    Args:
+        shard: Its number.
+        wanted: Of `work_schema`.
+        committed: Columns ``row_id, page_index, prompt_id, row_key, status, is_retryable,
+            num_pages`` of the shard's committed rows.
+        recipe: See `keys.recipe_digest`.
+        work_uri: Prefix for the work files.
+        is_fresh: Whether everything runs again.
+    """
+    retry = pc.fill_null(committed["is_retryable"], False)
+    is_final = pc.invert(pc.and_(pc.equal(committed["status"], "error"), retry))
+    final = committed.filter(is_final) if not is_fresh else committed.slice(0, 0)
+    asked = pa.array(sorted({*pc.unique(wanted["prompt_id"]).to_pylist(), ""}))
+    concerned = committed.filter(
+        pc.and_(
+            pc.is_in(committed["row_id"], pc.unique(wanted["row_id"])),
+            pc.is_in(committed["prompt_id"], asked),
+        )
+    )
+    is_document = pc.and_(pc.equal(wanted["kind"], "document"), pc.is_null(wanted["row_key"]))
+    simple, documents = wanted.filter(pc.invert(is_document)), wanted.filter(is_document)
+
+    known = pc.is_in(_identity(simple), _identity(final))
+    missing = [simple.filter(pc.invert(known))]
+    good = [_identity(simple.filter(known))]
+    if documents.num_rows:
+        unread, pages = _unread(documents, final, recipe)
+        missing.append(unread)
+        good.append(pages)
+    todo = pa.concat_tables(missing)
+    current = pa.chunked_array([chunk for g in good for chunk in g.chunks], pa.binary())
+    stale = concerned.filter(pc.invert(pc.is_in(_identity(concerned), current)))
+    sizes = pc.list_value_length(todo["sources"])
+    return ShardPlan(
+        shard=shard,
+        work_files=tuple(_write_work(todo, work_uri)),
+        num_rows=todo.num_rows,
+        num_documents=pc.sum(pc.equal(todo["kind"], "document")).as_py() or 0,
+        num_wanted=wanted.num_rows,
+        num_up_to_date=concerned.num_rows - stale.num_rows,
+        stale=stale.select(LOGICAL_KEY),
+        max_images=pc.max(sizes).as_py() or 0,
+    )
+
+
+def _identity(rows: pa.Table) -> pa.ChunkedArray:
+    """Logical key and row key of each row as one binary value."""
+    return pc.binary_join_element_wise(
+        logical_key(rows), pc.cast(rows["row_key"], pa.binary()), b"\x00"
+    )
+
+
+def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table, pa.ChunkedArray]:
+    """Documents with pages that lack an answer, and the identities of the pages that have one.
+
+    A committed page says how many pages its document has, so a complete one is never opened.
+    """
+    ids = pc.unique(documents["row_id"])
+    of_documents = final.filter(pc.is_in(final["row_id"], ids))
+    committed: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in of_documents.to_pylist():
+        committed.setdefault((row["row_id"], row["prompt_id"]), []).append(row)
+    nothing = keys.prompt_digest("")
+    todo: list[dict[str, Any]] = []
+    good: list[dict[str, Any]] = []
+    for row in documents.to_pylist():
+        content_id, digest = row["content_id"], keys.prompt_digest(row["prompt"])
+        unreadable = keys.row_key(content_id, None, nothing, recipe)
+        failed = [r for r in committed.get((row["row_id"], ""), []) if r["row_key"] == unreadable]
+        if failed:
+            good.extend(failed)
+            continue
+        pages = [
+            r
+            for r in committed.get((row["row_id"], row["prompt_id"]), [])
+            if r["row_key"] == keys.row_key(content_id, r["page_index"], digest, recipe)
+        ]
+        good.extend(pages)
+        if not pages or len(pages) < pages[0]["num_pages"]:
+            todo.append(row | {"done_pages": sorted(r["page_index"] for r in pages)})
+    identities = _identity(pa.Table.from_pylist(good, schema=final.schema))
+    return pa.Table.from_pylist(todo, schema=documents.schema), identities
+
+
+def _write_work(todo: pa.Table, work_uri: str) -> Iterator[str]:
+    for number, start in enumerate(range(0, todo.num_rows, ROWS_PER_WORK_FILE)):
+        buffer = BytesIO()
+        pq.write_table(todo.slice(start, ROWS_PER_WORK_FILE), buffer, compression="zstd")
+        uri = f"{work_uri}-{number:06d}.parquet"
+        storage.put(uri, buffer.getvalue())
+        yield uri
+
+
+def num_shards_for(num_rows: int) -> int:
+    """Shards of a new table: each bounded, with room to grow by half."""
+    return max(1, -(-num_rows * 3 // (2 * ROWS_PER_SHARD)))

@@ -1,0 +1,117 @@
+"""How Ray is set up, and how much of the cluster a job takes. Facts: docs/ray.md."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass
+
+import ray
+from ray.data import DataContext
+
+from dsvl_pipeline.config import JobConfig
+from dsvl_pipeline.errors import ConfigError
+
+DEFAULT_SLOTS = {True: 256, False: 16}
+"""Sequences an engine decodes at once, by whether it has a GPU (`EngineConfig`'s ``auto``)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """What the job uses of this cluster.
+
+    Attributes:
+        replicas: Engines.
+        num_gpus: GPUs of one engine: 1 or 0.
+        rows_per_batch: Rows in one Ray call.
+        batches_in_flight: Calls an engine's actor works on at once.
+        dtype: Of the weights, ``auto`` resolved.
+    """
+
+    replicas: int
+    num_gpus: int
+    rows_per_batch: int
+    batches_in_flight: int
+    dtype: str
+
+
+def connect(job: JobConfig) -> None:
+    """Join the cluster the job names, or start one on this machine."""
+    if ray.is_initialized():
+        return
+    address = None if job.cluster.address == "auto" else job.cluster.address
+    joins = address is not None or "RAY_ADDRESS" in os.environ
+    try:
+        ray.init(
+            address=address,
+            # A laptop with one core still needs one for the engine and one for preprocessing.
+            num_cpus=None if joins else max(2, os.cpu_count() or 2),
+            include_dashboard=None if joins else False,
+            logging_level=logging.WARNING,
+            log_to_driver=True,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(
+            f"cannot join the Ray cluster at {address or os.environ.get('RAY_ADDRESS')}: {error}; "
+            "check cluster.address, or leave it out to start one on this machine"
+        ) from error
+
+
+def configure(name: str) -> None:
+    """Set Ray Data up for this project; applies to Datasets made afterwards."""
+    context = DataContext.get_current()
+    # One batch is one task is one block, whatever its size: a retried task must yield the very
+    # same blocks, or rows get lost and doubled.
+    context.target_max_block_size = None
+    context.execution_options.preserve_order = False
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = 0  # anything else drops whole blocks in silence
+    context.max_consecutive_actor_init_deaths = 3
+    context.wait_for_min_actors_s = -1
+    context.execution_no_progress_timeout_s = 6 * 3600
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def scale_of(job: JobConfig) -> Scale:
+    """Fit the job's wishes to what the cluster has.
+
+    Raises:
+        ConfigError: More engines are wanted than the cluster has GPUs; Ray would wait for ever.
+    """
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0)) if job.engine.kind == "model" else 0
+    wanted = job.cluster.replicas
+    if wanted == "auto":
+        replicas = max(1, gpus)
+    elif gpus and wanted > gpus:
+        raise ConfigError(
+            f"cluster.replicas is {wanted}, but the cluster has {gpus} GPUs; "
+            "lower it, set it to auto, or add nodes"
+        )
+    else:
+        replicas = wanted
+    cpus = resources.get("CPU", 0)
+    if not gpus and cpus < replicas * job.cluster.cpus_per_engine + 1:
+        raise ConfigError(
+            f"cluster.replicas is {replicas} engines of {job.cluster.cpus_per_engine:g} CPUs and "
+            f"preprocessing needs one more, but the cluster has {cpus:g}; lower replicas"
+        )
+    has_gpu = gpus > 0
+    slots = job.engine.max_num_sequences
+    slots = DEFAULT_SLOTS[has_gpu] if slots == "auto" else slots
+    rows = min(job.cluster.rows_per_batch, 32)
+    batches = job.cluster.batches_in_flight
+    # With rows in flight below four times its slots a continuous-batching engine starves.
+    batches = math.ceil(4 * slots / rows) if batches == "auto" else batches
+    dtype = job.model.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if has_gpu else "float32"
+    return Scale(
+        replicas=replicas,
+        num_gpus=int(has_gpu),
+        rows_per_batch=rows,
+        batches_in_flight=batches,
+        dtype=dtype,
+    )

@@ -1,0 +1,221 @@
+"""The plan is what makes runs resume: it must want exactly what is missing or changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dsvl_pipeline import keys
+from dsvl_pipeline.config import PromptConfig
+from dsvl_pipeline.pipeline import plan
+from dsvl_pipeline.pipeline.plan import ShardPlan, Spool
+from dsvl_pipeline.records import Row, RowFailure
+
+RECIPE = "r1"
+CAPTION = PromptConfig(id="caption", text="Describe it.")
+COMMITTED = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("page_index", pa.int32()),
+        ("prompt_id", pa.string()),
+        ("row_key", pa.binary(16)),
+        ("status", pa.string()),
+        ("is_retryable", pa.bool_()),
+        ("num_pages", pa.int32()),
+    ]
+)
+
+
+def image(name: str, *, version: str = "1", **more: Any) -> Row:
+    content_id = keys.content_id_from(uri=name, etag=version)
+    return Row(row_id=name, kind="image", sources=(name,), content_id=content_id, **more)
+
+
+def document(name: str, *, version: str = "1") -> Row:
+    content_id = keys.content_id_from(uri=name, etag=version)
+    return Row(row_id=name, kind="document", sources=(name,), content_id=content_id)
+
+
+def planned(
+    folder: Path,
+    rows: list[Row],
+    committed: list[dict[str, Any]] | None = None,
+    *,
+    prompts: tuple[PromptConfig, ...] = (CAPTION,),
+    recipe: str = RECIPE,
+    is_fresh: bool = False,
+) -> tuple[ShardPlan, list[dict[str, Any]]]:
+    """Plan one shard; also return the work rows it wrote."""
+    spool = Spool(rows, prompts, recipe, pa.schema([]))
+    ((shard, wanted),) = spool.shards(1)
+    spool.close()
+    result = plan.plan_shard(
+        shard,
+        wanted,
+        pa.Table.from_pylist(committed or [], schema=COMMITTED),
+        recipe=recipe,
+        work_uri=str(folder / "work"),
+        is_fresh=is_fresh,
+    )
+    todo = [row for uri in result.work_files for row in pq.read_table(uri).to_pylist()]
+    assert len(todo) == result.num_rows
+    return result, todo
+
+
+def committed_image(row: Row, prompt: PromptConfig = CAPTION, **more: Any) -> dict[str, Any]:
+    digest = keys.prompt_digest(prompt.text)
+    row_key = keys.row_key(row.content_id, None, digest, RECIPE)
+    base = {"row_id": row.row_id, "prompt_id": prompt.id, "row_key": row_key, "status": "ok"}
+    return base | more
+
+
+def committed_pages(row: Row, pages: list[int], num_pages: int) -> list[dict[str, Any]]:
+    digest = keys.prompt_digest(CAPTION.text)
+    return [
+        {
+            "row_id": row.row_id,
+            "page_index": page,
+            "prompt_id": CAPTION.id,
+            "row_key": keys.row_key(row.content_id, page, digest, RECIPE),
+            "status": "ok",
+            "num_pages": num_pages,
+        }
+        for page in pages
+    ]
+
+
+def test_a_new_table_wants_everything(tmp_path: Path) -> None:
+    """Rows times prompts, and the row's own prompt beside the job's."""
+    other = PromptConfig(id="colour", text="Which colour?")
+    rows = [image("a"), image("b", prompt="What is it?")]
+    _, todo = planned(tmp_path, rows, prompts=(CAPTION, other))
+    asked = [(row["row_id"], row["prompt_id"], row["prompt"]) for row in todo]
+    assert asked == [
+        ("a", "caption", "Describe it."),
+        ("a", "colour", "Which colour?"),
+        ("b", "column", "What is it?"),
+        ("b", "caption", "Describe it."),
+        ("b", "colour", "Which colour?"),
+    ]
+
+
+def test_nothing_runs_twice(tmp_path: Path) -> None:
+    """A second run over unchanged input computes nothing and replaces nothing."""
+    rows = [image("a"), image("b")]
+    result, todo = planned(tmp_path, rows, [committed_image(row) for row in rows])
+    assert (todo, result.num_up_to_date, result.stale.num_rows) == ([], 2, 0)
+
+
+def test_equal_content_under_two_names_is_two_rows(tmp_path: Path) -> None:
+    """Equal row keys are no reason to think that the other row has its answer."""
+    one = image("a")
+    twin = Row(row_id="b", kind="image", sources=("a",), content_id=one.content_id)
+    _, todo = planned(tmp_path, [one, twin], [committed_image(one)])
+    assert [row["row_id"] for row in todo] == ["b"]
+
+
+def test_changed_content_replaces_its_own_rows(tmp_path: Path) -> None:
+    """The old answer is stale, those of other rows are not."""
+    old = [committed_image(image("a")), committed_image(image("b"))]
+    result, todo = planned(tmp_path, [image("a", version="2"), image("b")], old)
+    assert [row["row_id"] for row in todo] == ["a"]
+    assert result.stale.to_pylist() == [{"row_id": "a", "page_index": None, "prompt_id": "caption"}]
+
+
+def test_a_changed_prompt_touches_its_own_rows_only(tmp_path: Path) -> None:
+    """Rewording one of two prompts must not cost the other's answers."""
+    other = PromptConfig(id="colour", text="Which colour?")
+    old = [committed_image(image("a")), committed_image(image("a"), other)]
+    reworded = PromptConfig(id="colour", text="What colour is it?")
+    result, todo = planned(tmp_path, [image("a")], old, prompts=(CAPTION, reworded))
+    assert [row["prompt_id"] for row in todo] == ["colour"]
+    assert result.stale["prompt_id"].to_pylist() == ["colour"]
+
+
+def test_retryable_errors_run_again_and_final_ones_do_not(tmp_path: Path) -> None:
+    """A store that timed out deserves another try, a broken file does not."""
+    rows = [image("slow"), image("broken")]
+    old = [
+        committed_image(rows[0], status="error", is_retryable=True),
+        committed_image(rows[1], status="error", is_retryable=False),
+    ]
+    result, todo = planned(tmp_path, rows, old)
+    assert [row["row_id"] for row in todo] == ["slow"]
+    assert result.stale["row_id"].to_pylist() == ["slow"]
+
+
+def test_rows_whose_input_vanished_stay(tmp_path: Path) -> None:
+    """Answers cost money; an input that is gone is no reason to lose them."""
+    result, todo = planned(
+        tmp_path, [image("a")], [committed_image(image("a")), committed_image(image("gone"))]
+    )
+    assert (todo, result.stale.num_rows) == ([], 0)
+
+
+def test_fresh_replaces_everything_asked(tmp_path: Path) -> None:
+    """--fresh computes up-to-date rows too, and names them stale."""
+    result, todo = planned(tmp_path, [image("a")], [committed_image(image("a"))], is_fresh=True)
+    assert (len(todo), result.stale.num_rows) == (1, 1)
+
+
+def test_a_bad_row_is_one_row_and_is_settled_once(tmp_path: Path) -> None:
+    """However many prompts there are, a bad line is one error row, and the same next time."""
+    other = PromptConfig(id="colour", text="Which colour?")
+    bad = image("a", failure=RowFailure(code="no_image", message="line 3: no image"))
+    _, todo = planned(tmp_path, [bad], prompts=(CAPTION, other))
+    assert [(row["prompt_id"], row["error_code"]) for row in todo] == [("", "no_image")]
+    done = {**{name: todo[0].get(name) for name in COMMITTED.names}, "status": "error"}
+    result, todo = planned(tmp_path, [bad], [done], prompts=(CAPTION, other))
+    assert (todo, result.stale.num_rows) == ([], 0)
+
+
+def test_a_complete_document_is_not_opened(tmp_path: Path) -> None:
+    """Committed pages say how many there are; all there means nothing to do."""
+    result, todo = planned(tmp_path, [document("d")], committed_pages(document("d"), [0, 1, 2], 3))
+    assert (todo, result.num_up_to_date) == ([], 3)
+
+
+def test_missing_pages_are_asked_for_alone(tmp_path: Path) -> None:
+    """A run killed inside a document goes on at the pages it lacks."""
+    _, todo = planned(tmp_path, [document("d")], committed_pages(document("d"), [0, 2], 4))
+    assert [row["done_pages"] for row in todo] == [[0, 2]]
+
+
+def test_a_changed_document_replaces_all_its_pages(tmp_path: Path) -> None:
+    """Pages that the new version lacks must not stay behind."""
+    result, todo = planned(
+        tmp_path, [document("d", version="2")], committed_pages(document("d"), [0, 1], 2)
+    )
+    assert [row["done_pages"] for row in todo] == [[]]
+    assert result.stale["page_index"].to_pylist() == [0, 1]
+
+
+def test_an_unreadable_document_is_settled_until_it_changes(tmp_path: Path) -> None:
+    """Its one error row counts as its answer, and goes when the document can be read."""
+    nothing = keys.prompt_digest("")
+    error = {
+        "row_id": "d",
+        "prompt_id": "",
+        "row_key": keys.row_key(document("d").content_id, None, nothing, RECIPE),
+        "status": "error",
+        "is_retryable": False,
+    }
+    result, todo = planned(tmp_path, [document("d")], [error])
+    assert (todo, result.stale.num_rows) == ([], 0)
+    result, todo = planned(tmp_path, [document("d", version="2")], [error])
+    assert (len(todo), result.stale.num_rows) == (1, 1)
+
+
+def test_shards_partition_the_rows(tmp_path: Path) -> None:
+    """Every row is in exactly one shard, the one its id says."""
+    spool = Spool([image(f"i{n}") for n in range(500)], (CAPTION,), RECIPE, pa.schema([]))
+    seen = []
+    for shard, wanted in spool.shards(4):
+        ids = wanted["row_id"].to_pylist()
+        assert {keys.shard_of(row_id, 4) for row_id in ids} == {shard}
+        seen += ids
+    spool.close()
+    assert sorted(seen) == sorted(f"i{n}" for n in range(500))
