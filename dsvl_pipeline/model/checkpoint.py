@@ -1,0 +1,171 @@
+"""config.json and safetensors of all three dialects to a model on its device."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from dsvl_pipeline.errors import CheckpointError
+from dsvl_pipeline.model.config import ModelConfig, read_model_config
+from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.model.linear import Linear
+from dsvl_pipeline.model.names import Names, dialect_names, is_high_res, is_ignored
+from dsvl_pipeline.model.tensors import StoredTensor, list_tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where one stored tensor goes: into all of a parameter, or into some of its rows."""
+
+    parameter: str
+    rows: slice
+    shape: tuple[int, ...]
+
+
+def load_model(directory: Path, *, dtype: torch.dtype, device: torch.device | str) -> DeepseekVL:
+    """Load a checkpoint of any dialect, in eval mode and without gradients.
+
+    Every tensor is read once and written to its final place on the device, in the final dtype;
+    beside the model itself, host memory holds no more than the files' cache.
+
+    Args:
+        directory: With ``config.json`` and safetensors.
+        dtype: Of all weights.
+        device: Of all weights.
+
+    Raises:
+        CheckpointError: Files are missing or broken, or tensors are missing, unknown or of another
+            shape than the config says.
+    """
+    config = read_model_config(directory)
+    stored = list_tensors(directory)
+    names = dialect_names(stored, is_hybrid=config.is_hybrid)
+    model = build_empty(config)
+    # The file decides, not tie_word_embeddings: its default contradicts the real 7B. Tied first,
+    # for then the head is no parameter of its own that the file would have to hold.
+    is_tied = f"{names['lm_head']}.weight" not in stored
+    if is_tied:
+        model.lm_head.weight = model.text.embedding.weight
+    targets = dict(_targets(model, names))
+    _check(directory, config, targets, stored)
+    _materialise(model, dtype, device)
+    if is_tied:
+        model.lm_head.weight = model.text.embedding.weight
+    _fill(model, targets, stored)
+    return model
+
+
+def build_empty(config: ModelConfig) -> DeepseekVL:
+    """Build a model without memory for its weights (on the meta device)."""
+    with torch.device("meta"):
+        return DeepseekVL(config).eval().requires_grad_(False)
+
+
+def _targets(model: DeepseekVL, names: Names) -> Iterator[tuple[str, Target]]:
+    """Pair every name that the files must hold with its place in the model."""
+    for name, parameter in model.named_parameters():
+        module_name, _, leaf = name.rpartition(".")
+        index = re.search(r"\.layers\.(\d+)\.", name)
+        generic = re.sub(r"\.layers\.\d+\.", ".layers.*.", name)
+        if generic in names:  # a bare parameter rather than a module's weight or bias
+            stored_name = names[generic]
+        else:
+            stored_name = f"{names[generic.removesuffix(f'.{leaf}')]}.{leaf}"
+        if index:
+            stored_name = stored_name.replace("*", index[1])
+        parts = _split_parts(stored_name)
+        module = model.get_submodule(module_name)
+        is_fused = isinstance(module, Linear) and len(parts) > 1
+        sizes = module.part_sizes if is_fused else (parameter.shape[0],)
+        start = 0
+        for part, size in zip(parts, sizes, strict=True):
+            shape = (size, *parameter.shape[1:])
+            yield part, Target(parameter=name, rows=slice(start, start + size), shape=shape)
+            start += size
+
+
+def _split_parts(stored_name: str) -> list[str]:
+    """``a.(q|k)_proj`` stands for ``a.q_proj`` and ``a.k_proj``."""
+    before, bracket, rest = stored_name.partition("(")
+    if not bracket:
+        return [stored_name]
+    alternatives, _, after = rest.partition(")")
+    return [f"{before}{alternative}{after}" for alternative in alternatives.split("|")]
+
+
+def _materialise(model: nn.Module, dtype: torch.dtype, device: torch.device | str) -> None:
+    """Replace the meta tensors by memory on the device; buffers are real already and move."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            empty = torch.empty(parameter.shape, dtype=dtype, device=device)
+            setattr(module, name, nn.Parameter(empty, requires_grad=False))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+
+
+def _fill(
+    model: nn.Module, targets: Mapping[str, Target], stored: Mapping[str, StoredTensor]
+) -> None:
+    parameters = dict(model.named_parameters())
+    names_by_file: dict[Path, list[str]] = defaultdict(list)
+    for name in targets:
+        names_by_file[stored[name].file].append(name)
+    for file, names in names_by_file.items():
+        with safe_open(file, framework="pt", device="cpu") as tensors:
+            for name in names:
+                target = targets[name]
+                tensor: Tensor = tensors.get_tensor(name)
+                parameters[target.parameter][target.rows].copy_(tensor.view(target.shape))
+
+
+def _check(
+    directory: Path,
+    config: ModelConfig,
+    targets: Mapping[str, Target],
+    stored: Mapping[str, StoredTensor],
+) -> None:
+    """Compare what the model needs with what the files hold."""
+    missing = [name for name in targets if name not in stored]
+    if missing:
+        raise CheckpointError(
+            f"{directory}: {len(missing)} of {len(targets)} tensors are missing, first "
+            f"'{missing[0]}'; {_likely_cause(config, stored)}"
+        )
+    unknown = [name for name in stored if name not in targets and not is_ignored(name)]
+    if unknown:
+        raise CheckpointError(
+            f"{directory}: {len(unknown)} of {len(stored)} tensors are unknown, first "
+            f"'{unknown[0]}'; {_likely_cause(config, stored)}"
+        )
+    misshaped = [
+        name
+        for name, target in targets.items()
+        # the original's position embedding has a batch dimension besides
+        if stored[name].shape not in (target.shape, (1, *target.shape))
+    ]
+    if misshaped:
+        name = misshaped[0]
+        raise CheckpointError(
+            f"{directory}: {len(misshaped)} of {len(targets)} tensors do not have the shape that "
+            f"config.json asks for, first '{name}' with {list(stored[name].shape)} instead of "
+            f"{list(targets[name].shape)}; {_likely_cause(config, stored)}"
+        )
+
+
+def _likely_cause(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> str:
+    has_high_res = any(map(is_high_res, stored))
+    if config.is_hybrid and not has_high_res:
+        return "is this the 1.3B checkpoint? (its config.json says deepseek_vl_hybrid)"
+    if has_high_res and not config.is_hybrid:
+        return "is this the 7B checkpoint? (its config.json says deepseek_vl)"
+    return (
+        f"config.json says {config.text.num_layers} layers of width {config.text.hidden_size}; "
+        f"is it of the same checkpoint as the weights?"
+    )

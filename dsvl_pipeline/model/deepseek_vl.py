@@ -1,0 +1,131 @@
+"""DeepSeek-VL, single-tower and hybrid: towers, aligner, language model, head.
+
+Letters: ``N`` images, ``S`` edge of a picture in pixels, ``L`` image tokens, ``M`` image tokens of
+all images of a step, ``T`` tokens of all sequences one after another, ``D`` width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dsvl_pipeline.errors import PromptError
+from dsvl_pipeline.model.aligner import Aligner, HybridAligner
+from dsvl_pipeline.model.config import ModelConfig
+from dsvl_pipeline.model.linear import Linear
+from dsvl_pipeline.model.llama import Llama
+from dsvl_pipeline.model.sam import SamTower
+from dsvl_pipeline.model.siglip import SiglipTower
+from dsvl_pipeline.ops.attention import KVPages, PackedInputs, attend_packed, attend_paged
+
+
+class DeepseekVL(nn.Module):
+    """The whole model. Weights come from `checkpoint.load_model`.
+
+    Attributes:
+        config: The shape it was built with.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        text, low_res, high_res = config.text, config.low_res, config.high_res
+        self.low_res = SiglipTower(low_res)
+        if high_res is None:
+            self.high_res = None
+            self.aligner = Aligner(low_res.hidden_size, text.hidden_size)
+        else:
+            self.high_res = SamTower(high_res, low_res.grid_size)
+            self.aligner = HybridAligner(
+                low_res.hidden_size, 4 * high_res.output_channels, text.hidden_size
+            )
+        self.text = Llama(text)
+        self.lm_head = Linear(text.hidden_size, text.vocab_size, bias=False)
+        self.attention_scale = text.head_dim**-0.5
+
+    def encode_images(self, low_res: Tensor, high_res: Tensor | None) -> Tensor:
+        """Turn normalised pictures into image tokens.
+
+        Args:
+            low_res: ``[N, 3, S, S]`` for SigLIP.
+            high_res: ``[N, 3, S, S]`` for SAM; None for the single-tower architecture.
+
+        Returns:
+            ``[N, L, D]``.
+        """
+        features = self.low_res(low_res)
+        if self.high_res is None:
+            output: Tensor = self.aligner(features)
+        else:
+            output = self.aligner(features, self.high_res(high_res))
+        return output
+
+    def embed(self, ids: Tensor, image_features: Tensor | None) -> Tensor:
+        """Look up token embeddings and put image features in the place of image tokens.
+
+        Args:
+            ids: ``int[T]``.
+            image_features: ``[M, D]``, in the order of the image tokens among ``ids``. None leaves
+                image tokens their own embedding: a decoded id may happen to be one.
+
+        Returns:
+            ``[T, D]``.
+
+        Raises:
+            PromptError: The number of image tokens is not ``M``.
+        """
+        hidden: Tensor = self.text.embedding(ids)
+        if image_features is None:
+            return hidden
+        is_image = ids == self.config.image_token_id
+        num_tokens, num_features = int(is_image.sum()), image_features.shape[0]
+        if num_tokens != num_features:
+            raise PromptError(
+                "image_token_count",
+                f"the prompt holds {num_tokens} image tokens, but its images give {num_features} "
+                f"features; one of them must be changed",
+            )
+        return hidden.masked_scatter(is_image[:, None], image_features.to(hidden.dtype))
+
+    def forward(self, hidden: Tensor, packed: PackedInputs, kv: KVPages) -> Tensor:
+        """Run one step over KV pages: any mix of whole prompts, chunks and single tokens.
+
+        Args:
+            hidden: ``[T, D]`` from `embed`.
+            packed: Where the tokens belong.
+            kv: Pages; the step's keys and values are written into them.
+
+        Returns:
+            ``[T, D]`` behind the final norm, for `logits`.
+        """
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, layer_index: int) -> Tensor:
+            return attend_paged(q, k, v, kv, layer_index, packed, self.attention_scale)
+
+        output: Tensor = self.text(hidden, packed.positions, attend)
+        return output
+
+    def forward_dense(self, hidden: Tensor, query_starts: Tensor) -> Tensor:
+        """Run whole sequences without pages: the same layers, nothing kept.
+
+        Args:
+            hidden: ``[T, D]`` from `embed`.
+            query_starts: ``int32[S + 1]``, the first token of each sequence, and ``T``.
+
+        Returns:
+            ``[T, D]`` behind the final norm, for `logits`.
+        """
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, layer_index: int) -> Tensor:
+            return attend_packed(q, k, v, query_starts, self.attention_scale)
+
+        starts = query_starts.to(torch.int64)
+        firsts = starts[:-1].repeat_interleave(starts.diff(), output_size=hidden.shape[0])
+        positions = torch.arange(hidden.shape[0], device=hidden.device) - firsts
+        output: Tensor = self.text(hidden, positions, attend)
+        return output
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Score every vocabulary entry: ``[..., D]`` to ``[..., V]``."""
+        scores: Tensor = self.lm_head(hidden)
+        return scores

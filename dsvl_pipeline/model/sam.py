@@ -1,0 +1,187 @@
+"""The high-resolution tower: SAM's image encoder, two necks, and the projection to SigLIP's grid.
+
+Letters: ``N`` images, ``S`` edge in pixels, ``G`` patches along an edge, ``D`` width, ``C`` output
+channels of a neck, ``W`` edge of a window in patches, ``g`` patches along SigLIP's edge.
+
+Source: ``SamVisionEncoder`` and ``DeepseekVLHybridModel``, transformers 5.23; Kirillov et al. 2023,
+arXiv:2304.02643; DeepSeek-VL, arXiv:2403.05525, section 3.2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dsvl_pipeline.model.config import SamConfig
+from dsvl_pipeline.model.linear import Linear
+from dsvl_pipeline.ops.image_attention import attend_grid
+
+
+class SamTower(nn.Module):
+    """Pictures to one feature per patch of the low-resolution grid.
+
+    Args:
+        config: The tower's shape.
+        output_grid_size: ``g``, the grid that the features are brought to.
+    """
+
+    def __init__(self, config: SamConfig, output_grid_size: int) -> None:
+        super().__init__()
+        D, G, C = config.hidden_size, config.grid_size, config.output_channels
+        patch = config.patch_size_px
+        self.first_global_layer = config.global_layers[0]
+        self.patch_embedding = nn.Conv2d(3, D, kernel_size=patch, stride=patch)
+        self.position_embedding = nn.Parameter(torch.empty(1, G, G, D))
+        self.layers = nn.ModuleList(
+            SamLayer(
+                config, window_size=None if index in config.global_layers else config.window_size
+            )
+            for index in range(config.num_layers)
+        )
+        self.neck = SamNeck(D, C)
+        self.global_neck = SamNeck(D, C)
+        self.projection = SamProjection(C, output_grid_size)
+        self.alpha = nn.Parameter(torch.empty(1))
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Encode ``[N, 3, S, S]`` to ``[N, g * g, 4 * C]``, row by row."""
+        patches = self.patch_embedding(pixel_values).permute(0, 2, 3, 1)
+        hidden: Tensor = patches + self.position_embedding  # (N, G, G, D)
+        first_global = hidden
+        for index, layer in enumerate(self.layers):
+            hidden = layer(hidden)
+            if index == self.first_global_layer:
+                first_global = hidden
+        # one projection for both, each behind a neck of its own
+        features = self.projection(self.neck(hidden))
+        features = features + self.alpha * self.projection(self.global_neck(first_global))
+        output: Tensor = features.flatten(2).transpose(1, 2)
+        return output
+
+
+class SamLayer(nn.Module):
+    """Attention (in windows, or over the whole grid) and MLP, each added to its input.
+
+    Args:
+        config: The tower's shape.
+        window_size: Edge of a window in patches; None attends over the whole grid.
+    """
+
+    def __init__(self, config: SamConfig, window_size: int | None) -> None:
+        super().__init__()
+        D = config.hidden_size
+        self.window_size = window_size
+        self.attention_norm = nn.LayerNorm(D, eps=config.layer_norm_eps)
+        self.attention = SamAttention(config, grid_size=window_size or config.grid_size)
+        self.mlp_norm = nn.LayerNorm(D, eps=config.layer_norm_eps)
+        self.mlp = SamMlp(config)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        normed = self.attention_norm(hidden)
+        if self.window_size is None:
+            hidden = hidden + self.attention(normed)
+        else:
+            G = hidden.shape[1]
+            windows = self.attention(into_windows(normed, self.window_size))
+            hidden = hidden + out_of_windows(windows, G)
+        output: Tensor = hidden + self.mlp(self.mlp_norm(hidden))
+        return output
+
+
+class SamAttention(nn.Module):
+    """Attention over a square grid with decomposed relative positions."""
+
+    def __init__(self, config: SamConfig, grid_size: int) -> None:
+        super().__init__()
+        D = config.hidden_size
+        self.num_heads = config.num_heads
+        self.qkv = Linear(D, D, D, D)
+        self.out = Linear(D, D)
+        # as many rows as there are distances: upstream's interpolation is then the identity
+        table = (2 * grid_size - 1, D // config.num_heads)
+        self.rel_pos_h = nn.Parameter(torch.empty(table))
+        self.rel_pos_w = nn.Parameter(torch.empty(table))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Attend within each of ``[N, G, G, D]``."""
+        N, G, _, D = hidden.shape
+        qkv = self.qkv(hidden).view(N, G * G, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N, H, G * G, D / H) each
+        found = attend_grid(q, k, v, self.rel_pos_h, self.rel_pos_w)
+        output: Tensor = self.out(found.transpose(1, 2).reshape(N, G, G, D))
+        return output
+
+
+class SamMlp(nn.Module):
+    """Two projections with exact GELU between them."""
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
+        self.up = Linear(config.hidden_size, config.intermediate_size)
+        self.down = Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        output: Tensor = self.down(F.gelu(self.up(hidden)))
+        return output
+
+
+class SamNeck(nn.Module):
+    """Two convolutions, each followed by a norm over the channels: ``D`` to ``C`` channels."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
+        # 1e-6 is fixed upstream, independent of layer_norm_eps
+        self.norm1 = nn.LayerNorm(out_channels, eps=1e-6)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        self.norm2 = nn.LayerNorm(out_channels, eps=1e-6)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Narrow ``[N, G, G, D]`` to ``[N, C, G, G]``."""
+        features = self.conv1(hidden.permute(0, 3, 1, 2))
+        features = self.norm1(features.permute(0, 2, 3, 1))
+        features = self.conv2(features.permute(0, 3, 1, 2))
+        features = self.norm2(features.permute(0, 2, 3, 1))
+        output: Tensor = features.permute(0, 3, 1, 2)
+        return output
+
+
+class SamProjection(nn.Module):
+    """Resize to four times SigLIP's grid, then halve twice: ``C`` to ``4 * C`` channels."""
+
+    def __init__(self, channels: int, output_grid_size: int) -> None:
+        super().__init__()
+        self.resized = (4 * output_grid_size, 4 * output_grid_size)
+        halve = {"kernel_size": 3, "stride": 2, "padding": 1, "bias": False}
+        self.conv1 = nn.Conv2d(channels, 2 * channels, **halve)
+        self.conv2 = nn.Conv2d(2 * channels, 4 * channels, **halve)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Bring ``[N, C, G, G]`` to ``[N, 4 * C, g, g]``."""
+        resized = F.interpolate(features, size=self.resized, mode="bilinear", align_corners=False)
+        output: Tensor = self.conv2(self.conv1(resized))
+        return output
+
+
+def into_windows(grid: Tensor, window_size: int) -> Tensor:
+    """Cut ``[N, G, G, D]`` into windows ``[N * (G' / W) ** 2, W, W, D]``.
+
+    ``G'`` is ``G`` rounded up to whole windows. The added zeros are no mask: behind the
+    projection's bias they are keys and values like any other.
+    """
+    N, G, _, D = grid.shape
+    W = window_size
+    padding = -G % W
+    padded = F.pad(grid, (0, 0, 0, padding, 0, padding))
+    count = (G + padding) // W
+    tiles = padded.view(N, count, W, count, W, D).transpose(2, 3)
+    return tiles.reshape(-1, W, W, D)
+
+
+def out_of_windows(windows: Tensor, grid_size: int) -> Tensor:
+    """Put `into_windows` together again, without the padding: ``[N, G, G, D]``."""
+    W, D = windows.shape[1], windows.shape[3]
+    count = -(-grid_size // W)
+    tiles = windows.view(-1, count, count, W, W, D).transpose(2, 3)
+    return tiles.reshape(-1, count * W, count * W, D)[:, :grid_size, :grid_size]

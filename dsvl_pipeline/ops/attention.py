@@ -1,0 +1,170 @@
+"""Causal attention over packed sequences, with and without KV pages.
+
+Tokens of all sequences lie one after another, without padding. Letters: ``T`` tokens of the step,
+``S`` sequences, ``P`` pages a sequence may own, ``H`` query heads, ``Hkv`` key and value heads,
+``D`` width of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PackedInputs:
+    """Where the tokens of one step belong. All tensors on the device of the model.
+
+    Attributes:
+        positions: ``int64[T]``, of each token in its sequence.
+        slots: ``int64[T]``, where its key and value go: ``page * page_size + offset``.
+        query_starts: ``int32[S + 1]``, the first token of each sequence, and ``T``.
+        page_table: ``int32[S, P]``, each sequence's pages in position order; the rest is any
+            valid page.
+        kv_lens: ``int32[S]``, tokens each sequence holds after this step.
+        max_query_len: Most tokens of one sequence in this step.
+        max_kv_len: Most tokens that a sequence holds after this step.
+    """
+
+    positions: Tensor
+    slots: Tensor
+    query_starts: Tensor
+    page_table: Tensor
+    kv_lens: Tensor
+    max_query_len: int
+    max_kv_len: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KVPages:
+    """Keys and values of every sequence, in pages of equal size.
+
+    Attributes:
+        k: ``[num_layers, num_pages, Hkv, page_size, D]``; written in place by `attend_paged`.
+        v: The same for values.
+        page_size: Tokens in one page.
+    """
+
+    k: Tensor
+    v: Tensor
+    page_size: int
+
+    @classmethod
+    def allocate(
+        cls,
+        num_layers: int,
+        num_kv_heads: int,
+        head_dim: int,
+        num_pages: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> KVPages:
+        """Make empty pages; zeros, because a padded read of unset memory could be a NaN."""
+        shape = (num_layers, num_pages, num_kv_heads, page_size, head_dim)
+        k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in "kv")
+        return cls(k=k, v=v, page_size=page_size)
+
+
+def attend_paged(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kv: KVPages,
+    layer_index: int,
+    packed: PackedInputs,
+    scale: float,
+) -> Tensor:
+    """Store the step's keys and values, then let each query attend to its sequence so far.
+
+    A sequence's last query stands at position ``kv_len - 1``; each query sees the keys up to and
+    including its own. Sequences never influence each other's result, not even in the last bit.
+
+    Args:
+        q: ``[T, H, D]``, rotated.
+        k: ``[T, Hkv, D]``, rotated.
+        v: ``[T, Hkv, D]``.
+        kv: Pages; the slots of this step are overwritten in layer ``layer_index``.
+        layer_index: Whose pages.
+        packed: Where the tokens belong.
+        scale: Factor of the scores.
+
+    Returns:
+        ``[T, H, D]``.
+    """
+    k_pages, v_pages = kv.k[layer_index], kv.v[layer_index]
+    pages, offsets = packed.slots // kv.page_size, packed.slots % kv.page_size
+    k_pages[pages, :, offsets] = k
+    v_pages[pages, :, offsets] = v
+
+    out = torch.empty_like(q)
+    starts, kv_lens = packed.query_starts.tolist(), packed.kv_lens.tolist()
+    for index, kv_len in enumerate(kv_lens):
+        start, end = starts[index], starts[index + 1]
+        owned = packed.page_table[index, : -(-kv_len // kv.page_size)]
+        keys, values = (
+            pages.index_select(0, owned).transpose(0, 1).flatten(1, 2)[:, :kv_len]
+            for pages in (k_pages, v_pages)
+        )  # (Hkv, kv_len, D)
+        out[start:end] = _attend_one(q[start:end], keys, values, scale)
+    return out
+
+
+def attend_packed(q: Tensor, k: Tensor, v: Tensor, query_starts: Tensor, scale: float) -> Tensor:
+    """Let each query attend to the tokens of its sequence up to and including its own.
+
+    Args:
+        q: ``[T, H, D]``, rotated.
+        k: ``[T, Hkv, D]``, rotated.
+        v: ``[T, Hkv, D]``.
+        query_starts: ``int32[S + 1]``, the first token of each sequence, and ``T``.
+        scale: Factor of the scores.
+
+    Returns:
+        ``[T, H, D]``.
+    """
+    out = torch.empty_like(q)
+    starts = query_starts.tolist()
+    for start, end in pairwise(starts):
+        keys, values = k[start:end].transpose(0, 1), v[start:end].transpose(0, 1)
+        out[start:end] = _attend_one(q[start:end], keys, values, scale)
+    return out
+
+
+def _attend_one(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """Attend within one sequence: its newest ``q_len`` tokens to all ``kv_len``.
+
+    Args:
+        q: ``[q_len, H, D]``.
+        keys: ``[Hkv, kv_len, D]``.
+        values: ``[Hkv, kv_len, D]``.
+        scale: Factor of the scores.
+
+    Returns:
+        ``[q_len, H, D]``.
+    """
+    q_len, num_heads, _ = q.shape
+    num_kv_heads, kv_len, _ = keys.shape
+    if q_len == 1:  # the heads of a group become rows, so that keys need no repetition
+        rows = q.view(1, num_kv_heads, num_heads // num_kv_heads, -1)
+        found = F.scaled_dot_product_attention(rows, keys[None], values[None], scale=scale)
+        return found.view(1, num_heads, -1)
+    if num_kv_heads != num_heads:
+        keys = keys.repeat_interleave(num_heads // num_kv_heads, dim=0)
+        values = values.repeat_interleave(num_heads // num_kv_heads, dim=0)
+    mask = None
+    if q_len != kv_len:  # the causal flag aligns first tokens, a chunk's last ones must align
+        mask = torch.ones(q_len, kv_len, dtype=torch.bool, device=q.device).tril(kv_len - q_len)
+    found = F.scaled_dot_product_attention(
+        q.transpose(0, 1)[None],
+        keys[None],
+        values[None],
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scale,
+    )
+    return found[0].transpose(0, 1)
