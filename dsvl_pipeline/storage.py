@@ -1,0 +1,159 @@
+"""Byte access to bare paths, ``file://`` and ``s3://``: whole objects, bounded retries.
+
+Everything here may be called from any thread and in any process, forked ones included. Errors are
+`AccessError` (the store said no, or cannot be addressed at all), `NotFoundError`, `TooLargeError`
+and `StorageError` for what did not work after all retries.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from fsspec.utils import glob_translate
+
+from dsvl_pipeline.errors import ConfigError, NotFoundError
+from dsvl_pipeline.stores.local import LocalStore
+from dsvl_pipeline.stores.redact import redact, redact_text
+from dsvl_pipeline.stores.s3 import S3Store
+from dsvl_pipeline.stores.store import ObjectInfo, Store
+
+__all__ = [
+    "NUM_THREADS",
+    "ObjectInfo",
+    "delete",
+    "exists",
+    "join",
+    "list_objects",
+    "put",
+    "put_if_absent",
+    "read",
+    "read_many",
+    "redact",
+    "redact_text",
+    "stat",
+]
+
+NUM_THREADS = 16
+"""Requests in flight where many objects are read or deleted at once."""
+
+_LOCAL = LocalStore()
+_S3 = S3Store()
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_MAGIC = re.compile(r"[*?\[]")
+
+
+def read(uri: str, *, max_bytes: int | None = None) -> bytes:
+    """Read a whole object.
+
+    Raises:
+        TooLargeError: It has more than ``max_bytes``; they are not read.
+    """
+    return _store(uri).read(uri, max_bytes)
+
+
+def read_many(uris: Iterable[str]) -> list[bytes]:
+    """Read whole objects, many at once, and return them in the order of their URIs."""
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        return list(threads.map(read, uris))
+
+
+def stat(uri: str) -> ObjectInfo:
+    """Ask for an object's size, etag, version and time."""
+    return _store(uri).stat(uri)
+
+
+def exists(uri: str) -> bool:
+    """Tell whether there is an object (not a directory)."""
+    try:
+        stat(uri)
+    except NotFoundError:
+        return False
+    return True
+
+
+def list_objects(prefix_or_glob: str, *, start_after: str | None = None) -> Iterator[ObjectInfo]:
+    """Yield objects sorted by URI, from one chain of listing calls, a page at a time.
+
+    Args:
+        prefix_or_glob: An object, a directory (all objects below it, however deep), or a pattern
+            with ``*``, ``?``, ``[...]`` inside path components and ``**`` for any number of them.
+            Nothing there gives nothing.
+        start_after: Leave out this URI and all that sort before it.
+
+    Raises:
+        ConfigError: The pattern is malformed, or its bucket is not spelled out.
+    """
+    store = _store(prefix_or_glob)
+    magic = _MAGIC.search(prefix_or_glob)
+    if magic is None:
+        directory = prefix_or_glob.rstrip("/") + "/"
+        is_empty = True
+        for found in store.walk(directory, is_flat=False, start_after=start_after):
+            is_empty = False
+            yield found
+        if is_empty and _is_object(prefix_or_glob) and start_after is None:
+            yield stat(prefix_or_glob)
+        return
+    head, tail = prefix_or_glob[: magic.start()], prefix_or_glob[magic.start() :]
+    if store is _S3 and "/" not in head.removeprefix("s3://"):
+        raise ConfigError(
+            f"list {prefix_or_glob}: a pattern cannot stand for buckets; spell the bucket out"
+        )
+    try:
+        wanted = re.compile(glob_translate(prefix_or_glob))
+    except ValueError as error:
+        raise ConfigError(f"list {prefix_or_glob}: {error}") from error
+    is_flat = "/" not in tail and tail != "**"
+    for found in store.walk(head, is_flat=is_flat, start_after=start_after):
+        if wanted.match(found.uri):
+            yield found
+
+
+def put(uri: str, body: bytes) -> None:
+    """Write a whole object in one request, replacing what is there; readers see old or new."""
+    _store(uri).put(uri, body)
+
+
+def put_if_absent(uri: str, body: bytes) -> bool:
+    """Write a whole object unless there is one; tell whether this call wrote it.
+
+    On S3 an answer may be lost after the store has acted; the retry then finds our own object and
+    the result is False. Who must know puts a token into the body and reads it back
+    (`dsvl_pipeline.table.claim`).
+
+    Raises:
+        ValueError: The body is empty; some clients would truncate what is there.
+    """
+    if not body:
+        raise ValueError(f"put {uri}: the body must not be empty")
+    return _store(uri).put_if_absent(uri, body)
+
+
+def delete(uris: Iterable[str]) -> None:
+    """Delete objects; those that do not exist are passed over."""
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        for _ in threads.map(lambda uri: _store(uri).delete(uri), uris):
+            pass
+
+
+def join(uri: str, *parts: str) -> str:
+    """Append path components to a URI."""
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def _store(uri: str) -> Store:
+    scheme = _SCHEME.match(uri)
+    if scheme is None or uri.startswith("file:///"):
+        return _LOCAL
+    if scheme[1] == "s3":
+        return _S3
+    raise ConfigError(
+        f"{redact(uri)!r} cannot be read or written; use a path, file:///PATH or s3://BUCKET/KEY"
+    )
+
+
+def _is_object(uri: str) -> bool:
+    is_bucket = uri.startswith("s3://") and "/" not in uri.removeprefix("s3://")
+    return not uri.endswith("/") and not is_bucket and exists(uri)

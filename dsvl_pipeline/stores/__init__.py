@@ -1,0 +1,1 @@
+"""What `dsvl_pipeline.storage` talks to: the local file system and S3."""

@@ -1,0 +1,173 @@
+"""Files under the protocol of an object store: whole or absent, and durable once written."""
+
+from __future__ import annotations
+
+import os
+import stat as stat_bits
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from dsvl_pipeline.errors import AccessError, NotFoundError, StorageError, TooLargeError
+from dsvl_pipeline.stores.store import ObjectInfo
+
+_TEMPORARY_SUFFIX = ".dsvl-tmp"
+
+
+class LocalStore:
+    """Bare paths and ``file://`` URIs.
+
+    A new file is written under a temporary name beside its place, flushed to the disk and only
+    then linked or renamed, so that a killed writer leaves no partial file under a real name.
+    """
+
+    def read(self, uri: str, max_bytes: int | None) -> bytes:
+        with _explained("read", uri):
+            path = local_path(uri)
+            # Opening a pipe or a device could wait for ever.
+            if not stat_bits.S_ISREG(os.stat(path).st_mode):
+                raise StorageError(f"read {uri}: this is not a regular file")
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if max_bytes is not None and size > max_bytes:
+                    raise TooLargeError(
+                        f"read {uri}: it has {size} bytes, but at most {max_bytes} are wanted"
+                    )
+                return file.read()
+
+    def stat(self, uri: str) -> ObjectInfo:
+        with _explained("stat", uri):
+            found = os.stat(local_path(uri))
+            if not stat_bits.S_ISREG(found.st_mode):
+                raise NotFoundError(f"stat {uri}: this is not a regular file")
+            return ObjectInfo(uri=uri, size=found.st_size, mtime_ns=found.st_mtime_ns)
+
+    def walk(self, prefix: str, *, is_flat: bool, start_after: str | None) -> Iterator[ObjectInfo]:
+        # "photos/2024-" names the directory "photos/"; the rest filters its entries.
+        directory, slash, name_prefix = prefix.rpartition("/")
+        with _explained("list", prefix):
+            for uri, entry in _files(directory + slash, name_prefix, is_flat, frozenset()):
+                if start_after is not None and uri <= start_after:
+                    continue
+                # Another process may delete it between listing and stat.
+                with suppress(FileNotFoundError):
+                    found = entry.stat()
+                    yield ObjectInfo(uri=uri, size=found.st_size, mtime_ns=found.st_mtime_ns)
+
+    def put(self, uri: str, body: bytes) -> None:
+        with _explained("put", uri), _temporary(local_path(uri), body) as temporary:
+            os.rename(temporary, local_path(uri))
+
+    def put_if_absent(self, uri: str, body: bytes) -> bool:
+        with _explained("put", uri), _temporary(local_path(uri), body) as temporary:
+            try:
+                # Unlike rename, link never replaces; unlike O_EXCL on the name itself, no reader
+                # ever sees the file half written.
+                os.link(temporary, local_path(uri))
+            except FileExistsError:
+                return False
+            return True
+
+    def delete(self, uri: str) -> None:
+        with _explained("delete", uri), suppress(FileNotFoundError):
+            os.unlink(local_path(uri))
+
+
+def local_path(uri: str) -> str:
+    """Strip ``file://``; nothing is percent-decoded, as in fsspec."""
+    return uri.removeprefix("file://")
+
+
+def remove_temporaries(directory: str, *, grace_s: float) -> int:
+    """Delete what killed writers left under temporary names; return how many files that were.
+
+    Args:
+        directory: Bare path or ``file://`` URI; searched with all its subdirectories.
+        grace_s: Younger ones stay: their writer may be alive.
+    """
+    oldest_ns = time.time_ns() - int(grace_s * 1e9)
+    num_removed = 0
+    for parent, _, names in os.walk(local_path(directory)):
+        for name in names:
+            path = os.path.join(parent, name)
+            if name.endswith(_TEMPORARY_SUFFIX) and os.stat(path).st_mtime_ns < oldest_ns:
+                os.unlink(path)
+                num_removed += 1
+    return num_removed
+
+
+def _files(
+    directory: str, name_prefix: str, is_flat: bool, ancestors: frozenset[tuple[int, int]]
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    path = local_path(directory) or "."
+    try:
+        identity = (os.stat(path).st_dev, os.stat(path).st_ino)
+        if identity in ancestors:  # a link to a directory above: a walk without end
+            return
+        with os.scandir(path) as entries:
+            found = [
+                (entry.name + "/" if entry.is_dir() else entry.name, entry)
+                for entry in entries
+                if entry.name.startswith(name_prefix) and not entry.name.endswith(_TEMPORARY_SUFFIX)
+            ]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    # With its slash a directory sorts where its files' URIs do.
+    for name, entry in sorted(found, key=lambda item: item[0]):
+        if not name.endswith("/"):
+            yield directory + name, entry
+        elif not is_flat:
+            yield from _files(directory + name, "", False, ancestors | {identity})
+
+
+@contextmanager
+def _temporary(path: str, body: bytes) -> Iterator[str]:
+    """Give a flushed temporary file beside ``path``, and make what became of it durable."""
+    directory, name = os.path.split(os.path.abspath(path))
+    _make_directory(directory)
+    temporary = os.path.join(directory, f".{name[:100]}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+    _flush_directory(directory)
+
+
+def _make_directory(path: str) -> None:
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    _make_directory(parent)
+    with suppress(FileExistsError):
+        os.mkdir(path)
+    # A part whose directory vanishes with the power would be missing from a committed table.
+    _flush_directory(parent)
+
+
+def _flush_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _explained(action: str, uri: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{action} {uri}: there is no such file") from error
+    except PermissionError as error:
+        raise AccessError(
+            f"{action} {uri}: {error.strerror}; "
+            "check the owner and mode of the file and its directories, and that links are allowed"
+        ) from error
+    except OSError as error:
+        raise StorageError(f"{action} {uri}: {error.strerror or error}") from error

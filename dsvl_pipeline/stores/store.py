@@ -1,0 +1,50 @@
+"""The seam between `dsvl_pipeline.storage` and one kind of store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """What a store tells about an object without its bytes being read.
+
+    Attributes:
+        uri: In the spelling it was asked for (a bare path stays one).
+        size: In bytes.
+        etag: Without quotes; None for local files.
+        version: Version id of a versioned bucket; a listing does not give it.
+        mtime_ns: Last modified, nanoseconds since the epoch.
+    """
+
+    uri: str
+    size: int
+    etag: str | None = None
+    version: str | None = None
+    mtime_ns: int
+
+
+class Store(Protocol):
+    """Byte access to one kind of store; each method takes whole URIs, for its messages' sake."""
+
+    def read(self, uri: str, max_bytes: int | None) -> bytes: ...
+
+    def stat(self, uri: str) -> ObjectInfo: ...
+
+    def walk(self, prefix: str, *, is_flat: bool, start_after: str | None) -> Iterator[ObjectInfo]:
+        """Yield every object whose URI starts with ``prefix``, sorted by URI.
+
+        Args:
+            prefix: Any leading part of a URI; it need not end at a slash.
+            is_flat: Leave out objects that have another slash after the prefix.
+            start_after: Leave out this URI and all that sort before it.
+        """
+        ...
+
+    def put(self, uri: str, body: bytes) -> None: ...
+
+    def put_if_absent(self, uri: str, body: bytes) -> bool: ...
+
+    def delete(self, uri: str) -> None: ...

@@ -1,0 +1,214 @@
+"""A real S3 server over HTTP for tests, and a proxy that makes it fail.
+
+The fixtures, which ``tests/conftest.py`` gives to all; a test that uses one is marked ``s3``:
+
+- ``s3_bucket``: URI of a fresh bucket; the AWS variables point at the server.
+- ``s3_faults``: the same bucket through a `FaultyServer`, whose ``rules`` say what goes wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Literal
+
+import aiohttp
+import pytest
+from aiohttp import web
+from yarl import URL
+
+Action = Literal["slow_down", "reset_before", "reset_after", "truncate", "conflict"]
+
+
+@dataclass(kw_only=True)
+class Rule:
+    """What goes wrong with the next ``count`` requests that match.
+
+    Attributes:
+        method: HTTP method.
+        path: Regular expression, searched in path and query.
+        action: ``slow_down`` answers 503 and ``conflict`` 409 in the store's stead;
+            ``reset_before`` cuts the connection before the store has heard, ``reset_after`` when
+            it has acted; ``truncate`` cuts the answer in the middle.
+        count: How often; -1 for ever.
+    """
+
+    method: str
+    path: str
+    action: Action
+    count: int = 1
+
+
+@dataclass
+class FaultyServer:
+    """A proxy in front of the server; ``rules`` may be changed at any time.
+
+    Attributes:
+        uri: Of the bucket.
+        rules: First match acts.
+        requests: Method and path of each request seen.
+    """
+
+    uri: str
+    rules: list[Rule] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+
+    def pick(self, method: str, path: str) -> Action | None:
+        """Consume the first rule that matches a request."""
+        self.requests.append((method, path))
+        for rule in self.rules:
+            if rule.count and rule.method == method and re.search(rule.path, path):
+                rule.count -= 1
+                return rule.action
+        return None
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Start a moto server in a process of its own; give its URL."""
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_until_up(url, server)
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture
+def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make a bucket and point the AWS variables at the server; retries hardly wait."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr("dsvl_pipeline.stores.s3.FIRST_DELAY_S", 0.01)
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    urllib.request.urlopen(
+        urllib.request.Request(f"{s3_server}/{bucket}", method="PUT"), timeout=10
+    ).close()
+    return f"s3://{bucket}"
+
+
+@pytest.fixture
+def s3_faults(
+    s3_bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FaultyServer]:
+    """Put a proxy that follows rules between the client and the server."""
+    faults = FaultyServer(s3_bucket)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    port = _free_port()
+    runner = asyncio.run_coroutine_threadsafe(_start_proxy(faults, s3_server, port), loop).result()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    yield faults
+    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _wait_until_up(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/moto-api/", timeout=5).close()
+            return
+        except (urllib.error.URLError, ConnectionError):
+            assert server.poll() is None, "the S3 server ended at once"
+            assert time.monotonic() < deadline, "the S3 server did not come up"
+            time.sleep(0.1)
+
+
+async def _start_proxy(faults: FaultyServer, upstream: str, port: int) -> web.AppRunner:
+    session = aiohttp.ClientSession(auto_decompress=False)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        action = faults.pick(request.method, request.raw_path)
+        content = await request.read()
+        if action in ("slow_down", "conflict"):
+            status, code = (503, "SlowDown") if action == "slow_down" else (409, "Conflict")
+            return web.Response(
+                status=status,
+                text=f"<Error><Code>{code}</Code><Message>no</Message></Error>",
+                content_type="application/xml",
+            )
+        if action == "reset_before":
+            return _reset(request)
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if name.lower() not in ("transfer-encoding", "connection", "expect")
+        }
+        async with session.request(
+            request.method,
+            URL(upstream + request.raw_path, encoded=True),
+            headers=headers,
+            data=BytesIO(content),
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
+        ) as answer:
+            answered = await answer.read()
+            kept = {
+                name: value
+                for name, value in answer.headers.items()
+                if name.lower() not in ("transfer-encoding", "connection", "date", "server")
+            }
+            if action == "reset_after":
+                return _reset(request)
+            response = web.StreamResponse(status=answer.status, headers=kept)
+            if request.method != "HEAD" and answer.status not in (204, 304):
+                response.content_length = len(answered)
+            await response.prepare(request)
+            if request.method == "HEAD":
+                return response
+            if action == "truncate":
+                await response.write(answered[: len(answered) // 2])
+                return _reset(request)
+            await response.write(answered)
+            return response
+
+    app = web.Application(client_max_size=2**30)
+    app.router.add_route("*", "/{path:.*}", handle)
+
+    async def close(_: web.Application) -> None:
+        await session.close()
+
+    app.on_cleanup.append(close)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    return runner
+
+
+def _reset(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    connection = request.transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    request.transport.abort()
+    return web.Response()

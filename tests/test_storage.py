@@ -1,0 +1,362 @@
+"""Storage: whole objects or none, on the local disk and on a real S3 server over HTTP."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dsvl_pipeline import storage
+from dsvl_pipeline.errors import (
+    AccessError,
+    ConfigError,
+    NotFoundError,
+    StorageError,
+    TooLargeError,
+)
+from dsvl_pipeline.stores import local, s3
+from tests.s3 import FaultyServer, Rule
+
+
+@pytest.fixture(params=["local", "file", pytest.param("s3", marks=pytest.mark.s3)])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place on each kind of store."""
+    match request.param:
+        case "local":
+            return str(tmp_path)
+        case "file":
+            return f"file://{tmp_path}"
+        case _:
+            return str(request.getfixturevalue("s3_bucket"))
+
+
+def test_what_is_put_is_read(root: str) -> None:
+    """Replaced whole; size, time and (on S3) etag are told without reading."""
+    uri = storage.join(root, "a dir", "x+%20.bin")
+    storage.put(uri, b"old")
+    storage.put(uri, b"newer")
+    assert storage.read(uri) == b"newer"
+    info = storage.stat(uri)
+    assert (info.uri, info.size) == (uri, 5)
+    assert abs(info.mtime_ns / 1e9 - time.time()) < 60
+    assert (info.etag is not None) == root.startswith("s3://")
+    assert info.etag == next(storage.list_objects(root)).etag
+
+
+def test_an_empty_object_can_be_put_and_read(root: str) -> None:
+    """Inputs may be empty files."""
+    uri = storage.join(root, "empty")
+    storage.put(uri, b"")
+    assert storage.read(uri) == b""
+    assert storage.read(uri, max_bytes=0) == b""
+
+
+def test_first_of_many_writers_wins(root: str) -> None:
+    """Exactly one caller is told that it wrote, and its body stands."""
+    for race in range(10):
+        uri = storage.join(root, f"{race}")
+        bodies = [f"writer {writer}".encode() for writer in range(8)]
+        with ThreadPoolExecutor(8) as threads:
+            won = list(threads.map(lambda body, uri=uri: storage.put_if_absent(uri, body), bodies))
+        assert won.count(True) == 1
+        assert storage.read(uri) == bodies[won.index(True)]
+
+
+def _claim_all(root: str, writer: int) -> list[int]:
+    return [
+        race
+        for race in range(20)
+        if storage.put_if_absent(storage.join(root, f"{race}"), str(writer).encode())
+    ]
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_first_of_many_processes_wins(root: str, start_method: str) -> None:
+    """Forked children share no connections with a parent that was connected before."""
+    storage.put(storage.join(root, "before"), b"the parent is connected")
+    context = multiprocessing.get_context(start_method)
+    with context.Pool(3) as pool:
+        won = pool.starmap(_claim_all, [(root, writer) for writer in range(3)])
+    assert sorted(race for races in won for race in races) == list(range(20))
+    for writer, races in enumerate(won):
+        for race in races:
+            assert storage.read(storage.join(root, f"{race}")) == str(writer).encode()
+
+
+def test_an_empty_claim_is_refused(root: str) -> None:
+    """Some clients truncate the existing object for it."""
+    with pytest.raises(ValueError, match="must not be empty"):
+        storage.put_if_absent(storage.join(root, "x"), b"")
+
+
+def test_reading_stops_at_the_limit(root: str) -> None:
+    """A file of 10 GB must not fill the memory before it is refused."""
+    uri = storage.join(root, "x")
+    storage.put(uri, b"12345")
+    assert storage.read(uri, max_bytes=5) == b"12345"
+    with pytest.raises(TooLargeError, match="it has 5 bytes, but at most 4"):
+        storage.read(uri, max_bytes=4)
+
+
+def test_missing_objects_are_told_apart_from_trouble(root: str) -> None:
+    """A directory is not an object."""
+    storage.put(storage.join(root, "a/x"), b"1")
+    for uri in (storage.join(root, "a"), storage.join(root, "b")):
+        assert not storage.exists(uri)
+        with pytest.raises(NotFoundError):
+            storage.stat(uri)
+    assert storage.exists(storage.join(root, "a/x"))
+    with pytest.raises(NotFoundError):
+        storage.read(storage.join(root, "b"))
+
+
+def test_delete_passes_over_what_is_gone(root: str) -> None:
+    """Two cleaners may work side by side."""
+    uris = [storage.join(root, f"d/{index}") for index in range(5)]
+    for uri in uris:
+        storage.put(uri, b"1")
+    storage.delete([*uris[:4], storage.join(root, "never")])
+    assert [info.uri for info in storage.list_objects(root)] == uris[4:]
+
+
+NAMES = ["a.jpg", "a/b.jpg", "a/b/c.jpg", "a/b/d.png", "a-1.jpg", "a0/b.jpg", "é/z.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wanted"),
+    [
+        ("", NAMES),
+        ("a", ["a/b.jpg", "a/b/c.jpg", "a/b/d.png"]),
+        ("a/", ["a/b.jpg", "a/b/c.jpg", "a/b/d.png"]),
+        ("a.jpg", ["a.jpg"]),
+        ("a.jp", []),
+        ("*.jpg", ["a.jpg", "a-1.jpg"]),
+        ("a*", ["a.jpg", "a-1.jpg"]),
+        ("**", NAMES),
+        ("**/*.jpg", [name for name in NAMES if name.endswith(".jpg")]),
+        ("a*/**/*.jpg", ["a/b.jpg", "a/b/c.jpg", "a0/b.jpg"]),
+        ("a/**", ["a/b.jpg", "a/b/c.jpg", "a/b/d.png"]),
+        ("?/b.jpg", ["a/b.jpg"]),
+        ("a[0-9]/*", ["a0/b.jpg"]),
+        ("nothing/here/*", []),
+    ],
+)
+def test_listing_finds_exactly_what_matches(root: str, pattern: str, wanted: list[str]) -> None:
+    """The same names in the same order on every store."""
+    for name in NAMES:
+        storage.put(storage.join(root, name), b"1")
+    asked = f"{root}/{pattern}" if pattern else root
+    found = [info.uri.removeprefix(f"{root}/") for info in storage.list_objects(asked)]
+    assert found == sorted(wanted)
+
+
+def test_listing_starts_after_a_name(root: str) -> None:
+    """The log reads only what came after its checkpoint."""
+    uris = [storage.join(root, "log", f"{index:03d}") for index in range(6)]
+    for uri in uris:
+        storage.put(uri, b"1")
+    found = storage.list_objects(storage.join(root, "log"), start_after=uris[3])
+    assert [info.uri for info in found] == uris[4:]
+
+
+def test_malformed_patterns_and_other_schemes_are_refused(root: str) -> None:
+    """What is allowed is named."""
+    with pytest.raises(ConfigError, match=r"\*\*"):
+        list(storage.list_objects(f"{root}/a**b/*"))
+    with pytest.raises(ConfigError, match=r"'gs://b/x' .* use a path, file:///PATH or s3://"):
+        storage.read("gs://user:secret@b/x?token=1")
+    with pytest.raises(ConfigError, match="spell the bucket out"):
+        list(storage.list_objects("s3://buck*/x"))
+    with pytest.raises(ConfigError, match="must name a bucket and a key"):
+        storage.read("s3://bucket")
+
+
+def test_a_killed_writer_leaves_no_partial_file(tmp_path: Path) -> None:
+    """Killed anywhere, a reader finds each file whole or not at all."""
+    program = (
+        "import sys, itertools; from dsvl_pipeline import storage\n"
+        "for i in itertools.count():\n"
+        "    body = bytes([i % 256]) * 3_000_000\n"
+        "    storage.put(f'{sys.argv[1]}/same', body)\n"
+        "    storage.put_if_absent(f'{sys.argv[1]}/{i}', body)\n"
+    )
+    for num_whole in range(1, 5):
+        writer = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
+        deadline = time.monotonic() + 30
+        while len(list(tmp_path.glob("[0-9]*"))) < num_whole and time.monotonic() < deadline:
+            time.sleep(0.001)
+        while not list(tmp_path.glob(".*.dsvl-tmp")) and time.monotonic() < deadline:
+            pass
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+    found = list(storage.list_objects(str(tmp_path)))
+    assert found
+    for info in found:
+        body = storage.read(info.uri)
+        assert len(body) == 3_000_000
+        assert body == body[:1] * len(body)
+    assert list(tmp_path.glob(".*.dsvl-tmp"))
+    assert local.remove_temporaries(str(tmp_path), grace_s=3600) == 0
+    assert local.remove_temporaries(str(tmp_path), grace_s=0) > 0
+    assert not list(tmp_path.glob(".*.dsvl-tmp"))
+
+
+def test_local_listing_follows_links_but_never_in_circles(tmp_path: Path) -> None:
+    """Data directories are often links; one of them may point upwards."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/x.jpg").write_bytes(b"1")
+    (tmp_path / "real/up").symlink_to(tmp_path)
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    found = [info.uri for info in storage.list_objects(f"{tmp_path}/linked/*")]
+    assert found == [f"{tmp_path}/linked/x.jpg"]
+    assert list(storage.list_objects(str(tmp_path)))
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    """A named pipe would block a worker for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StorageError, match="not a regular file"):
+        storage.read(str(tmp_path / "pipe"))
+
+
+def test_local_permission_is_an_access_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests may run as root, whom no mode stops; so the system's answer is played."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(AccessError, match=r"Operation not permitted.*links"):
+        storage.put_if_absent(str(tmp_path / "x"), b"1")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "wanted"),
+    [
+        ("https://user:pw@host:8080/a.jpg?X-Amz-Signature=1#f", "https://host:8080/a.jpg"),
+        ("s3://key:secret@bucket/a.jpg", "s3://bucket/a.jpg"),
+        ("s3://bucket/a b.jpg", "s3://bucket/a b.jpg"),
+        ("/tmp/what?.jpg", "/tmp/what?.jpg"),
+        ("file:///tmp/a@b?.jpg", "file:///tmp/a@b?.jpg"),
+        ("https://[half/a.jpg?k=1", "https://[hidden]"),
+    ],
+)
+def test_redact_drops_credentials(uri: str, wanted: str) -> None:
+    """Signed URLs carry them in the query, others before the host."""
+    assert storage.redact(uri) == wanted
+
+
+def test_redact_text_hides_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Error messages of libraries repeat what they were given."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret-0123456789")
+    text = (
+        "GET https://u:canary1@h/x?sig=canary2 failed; AKIA" + "C" * 16 + " hf_" + "c" * 20 + " "
+        "canary-secret-0123456789; X-Amz-Signature=canary3"
+    )
+    cleaned = storage.redact_text(text)
+    assert "canary" not in cleaned
+    assert "C" * 16 not in cleaned
+    assert "c" * 20 not in cleaned
+    assert "GET https://h/x failed" in cleaned
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("action", ["slow_down", "reset_before", "reset_after"])
+def test_passing_trouble_is_not_seen(s3_faults: FaultyServer, action: str) -> None:
+    """Four bad answers in a row are ordinary at scale."""
+    uri = f"{s3_faults.uri}/x"
+    for method in ("PUT", "HEAD", "GET", "DELETE"):
+        s3_faults.rules.append(Rule(method=method, path="/x$", action=action, count=4))
+    s3_faults.rules.append(Rule(method="GET", path="list-type", action=action, count=4))
+    storage.put(uri, b"body")
+    assert storage.stat(uri).size == 4
+    assert storage.read(uri) == b"body"
+    assert [info.uri for info in storage.list_objects(s3_faults.uri)] == [uri]
+    storage.delete([uri])
+    assert not storage.exists(uri)
+    assert all(rule.count == 0 for rule in s3_faults.rules)
+
+
+@pytest.mark.s3
+def test_a_body_cut_short_is_read_again(s3_faults: FaultyServer) -> None:
+    """Half an image must not pass for a broken image."""
+    storage.put(f"{s3_faults.uri}/x", b"0123456789" * 1000)
+    s3_faults.rules = [Rule(method="GET", path="/x$", action="truncate", count=2)]
+    assert storage.read(f"{s3_faults.uri}/x", max_bytes=10_000) == b"0123456789" * 1000
+    assert s3_faults.rules[0].count == 0
+
+
+@pytest.mark.s3
+def test_lasting_trouble_ends_after_a_bounded_number_of_tries(s3_faults: FaultyServer) -> None:
+    """s3fs alone would try 25 times and 40 seconds."""
+    s3_faults.rules = [Rule(method="GET", path="/x$", action="slow_down", count=-1)]
+    with pytest.raises(StorageError, match=r"gave up after 8 attempts.*overloaded"):
+        storage.read(f"{s3_faults.uri}/x")
+    assert len(s3_faults.requests) == 8
+
+
+@pytest.mark.s3
+def test_a_lost_answer_to_a_claim_looks_like_a_loss(s3_faults: FaultyServer) -> None:
+    """The caller settles it with a token; a conflict (409) is tried again."""
+    s3_faults.rules = [Rule(method="PUT", path="/x$", action="reset_after")]
+    assert not storage.put_if_absent(f"{s3_faults.uri}/x", b"mine")
+    assert storage.read(f"{s3_faults.uri}/x") == b"mine"
+    s3_faults.rules = [Rule(method="PUT", path="/y$", action="conflict", count=3)]
+    assert storage.put_if_absent(f"{s3_faults.uri}/y", b"mine")
+
+
+@pytest.mark.s3
+def test_large_bodies_go_in_one_put(s3_faults: FaultyServer) -> None:
+    """Multipart completion ignores the condition on some stores."""
+    body = os.urandom(2**20) * 101
+    assert storage.put_if_absent(f"{s3_faults.uri}/x", body)
+    assert [method for method, _ in s3_faults.requests] == ["PUT"]
+
+
+@pytest.mark.s3
+def test_listing_goes_on_after_the_first_page(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page holds 1,000 names; here 3."""
+    monkeypatch.setattr(s3, "LIST_PAGE_SIZE", 3)
+    for index in range(10):
+        storage.put(f"{s3_bucket}/{index:05d}", b"1")
+    found = [info.uri for info in storage.list_objects(f"{s3_bucket}/*")]
+    assert found == [f"{s3_bucket}/{index:05d}" for index in range(10)]
+
+
+@pytest.mark.s3
+def test_access_errors_say_what_to_check(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They are the user's to solve, so they exit with 2 and name the variables."""
+    with pytest.raises(AccessError, match=r"no such bucket.*AWS_ENDPOINT_URL") as caught:
+        storage.put("s3://no-such-bucket-here/x", b"1")
+    assert caught.value.exit_code == 2
+    with pytest.raises(AccessError, match="no such bucket"):
+        list(storage.list_objects("s3://no-such-bucket-here/x/*"))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(AccessError, match=r"NoCredentialsError.*AWS_ACCESS_KEY_ID"):
+        storage.read(f"{s3_bucket}/x")
+
+
+@pytest.mark.s3
+def test_an_unreachable_endpoint_is_named(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first thing to check is whether the address is right."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StorageError, match=r"http://127.0.0.1:9\b.* cannot be reached"):
+        storage.read(f"{s3_bucket}/x")
