@@ -82,8 +82,9 @@ def _targets(model: DeepseekVL, names: Names) -> Iterator[tuple[str, Target]]:
             stored_name = stored_name.replace("*", index[1])
         parts = _split_parts(stored_name)
         module = model.get_submodule(module_name)
-        is_fused = isinstance(module, Linear) and len(parts) > 1
-        sizes = module.part_sizes if is_fused else (parameter.shape[0],)
+        sizes: tuple[int, ...] = (parameter.shape[0],)
+        if isinstance(module, Linear) and len(parts) > 1:
+            sizes = module.part_sizes
         start = 0
         for part, size in zip(parts, sizes, strict=True):
             shape = (size, *parameter.shape[1:])

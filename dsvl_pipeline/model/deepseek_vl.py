@@ -31,10 +31,9 @@ class DeepseekVL(nn.Module):
         self.config = config
         text, low_res, high_res = config.text, config.low_res, config.high_res
         self.low_res = SiglipTower(low_res)
-        if high_res is None:
-            self.high_res = None
-            self.aligner = Aligner(low_res.hidden_size, text.hidden_size)
-        else:
+        self.high_res: SamTower | None = None
+        self.aligner: Aligner | HybridAligner = Aligner(low_res.hidden_size, text.hidden_size)
+        if high_res is not None:
             self.high_res = SamTower(high_res, low_res.grid_size)
             self.aligner = HybridAligner(
                 low_res.hidden_size, 4 * high_res.output_channels, text.hidden_size

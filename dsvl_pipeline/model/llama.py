@@ -89,8 +89,8 @@ class LlamaAttention(nn.Module):
         H, Hkv = self.num_heads, self.num_kv_heads
         heads = self.qkv(hidden).view(hidden.shape[0], H + 2 * Hkv, -1)  # (T, H + 2 * Hkv, d)
         # queries and keys lie side by side, so one call rotates both
-        q, k = apply_rotary(heads[:, : H + Hkv], cos, sin).split((H, Hkv), dim=1)
-        found = attend(q, k, heads[:, H + Hkv :], index)
+        rotated = apply_rotary(heads[:, : H + Hkv], cos, sin)
+        found = attend(rotated[:, :H], rotated[:, H:], heads[:, H + Hkv :], index)
         output: Tensor = self.out(found.flatten(1))
         return output
 

@@ -153,9 +153,13 @@ class SamProjection(nn.Module):
     def __init__(self, channels: int, output_grid_size: int) -> None:
         super().__init__()
         self.resized = (4 * output_grid_size, 4 * output_grid_size)
-        halve = {"kernel_size": 3, "stride": 2, "padding": 1, "bias": False}
-        self.conv1 = nn.Conv2d(channels, 2 * channels, **halve)
-        self.conv2 = nn.Conv2d(2 * channels, 4 * channels, **halve)
+        self.conv1 = self._halve(channels)
+        self.conv2 = self._halve(2 * channels)
+
+    @staticmethod
+    def _halve(channels: int) -> nn.Conv2d:
+        """Half the edge, twice the channels."""
+        return nn.Conv2d(channels, 2 * channels, kernel_size=3, stride=2, padding=1, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Bring ``[N, C, G, G]`` to ``[N, 4 * C, g, g]``."""

@@ -102,16 +102,22 @@ def attend_paged(
     v_pages[pages, :, offsets] = v
 
     out = torch.empty_like(q)
-    starts, kv_lens = packed.query_starts.tolist(), packed.kv_lens.tolist()
-    for index, kv_len in enumerate(kv_lens):
-        start, end = starts[index], starts[index + 1]
-        owned = packed.page_table[index, : -(-kv_len // kv.page_size)]
-        keys, values = (
-            pages.index_select(0, owned).transpose(0, 1).flatten(1, 2)[:, :kv_len]
-            for pages in (k_pages, v_pages)
-        )  # (Hkv, kv_len, D)
+    bounds = pairwise(packed.query_starts.tolist())
+    lengths, tables = packed.kv_lens.tolist(), packed.page_table.tolist()
+    for (start, end), kv_len, table in zip(bounds, lengths, tables, strict=True):
+        keys, values = (_gather(pages, table, kv_len) for pages in (k_pages, v_pages))
         out[start:end] = _attend_one(q[start:end], keys, values, scale)
     return out
+
+
+def _gather(pages: Tensor, table: list[int], kv_len: int) -> Tensor:
+    """Copy one sequence's pages together: ``[Hkv, kv_len, D]``."""
+    page_size = pages.shape[2]
+    num_full, rest = divmod(kv_len, page_size)
+    found = [pages[page] for page in table[:num_full]]
+    if rest:
+        found.append(pages[table[num_full], :, :rest])
+    return torch.cat(found, dim=1)  # one copy; indexing and then transposing would be two
 
 
 def attend_packed(q: Tensor, k: Tensor, v: Tensor, query_starts: Tensor, scale: float) -> Tensor:
