@@ -53,7 +53,9 @@ def execute(args: argparse.Namespace) -> int:
     from dsvl_pipeline.cli import progress, summary
     from dsvl_pipeline.config import load_job
 
-    job = load_job(args.job or args.config, args.set)  # a wrong job file is told before ray is even imported
+    job = load_job(
+        args.job or args.config, args.set
+    )  # a wrong job file is told before ray is even imported
     from dsvl_pipeline.pipeline.run import run_job
 
     with progress.display() as show:

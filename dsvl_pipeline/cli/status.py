@@ -1,0 +1,32 @@
+"""``dsvl status``: what is in a table."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "count a table's rows by status and error code"
+EPILOG = """\
+examples:
+  dsvl status out/demo
+  dsvl status s3://bucket/captions
+
+It reads the log, so it may run beside a job and then shows what is committed so far.
+exit codes: 0 shown; 2 there is no table at OUT; 3 a store failed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument("out", metavar="OUT", help="the table: output.uri of its job")
+    parser.set_defaults(command=execute)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Count and print."""
+    from dsvl_pipeline.cli.summary import print_counts
+    from dsvl_pipeline.table.reader import counts
+
+    found = counts(args.out)
+    print_counts(
+        {"ok": found.ok, "degraded": found.degraded, "error": found.errors}, found.error_codes
+    )
+    return 0
