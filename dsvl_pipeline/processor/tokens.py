@@ -1,0 +1,221 @@
+"""A checkpoint's tokenizer, with control tokens that no text can spell.
+
+``tokenizer.json`` names control tokens by ordinary strings (``<image_placeholder>``, the end of
+sentence), and finds them wherever a text holds these strings, even where they only arise after
+normalisation or when two texts are joined. So the tokenizer is loaded with its control tokens
+renamed: same ids, flags and order, but spelled by random private-use characters, drawn anew in each
+process. The chat template is given the new spellings (`chat.py`); every other text, whatever it
+holds, is text. Nothing else changes, hence the ids of harmless prompts are those of the original
+tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from dsvl_pipeline.errors import CheckpointError
+
+_ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask", "image")
+
+
+class GuardedTokenizer:
+    """Encodes rendered chats and decodes completions.
+
+    Attributes:
+        aliases: Control token to the private spelling that stands for it in rendered chats.
+        named_tokens: Control tokens by their role, e.g. ``bos_token``; only those that are set.
+    """
+
+    def __init__(
+        self, spec: dict[str, Any], named_tokens: Mapping[str, str], *, adds_bos: bool = False
+    ) -> None:
+        """Guard a tokenizer.
+
+        Args:
+            spec: Contents of ``tokenizer.json``.
+            named_tokens: As the attribute; each must be an added token of ``spec``.
+            adds_bos: Whether prompts begin with BOS even if ``spec`` does not say so.
+        """
+        bos = named_tokens.get("bos_token") if adds_bos else None
+        self._leading_id = None if bos is None else _id(spec, bos)
+        self.named_tokens = dict(named_tokens)
+        self._spec = spec
+        control = {t["content"]: t["id"] for t in spec["added_tokens"] if _is_control(t)}
+        self.aliases = {token: _private_spelling() for token in control}
+        self._tokens = {alias: token for token, alias in self.aliases.items()}
+        self._backend = Tokenizer.from_str(json.dumps(_renamed(spec, self.aliases)))
+        for token, alias in self.aliases.items():
+            found = self._backend.encode(alias, add_special_tokens=False).ids
+            if found != [control[token]]:
+                raise CheckpointError(
+                    f"the tokenizer encodes its token {token!r} as {found}, but tokenizer.json "
+                    f"gives it the id {control[token]}; the file is damaged"
+                )
+
+    @classmethod
+    def from_directory(
+        cls, directory: Path, image_token: str, *, adds_bos: bool = False
+    ) -> GuardedTokenizer:
+        """Load a checkpoint's tokenizer.
+
+        Args:
+            directory: Holds ``tokenizer.json`` and, as a rule, ``tokenizer_config.json``.
+            image_token: Added as a control token where ``tokenizer.json`` has none such.
+            adds_bos: Whether prompts begin with BOS where neither file says.
+
+        Raises:
+            CheckpointError: A file is missing or broken.
+        """
+        path = directory / "tokenizer.json"
+        if not path.exists():
+            raise CheckpointError(
+                f"{path} does not exist; fetch it, or save the tokenizer with a fast tokenizer "
+                "class of transformers"
+            )
+        spec = read_json(path)
+        config = {
+            **read_json(directory / "special_tokens_map.json"),
+            **read_json(directory / "tokenizer_config.json"),
+        }
+        named = {f"{role}_token": _content(config.get(f"{role}_token")) for role in _ROLES}
+        named = {name: token for name, token in named.items() if isinstance(token, str)}
+        named["image_token"] = image_token
+        extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+        _add_missing(spec, [*named.values(), *map(_content, extra)])
+        spec |= {"truncation": None, "padding": None}
+        return cls(spec, named, adds_bos=bool(config.get("add_bos_token", adds_bos)))
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of the token that vision features replace."""
+        return _id(self._spec, self.named_tokens["image_token"])
+
+    @cached_property
+    def plain(self) -> Tokenizer:
+        """The tokenizer as the checkpoint has it: finds control tokens in any text."""
+        return Tokenizer.from_str(json.dumps(self._spec))
+
+    def encode(self, rendered: str) -> NDArray[np.int32]:
+        """Encode a chat in which aliases stand for control tokens.
+
+        Special tokens are added at its ends as the checkpoint's tokenizer does, unless it starts
+        with the beginning of sequence already.
+        """
+        bos = self.aliases.get(self.named_tokens.get("bos_token", ""))
+        has_bos = bos is not None and rendered.startswith(bos)
+        ids = self._backend.encode(rendered, add_special_tokens=not has_bos).ids
+        # Older tokenizer.json leave it to a flag of tokenizer_config.json.
+        if self._leading_id is not None and ids[:1] != [self._leading_id]:
+            ids.insert(0, self._leading_id)
+        return np.array(ids, dtype=np.int32)
+
+    def reveal(self, rendered: str) -> str:
+        """Put the control tokens' own names in place of the aliases."""
+        return _substitute(rendered, self._tokens)
+
+    def hide(self, text: str) -> str:
+        """Put aliases in place of the control tokens' names: for trusted text only."""
+        return _substitute(text, self.aliases)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Turn ids into text; ids unknown to the tokenizer are dropped."""
+        text: str = self.plain.decode(
+            [int(i) for i in ids], skip_special_tokens=skip_special_tokens
+        )
+        return text
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an absent file counts as an empty one.
+
+    Raises:
+        CheckpointError: It is not a JSON object.
+    """
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}; it must be a JSON object")
+    return found
+
+
+def _is_control(added_token: Mapping[str, Any]) -> bool:
+    """Whether an added token is more than a letter.
+
+    The released tokenizers list single letters (ü, ö, ø ...) as added tokens that are not special:
+    vocabulary, which the reference finds in ordinary text and the model knows.
+    """
+    return bool(added_token["special"]) or len(added_token["content"]) > 1
+
+
+def _private_spelling() -> str:
+    """128 random bits as private-use characters: no normaliser or template filter alters them."""
+    return "".join(chr(0x100000 + secrets.randbelow(0xFFFE)) for _ in range(8))
+
+
+def _renamed(spec: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A copy of ``tokenizer.json`` in which tokens have other names.
+
+    The model's own vocabulary is part of it: Unigram models, and BPE with ``ignore_merges``, find
+    its entries in plain text.
+    """
+    model = dict(spec["model"])
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        model["vocab"] = {names.get(token, token): index for token, index in vocab.items()}
+    else:
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocab]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    if "merges" in model:
+        pairs = (m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"])
+        model["merges"] = [
+            [left, right] for left, right in pairs if not {left, right, left + right} & names.keys()
+        ]
+    added = [{**t, "content": names.get(t["content"], t["content"])} for t in spec["added_tokens"]]
+    return {**spec, "model": model, "added_tokens": added}
+
+
+def _add_missing(spec: dict[str, Any], tokens: Sequence[Any]) -> None:
+    """Append special tokens that only the configs name, as the reference does on loading."""
+    spec["added_tokens"] = list(spec.get("added_tokens") or ())
+    held = {token["content"] for token in spec["added_tokens"]}
+    vocab = spec["model"]["vocab"]
+    ids = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
+    next_id = 1 + max([*ids.values(), *(token["id"] for token in spec["added_tokens"])])
+    for token in tokens:
+        if not isinstance(token, str) or token in held:
+            continue
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        found = ids.get(token, next_id)
+        next_id += found == next_id
+        held.add(token)
+        spec["added_tokens"].append({"id": found, "content": token, **flags, "special": True})
+
+
+def _id(spec: Mapping[str, Any], token: str) -> int:
+    return next(int(t["id"]) for t in spec["added_tokens"] if t["content"] == token)
+
+
+def _content(token: Any) -> Any:
+    """The text of a token that is written as such or as an object with its flags."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _substitute(text: str, names: Mapping[str, str]) -> str:
+    longest_first = sorted(names, key=len, reverse=True)
+    pattern = "|".join(map(re.escape, longest_first)) or "(?!)"
+    return re.sub(pattern, lambda match: names[match[0]], text)
