@@ -1,0 +1,266 @@
+"""Documents: PDF files as rows, and their pages as pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from PIL import Image
+
+from dsvl_pipeline.config import DocumentConfig
+from dsvl_pipeline.errors import DocumentError
+from dsvl_pipeline.records import Row
+from dsvl_pipeline.sources.listing import file_rows, find
+
+DOCUMENTS_PER_CHILD = 200
+START_TIMEOUT_S = 60.0
+_CHILD = Path(__file__).with_name("pdf_child.py")
+_LENGTH = struct.Struct("<I")
+
+T = TypeVar("T")
+
+
+def document_rows(patterns: Sequence[str]) -> Iterator[Row]:
+    """Make a row of each document that the patterns name, sorted by URI.
+
+    Raises:
+        ConfigError: They name nothing (at once, not when the rows are read).
+    """
+    return file_rows(find(patterns, setting="input.documents", suffixes=(".pdf",)), "document")
+
+
+class DocumentRenderer:
+    """Renders pages in a process of its own, which is killed and replaced when it misbehaves.
+
+    The process starts with the first document, serves `DOCUMENTS_PER_CHILD` of them and gets each
+    document once, however many of its pages are asked for in a row. Thread-safe, one call at a
+    time.
+    """
+
+    def __init__(self, config: DocumentConfig) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._child: _Child | None = None
+        self._num_documents = 0
+        self._document: bytes | None = None
+        self._num_pages = 0
+
+    def page_count(self, data: bytes) -> int:
+        """Count a document's pages.
+
+        Raises:
+            DocumentError: ``document_encrypted``, ``document_unreadable``, ``document_too_long``,
+                ``document_timeout`` (retryable) or ``document_crashed``.
+        """
+        with self._lock:
+            self._surviving(lambda: self._open(data))
+            return self._num_pages
+
+    def render(self, data: bytes, page_index: int) -> Image.Image:
+        """Render a page as RGB.
+
+        Args:
+            data: The document; pass the same object for all its pages.
+            page_index: From 0.
+
+        Raises:
+            DocumentError: As for `page_count`, or ``page_unreadable``, ``page_timeout``
+                (retryable) or ``page_crashed``.
+        """
+        command = {
+            "command": "render",
+            "page_index": page_index,
+            "dpi": self._config.dpi,
+            "max_px": self._config.max_page_px,
+        }
+
+        def ask() -> tuple[dict[str, Any], bytes]:
+            self._open(data)
+            return self._ask(command, what=f"page {page_index}")
+
+        with self._lock:
+            header, pixels = self._surviving(ask)
+        return Image.frombytes("RGB", (header["width"], header["height"]), pixels)
+
+    def close(self) -> None:
+        """End the process; a later call starts another."""
+        with self._lock:
+            self._replace()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self, data: bytes) -> None:
+        if self._child is not None and self._document == data:  # compares identity first
+            return
+        if self._num_documents >= DOCUMENTS_PER_CHILD:
+            self._replace()
+        self._document = None
+        header, _ = self._ask({"command": "open"}, data, what="document")
+        num_pages, max_pages = header["num_pages"], self._config.max_pages
+        if num_pages > max_pages:
+            raise DocumentError(
+                "document_too_long",
+                f"the document has {num_pages:,} pages, at most {max_pages:,} are allowed; raise "
+                "input.document.max_pages",
+            )
+        self._num_documents += 1
+        self._document, self._num_pages = data, num_pages
+
+    def _surviving(self, operation: Callable[[], T]) -> T:
+        """Try again once in a new process: the old one may have died of an earlier document."""
+        try:
+            return operation()
+        except _CrashedError:
+            return operation()
+
+    def _ask(
+        self, command: dict[str, Any], payload: bytes = b"", *, what: str
+    ) -> tuple[dict[str, Any], bytes]:
+        kind, limit_s = what.partition(" ")[0], self._config.page_timeout_s
+        if self._child is None:
+            self._child = _Child(memory_bytes=int(self._config.memory_gib * 2**30), cpu_s=limit_s)
+        try:
+            header, pixels = self._child.exchange(command, payload, limit_s)
+        except TimeoutError:
+            self._replace()
+            raise DocumentError(
+                f"{kind}_timeout",
+                f"the {what} took longer than {limit_s:g} s to read; raise "
+                "input.document.page_timeout_s",
+                is_retryable=True,
+            ) from None
+        except (EOFError, BrokenPipeError):
+            raise _CrashedError(
+                f"{kind}_crashed",
+                f"the {what} ended the rendering process ({self._replace()}); it may need more "
+                f"than input.document.memory_gib = {self._config.memory_gib:g}",
+            ) from None
+        if "error" in header:
+            raise DocumentError(header["error"], f"the {what} {header['message']}")
+        return header, pixels
+
+    def _replace(self) -> str:
+        """End the child, and say how it ended; the next command starts another."""
+        child, self._child = self._child, None
+        self._document, self._num_documents = None, 0
+        return child.end() if child is not None else ""
+
+
+class _CrashedError(DocumentError):
+    """The child died."""
+
+
+class _Child:
+    """One process of ``pdf_child.py``, and the talk with it."""
+
+    def __init__(self, *, memory_bytes: int, cpu_s: float) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end)
+        self.process = subprocess.Popen(
+            # -P: its own directory must not shadow the standard library.
+            [sys.executable, "-P", str(_CHILD), str(memory_bytes), str(2 * cpu_s)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            bufsize=0,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,  # Ctrl-C is for the driver, which then lets rows finish
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._commands, self._answers = self.process.stdin, self.process.stdout
+        for pipe in (self._commands, self._answers):
+            os.set_blocking(pipe.fileno(), False)
+        try:
+            self._talk([], START_TIMEOUT_S)
+        except (EOFError, TimeoutError):
+            raise RuntimeError(
+                f"the process that renders PDFs did not start: {self.end()}"
+            ) from None
+
+    def exchange(
+        self, header: dict[str, Any], payload: bytes, limit_s: float
+    ) -> tuple[dict[str, Any], bytes]:
+        """Send a command and wait for its answer.
+
+        Raises:
+            TimeoutError: No whole answer in time.
+            EOFError: The process ended (also BrokenPipeError).
+        """
+        text = json.dumps({**header, "num_bytes": len(payload)}).encode()
+        return self._talk([_LENGTH.pack(len(text)) + text, payload], limit_s)
+
+    def end(self) -> str:
+        """Kill the process and say how it had ended, or that it was still running."""
+        status = self.process.poll()
+        self.process.kill()
+        self.process.wait()
+        self._commands.close()
+        self._answers.close()
+        self._log.seek(0)
+        last_words = self._log.read().decode(errors="replace").strip().rpartition("\n")[2]
+        self._log.close()
+        if status is None:
+            # The pipe closes a moment before the exit status can be had.
+            status = self.process.returncode
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        return f"{how}: {last_words}" if last_words else how
+
+    def _talk(self, outgoing: list[bytes], limit_s: float) -> tuple[dict[str, Any], bytes]:
+        """Write and read at once: a child that hangs while it is written to must not hang us."""
+        deadline = time.monotonic() + limit_s
+        to_write = [memoryview(part) for part in outgoing if part]
+        incoming = bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._answers, selectors.EVENT_READ)
+            if to_write:
+                selector.register(self._commands, selectors.EVENT_WRITE)
+            while (frame := _whole_frame(incoming)) is None:
+                ready = selector.select(max(0.0, deadline - time.monotonic()))
+                if not ready:
+                    raise TimeoutError
+                for key, _ in ready:
+                    if key.fileobj is self._answers:
+                        read = os.read(key.fd, 1 << 20)
+                        if not read:
+                            raise EOFError
+                        incoming += read
+                    else:
+                        to_write[0] = to_write[0][os.write(key.fd, to_write[0]) :]
+                        if not to_write[0]:
+                            del to_write[0]
+                        if not to_write:
+                            selector.unregister(self._commands)
+        return frame
+
+
+def _whole_frame(received: bytearray) -> tuple[dict[str, Any], bytes] | None:
+    if len(received) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack_from(received)
+    start = _LENGTH.size + length
+    if len(received) < start:
+        return None
+    header = json.loads(received[_LENGTH.size : start])
+    if len(received) < start + header["num_bytes"]:
+        return None
+    return header, bytes(memoryview(received)[start:])

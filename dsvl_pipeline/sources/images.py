@@ -1,0 +1,22 @@
+"""Image files as rows: what ``input.images`` names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from dsvl_pipeline.records import Row
+from dsvl_pipeline.sources.listing import file_rows, find
+
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
+    ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+
+
+def image_rows(patterns: Sequence[str]) -> Iterator[Row]:
+    """Make a row of each image that the patterns name, sorted by URI.
+
+    Raises:
+        ConfigError: They name nothing (at once, not when the rows are read).
+    """
+    return file_rows(find(patterns, setting="input.images", suffixes=SUFFIXES), "image")

@@ -1,0 +1,319 @@
+"""Parquet, JSONL and CSV files as bounded batches of lines, each either values or a problem.
+
+A line that cannot be read is a `Line` with a problem, so that it becomes one error row. A file
+that cannot be read raises `ConfigError`: planning reads manifests before anything is started.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from operator import itemgetter
+from types import MappingProxyType
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dsvl_pipeline.errors import ConfigError
+
+SUFFIXES = (".parquet", ".jsonl", ".csv", ".jsonl.gz", ".csv.gz")
+LINES_PER_BATCH = 4096
+NUM_LINES_SAMPLED = 10_000
+MAX_LINE_BYTES = 16 << 20
+# A Parquet batch is decoded whole before its size can be known, and the footer lies about it: few
+# rows at a time bound what one long value, repeated by a dictionary, can expand to.
+PARQUET_ROWS_PER_BATCH = 512
+MAX_BATCH_BYTES = 64 << 20
+# Manifests (ids, URIs, prompts) expand 3 to 30 times; a bomb of 463 bytes makes gigabytes.
+MAX_EXPANSION = 1000
+FREE_EXPANSION_BYTES = 64 << 20
+
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class Line(NamedTuple):
+    """One line (of Parquet: row) of a manifest file.
+
+    Attributes:
+        number: From 1; the header of a CSV file is line 1.
+        values: Of the wanted columns, in their order; empty where there is a problem.
+        problem: What was found and expected, for people.
+    """
+
+    number: int
+    values: tuple[Any, ...]
+    problem: str | None = None
+
+
+_BAD_TEXT = object()  # stands for a value that is not valid UTF-8
+
+
+def read_schema(name: str, file: BinaryIO) -> pa.Schema:
+    """Give the columns of a manifest file; those of the text formats have type null.
+
+    JSONL has no header: its columns are the keys of the first lines.
+
+    Raises:
+        ConfigError: The file is damaged or not of the format that its suffix names.
+    """
+    match format_of(name):
+        case "parquet":
+            return _open_parquet(name, file).schema_arrow
+        case "csv":
+            rows = _parse_csv(_text_lines(name, file))
+            names = tuple(next((row for _, row, _ in rows if row), ()))
+            if len(set(names)) != len(names):
+                twice = next(n for n in names if names.count(n) > 1)
+                raise ConfigError(f"manifest {name}: its header has the column {twice!r} twice")
+        case _:
+            keys: dict[str, None] = {}
+            for number, raw in islice(_text_lines(name, file), NUM_LINES_SAMPLED):
+                record, _ = _parse_json(number, raw)
+                keys.update(dict.fromkeys(record or {}))
+            names = tuple(keys)
+    return pa.schema([(n, pa.null()) for n in names])
+
+
+def read_lines(
+    name: str,
+    file: BinaryIO,
+    columns: Sequence[str],
+    types: Mapping[str, pa.DataType] = MappingProxyType({}),
+) -> Iterator[list[Line]]:
+    """Read the named columns of a manifest file, in bounded batches.
+
+    Args:
+        name: Location for messages; its suffix says the format.
+        file: At its start; Parquet needs it seekable.
+        columns: What to read. All must exist, save in JSONL, where a missing key is None.
+        types: What columns of a Parquet file are converted to.
+    """
+    if format_of(name) == "parquet":
+        yield from _parquet_batches(name, file, columns, types)
+        return
+    reader = _csv_lines if format_of(name) == "csv" else _jsonl_lines
+    lines = reader(name, file, columns)
+    while batch := list(islice(lines, LINES_PER_BATCH)):
+        yield batch
+
+
+def format_of(name: str) -> Literal["parquet", "jsonl", "csv"]:
+    """Tell the format by the suffix."""
+    if not name.lower().endswith(SUFFIXES):
+        raise ConfigError(
+            f"manifest {name}: the suffix must be .parquet, .jsonl or .csv (.gz for the last two)"
+        )
+    suffix = name.lower().removesuffix(".gz").rpartition(".")[2]
+    return cast('Literal["parquet", "jsonl", "csv"]', suffix)
+
+
+def portable_type(found: pa.DataType) -> pa.DataType:
+    """Give the type that a carried column of this type has in the output.
+
+    Nanoseconds become microseconds (Python's own clock has no more), dictionaries and views what
+    they stand for.
+    """
+    if pa.types.is_timestamp(found):
+        return pa.timestamp("us", tz=found.tz)
+    if pa.types.is_time64(found):
+        return pa.time64("us")
+    if pa.types.is_duration(found):
+        return pa.duration("us")
+    if pa.types.is_dictionary(found):
+        return portable_type(found.value_type)
+    return pa.string() if pa.types.is_string_view(found) else found
+
+
+# ------------------------------------------------------------------ Parquet
+
+
+def _open_parquet(name: str, file: BinaryIO) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file, pre_buffer=False)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise ConfigError(f"manifest {name} is not a readable Parquet file: {error}") from None
+
+
+def _parquet_batches(
+    name: str, file: BinaryIO, columns: Sequence[str], types: Mapping[str, pa.DataType]
+) -> Iterator[list[Line]]:
+    parquet = _open_parquet(name, file)
+    budget = FREE_EXPANSION_BYTES + MAX_EXPANSION * file.seek(0, 2)
+    first = 1
+    batches = parquet.iter_batches(PARQUET_ROWS_PER_BATCH, columns=list(columns))
+    while True:
+        try:
+            batch = next(batches, None)
+            if batch is None:
+                break
+            budget -= batch.nbytes
+            if budget < 0 or batch.nbytes > MAX_BATCH_BYTES:
+                raise ConfigError(
+                    f"manifest {name}: near row {first} it expands beyond what a manifest needs "
+                    f"(at most {MAX_EXPANSION} times its size, and {MAX_BATCH_BYTES >> 20} MiB in "
+                    f"{PARQUET_ROWS_PER_BATCH} rows); keep only ids, URIs and texts in it"
+                )
+            values = [_python_values(batch.column(c), types.get(c)) for c in columns]
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            raise ConfigError(
+                f"manifest {name} is damaged: reading on from row {first} failed: {error}"
+            ) from None
+        rows = zip(*values, strict=True) if values else ((),) * batch.num_rows
+        yield [_parquet_line(number, row, columns) for number, row in enumerate(rows, first)]
+        first += batch.num_rows
+    if first - 1 != parquet.metadata.num_rows:
+        raise ConfigError(
+            f"manifest {name} is damaged: its footer promises {parquet.metadata.num_rows:,} rows, "
+            f"but it holds {first - 1:,}"
+        )
+
+
+def _python_values(column: pa.Array, wanted: pa.DataType | None) -> list[Any]:
+    if wanted is not None and column.type != wanted:
+        column = column.cast(wanted, safe=not pa.types.is_temporal(wanted))
+    try:
+        return cast("list[Any]", column.to_pylist())
+    except UnicodeDecodeError:
+        return [_python_value(value) for value in column]
+
+
+def _python_value(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return _BAD_TEXT
+
+
+def _parquet_line(number: int, row: tuple[Any, ...], columns: Sequence[str]) -> Line:
+    if _BAD_TEXT in row:
+        column = columns[row.index(_BAD_TEXT)]
+        return Line(number, (), f"column {column!r} holds bytes that are not UTF-8")
+    return Line(number, row)
+
+
+# ------------------------------------------------------------- text formats
+
+
+def _text_lines(name: str, file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """Yield numbered raw lines; None for one beyond ``MAX_LINE_BYTES``, which is skipped."""
+    if name.lower().endswith(".gz"):
+        file = cast("BinaryIO", gzip.GzipFile(fileobj=file))
+    number = 0
+    try:
+        while raw := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if number == 1:
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            if len(raw) <= MAX_LINE_BYTES:
+                yield number, raw
+                continue
+            while raw and not raw.endswith(b"\n"):
+                raw = file.readline(MAX_LINE_BYTES)
+            yield number, None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ConfigError(
+            f"manifest {name} is damaged: reading on after line {number} failed: {error}"
+        ) from None
+
+
+_TOO_LONG = f"the line is longer than {MAX_LINE_BYTES >> 20} MiB"
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"found the byte 0x{error.object[error.start]:02x}, expected UTF-8 text"
+
+
+def _jsonl_lines(name: str, file: BinaryIO, columns: Sequence[str]) -> Iterator[Line]:
+    for number, raw in _text_lines(name, file):
+        if raw is not None and raw.isspace():
+            continue
+        record, problem = _parse_json(number, raw)
+        if record is None:
+            yield Line(number, (), problem)
+        else:
+            yield Line(number, tuple(map(record.get, columns)))
+
+
+def _parse_json(number: int, raw: bytes | None) -> tuple[dict[str, Any] | None, str]:
+    if raw is None:
+        return None, _TOO_LONG
+    try:
+        text = raw.decode()
+        record = json.loads(text)
+        # Escapes can spell half a character, which no UTF-8 file could then hold.
+        if "\\u" in text and _SURROGATE_ESCAPE.search(text):
+            json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        return None, _not_utf8(error)
+    except UnicodeEncodeError:
+        return (
+            None,
+            "found half of a surrogate pair (\\ud800 to \\udfff), expected whole characters",
+        )
+    except json.JSONDecodeError as error:
+        return None, (
+            f"found no valid JSON ({error.msg}, column {error.colno}), expected one object per line"
+        )
+    except (ValueError, RecursionError) as error:
+        return None, f"found no usable JSON ({error}), expected one object per line"
+    if not isinstance(record, dict):
+        return None, f"found a JSON {type(record).__name__}, expected one object per line"
+    return record, ""
+
+
+def _csv_lines(name: str, file: BinaryIO, columns: Sequence[str]) -> Iterator[Line]:
+    rows = _parse_csv(_text_lines(name, file))
+    header: Sequence[str] = next((row for _, row, _ in rows if row), ())
+    places = [header.index(column) for column in columns]
+    # itemgetter gives a bare value for one place
+    pick = itemgetter(*places) if len(places) > 1 else lambda row: tuple(row[p] for p in places)
+    for number, row, problem in rows:
+        if problem is not None:
+            yield Line(number, (), problem)
+        elif len(row) != len(header):
+            yield Line(
+                number, (), f"found {len(row)} fields, expected {len(header)} as in the header"
+            )
+        else:
+            yield Line(number, pick(row))
+
+
+def _parse_csv(
+    lines: Iterable[tuple[int, bytes | None]],
+) -> Iterator[tuple[int, list[str], str | None]]:
+    """Yield (number of the first line, fields, problem) of each record; blank lines are skipped."""
+    problem: str | None = None
+
+    def texts() -> Iterator[str]:
+        nonlocal problem
+        for _, raw in lines:
+            if raw is None:
+                problem = _TOO_LONG
+                yield "\n"
+                continue
+            try:
+                yield raw.decode()
+            except UnicodeDecodeError as error:
+                problem = _not_utf8(error)
+                yield raw.decode(errors="replace")
+
+    reader = csv.reader(texts(), strict=True)
+    while True:
+        first, row = reader.line_num + 1, []
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            until = f" (up to line {reader.line_num})" if reader.line_num > first else ""
+            problem = f"found no valid CSV{until}: {error}"
+        if row or problem:
+            yield first, row, problem
+        problem = None

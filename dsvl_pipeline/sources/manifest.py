@@ -1,0 +1,272 @@
+"""Manifests: tables of what to read and what to ask, one row each.
+
+Reading is lazy and bounded: a batch of lines at a time, only the needed columns. A bad line
+becomes a row with a failure; a bad file raises `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from dsvl_pipeline.config import ColumnsConfig
+from dsvl_pipeline.errors import ConfigError, ManifestError
+from dsvl_pipeline.keys import content_id_from, content_id_of_many, row_id_for
+from dsvl_pipeline.records import Row, RowFailure
+from dsvl_pipeline.sources.lines import (
+    SUFFIXES,
+    Line,
+    format_of,
+    portable_type,
+    read_lines,
+    read_schema,
+)
+from dsvl_pipeline.sources.listing import find, open_file
+from dsvl_pipeline.sources.unique import number_equal_rows
+from dsvl_pipeline.sources.uris import directory_of, join, name_of, shown
+from dsvl_pipeline.stores.store import ObjectInfo
+
+_ROLES = ("id", "image", "document", "prompt", "sha256", "etag")
+_MAY_BE_LISTS = ("image", "sha256", "etag")
+
+
+class Manifest:
+    """The files of one ``input.manifest``, opened far enough to know their columns.
+
+    Args:
+        patterns: Files or globs, local or ``s3://``.
+        columns: Which column holds what.
+        carry: Columns copied to the output.
+
+    Attributes:
+        kind: What the rows are.
+        carry_schema: Types of the carried columns. Parquet keeps its own (times in microseconds);
+            CSV gives strings, JSONL too (a value that is no string as JSON text).
+
+    Raises:
+        ConfigError: No file, no row, a file that cannot be read, or a column that is missing or of
+            a type that cannot be used.
+    """
+
+    def __init__(
+        self, patterns: Sequence[str], columns: ColumnsConfig, carry: Sequence[str]
+    ) -> None:
+        self.kind: Literal["image", "document"] = "document" if columns.document else "image"
+        self._columns: dict[str, str] = {
+            role: getattr(columns, role) for role in _ROLES if getattr(columns, role)
+        }
+        self._at = {role: position for position, role in enumerate(self._columns)}
+        self._carry = tuple(carry)
+        self._files = list(find(patterns, setting="input.manifest", suffixes=SUFFIXES))
+        self._format = self._one_format()
+        self.carry_schema = self._carry_schema(self._first_schema())
+
+    def batches(self) -> Iterator[list[Row]]:
+        """Read all rows, file after file; ids are not yet checked for repetitions."""
+        for file in self._files:
+            rows = self._read(file)
+            yield from rows if "id" in self._columns else number_equal_rows(rows)
+
+    # ---------------------------------------------------------------- columns
+
+    def _one_format(self) -> str:
+        formats = sorted({format_of(file.uri) for file in self._files})
+        if len(formats) > 1:
+            raise ConfigError(
+                f"input.manifest names files of several formats ({', '.join(formats)}); "
+                "give each format a job of its own"
+            )
+        return formats[0]
+
+    def _first_schema(self) -> pa.Schema:
+        for file in self._files:
+            with open_file(file.uri) as stream:
+                schema = read_schema(file.uri, stream)
+                stream.seek(0)
+                if next(read_lines(file.uri, stream, ()), None):
+                    return schema
+        first = shown(self._files[0].uri)
+        raise ConfigError(
+            f"input.manifest holds no rows: {len(self._files)} file(s), all empty (first {first})"
+        )
+
+    def _carry_schema(self, schema: pa.Schema) -> pa.Schema:
+        self._check(self._files[0].uri, schema)
+        if self._format != "parquet":
+            return pa.schema([(name, pa.string()) for name in self._carry])
+        return pa.schema([(name, portable_type(schema.field(name).type)) for name in self._carry])
+
+    def _check(self, name: str, schema: pa.Schema) -> None:
+        for key, column in [
+            *((f"columns.{role}", column) for role, column in self._columns.items()),
+            *(("carry", column) for column in self._carry),
+        ]:
+            if column not in schema.names:
+                near = difflib.get_close_matches(column, schema.names, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise ConfigError(
+                    f"manifest {shown(name)} has no column {column!r}, which input.{key} names; "
+                    f"{hint}its columns: {', '.join(schema.names)}"
+                )
+        for role, column in self._columns.items():
+            found = schema.field(column).type
+            if not _fits(role, found):
+                wanted = "strings" + (" or lists of strings" if role in _MAY_BE_LISTS else "")
+                raise ConfigError(
+                    f"manifest {shown(name)}: column {column!r} holds {found}, but "
+                    f"input.columns.{role} needs {wanted}"
+                )
+
+    # ------------------------------------------------------------------- rows
+
+    def _read(self, file: ObjectInfo) -> Iterator[list[Row]]:
+        wanted = [*self._columns.values(), *self._carry]
+        carry_types = {field.name: field.type for field in self.carry_schema}
+        directory, name = directory_of(file.uri), shown(file.uri)
+        with open_file(file.uri) as stream:
+            if self._format != "jsonl":  # a JSONL file has no schema: a key may come late, or never
+                schema = read_schema(file.uri, stream)
+                if not schema.names:
+                    return
+                self._check(file.uri, schema)
+                stream.seek(0)
+            for lines in read_lines(file.uri, stream, wanted, carry_types):
+                yield [self._row(line, directory, name) for line in lines]
+
+    def _row(self, line: Line, directory: str, name: str) -> Row:
+        try:
+            if line.problem is not None:
+                raise ManifestError("manifest_line", line.problem)
+            return self._good_row(line.values, directory)
+        except ManifestError as error:
+            message = f"{name}:{line.number}: {error}"
+            return Row(
+                row_id=self._id(line.values) or f"{name}#{line.number}",
+                kind=self.kind,
+                sources=(),
+                content_id=content_id_from(uri=message),
+                carry=self._carried(line.values) if line.values else (None,) * len(self._carry),
+                failure=RowFailure(code=error.code, message=message),
+            )
+
+    def _good_row(self, values: Sequence[Any], directory: str) -> Row:
+        row_id = self._id(values)
+        if row_id is None and "id" in self._at:
+            raise self._wrong("id", values, "a string that is not empty, or a whole number")
+        prompt = self._value("prompt", values)
+        if prompt is not None and not isinstance(prompt, str):
+            raise self._wrong("prompt", values, "a string")
+        sources = tuple(join(directory, name) for name in self._names(values))
+        if row_id is None:
+            # A document is its URI, unless several rows ask different things about it.
+            by_uri = self.kind == "document" and "prompt" not in self._at
+            row_id = name_of(sources[0]) if by_uri else row_id_for(sources, prompt)
+        return Row(
+            row_id=row_id,
+            kind=self.kind,
+            sources=sources,
+            content_id=self._content_id(sources, values),
+            prompt=prompt,
+            carry=self._carried(values),
+        )
+
+    def _value(self, role: str, values: Sequence[Any]) -> Any:
+        """Give a value, None where it is empty: CSV has no other way to say so."""
+        at = self._at.get(role)
+        value = values[at] if at is not None else None
+        return None if value == "" or value == [] else value
+
+    def _id(self, values: Sequence[Any]) -> str | None:
+        value = self._value("id", values) if values else None
+        if type(value) is int:  # not bool
+            return str(value)
+        return value if isinstance(value, str) else None
+
+    def _names(self, values: Sequence[Any]) -> Sequence[str]:
+        role = self.kind
+        if role not in self._at:
+            return ()  # a text prompt
+        value = self._value(role, values)
+        if value is None:
+            raise ManifestError(
+                f"no_{role}", f"column {self._columns[role]!r} names no {role}; fill it in"
+            )
+        if isinstance(value, str):
+            return (value,)
+        if role == "document":
+            raise self._wrong(role, values, "a string")
+        if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+            raise self._wrong(role, values, "a string, or a list of strings that are not empty")
+        return value
+
+    def _content_id(self, sources: Sequence[str], values: Sequence[Any]) -> bytes:
+        sha256 = self._digests("sha256", len(sources), values)
+        etag = self._digests("etag", len(sources), values)
+        return content_id_of_many(
+            [
+                content_id_from(uri=uri, sha256=sha, etag=tag)
+                for uri, sha, tag in zip(sources, sha256, etag, strict=True)
+            ]
+        )
+
+    def _digests(self, role: str, count: int, values: Sequence[Any]) -> Sequence[str | None]:
+        value = self._value(role, values)
+        if value is None:
+            return (None,) * count
+        digests = value if isinstance(value, list) else [value]
+        if role == "sha256":
+            digests = [digest.hex() if isinstance(digest, bytes) else digest for digest in digests]
+        is_good = _is_sha256 if role == "sha256" else _is_text
+        if len(digests) != count or not all(
+            digest is None or is_good(digest) for digest in digests
+        ):
+            shape = "64 hexadecimal digits" if role == "sha256" else "a string"
+            raise self._wrong(role, values, f"{shape} for each of {count} file(s)")
+        return digests
+
+    def _carried(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        carried = tuple(values[len(self._at) :])
+        if self._format == "jsonl":
+            return tuple(
+                value
+                if value is None or isinstance(value, str)
+                else json.dumps(value, ensure_ascii=False)
+                for value in carried
+            )
+        return carried
+
+    def _wrong(self, role: str, values: Sequence[Any], wanted: str) -> ManifestError:
+        found = values[self._at[role]]
+        shown = "nothing" if found is None or found == "" else f"{type(found).__name__} {found!r}"
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        return ManifestError(
+            "manifest_line", f"column {self._columns[role]!r} holds {shown}, expected {wanted}"
+        )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_sha256(value: object) -> bool:
+    if not isinstance(value, str) or len(value) != 64:
+        return False
+    return all(digit in "0123456789abcdefABCDEF" for digit in value)
+
+
+def _fits(role: str, found: pa.DataType) -> bool:
+    if pa.types.is_dictionary(found):
+        found = found.value_type
+    if role in _MAY_BE_LISTS and (pa.types.is_list(found) or pa.types.is_large_list(found)):
+        found = found.value_type
+    if role == "id" and pa.types.is_integer(found):
+        return True
+    if role == "sha256" and (pa.types.is_binary(found) or pa.types.is_fixed_size_binary(found)):
+        return True
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    # The columns of CSV and JSONL are null; their values are checked one by one.
+    return any(is_one(found) for is_one in (pa.types.is_null, *texts))
