@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dsvl_pipeline.errors import CheckpointError
+from dsvl_pipeline.hub import weight_files
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
@@ -33,41 +33,6 @@ def list_tensors(directory: Path) -> dict[str, StoredTensor]:
         for file in weight_files(directory)
         for name, shape in _read_header(file).items()
     }
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """Name the safetensors files that make up a checkpoint, in name order.
-
-    Raises:
-        CheckpointError: There are none, or a shard is missing.
-    """
-    single, index = directory / _SINGLE, directory / _INDEX
-    if single.exists():
-        return [single]
-    if not index.exists():
-        raise CheckpointError(f"{directory} has no weights: {_what_is_there(directory)}")
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of shards: {error!r}") from error
-    files = [directory / Path(name).name for name in names]
-    missing = [file.name for file in files if not file.exists()]
-    if missing:
-        raise CheckpointError(
-            f"{directory}: {len(missing)} of {len(files)} shards are missing, first "
-            f"'{missing[0]}'; the download was probably interrupted, fetch it again"
-        )
-    return files
-
-
-def _what_is_there(directory: Path) -> str:
-    pickles = sorted(path.name for path in directory.glob("*.bin"))
-    if pickles:
-        return (
-            f"only '{pickles[0]}', a pickle, which can run code and is never opened; use a "
-            f"revision with safetensors, or convert it"
-        )
-    return f"neither {_SINGLE} nor {_INDEX} is there"
 
 
 def _read_header(path: Path) -> dict[str, tuple[int, ...]]:
