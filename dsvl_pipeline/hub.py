@@ -1,0 +1,153 @@
+"""Where a checkpoint lies: ``demo``, a directory, or a hub id with a revision. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from dsvl_pipeline.errors import CheckpointError
+
+DEMO = "demo"
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def resolve(name: str, revision: str | None = None) -> Path:
+    """Give the local directory of a checkpoint, downloading it from the hub where needed.
+
+    A directory of that name wins over a hub id. Without a revision a hub id means the newest
+    commit; `weights_digest` then tells which weights it was.
+
+    Args:
+        name: ``demo``, a directory, or a hub id such as ``deepseek-community/deepseek-vl-7b-chat``.
+        revision: Commit, tag or branch of a hub id.
+
+    Returns:
+        A directory that holds ``config.json`` and all its safetensors.
+
+    Raises:
+        CheckpointError: There is no such directory or hub id, the hub cannot be reached, a revision
+            is given for a directory, or the weights are incomplete or a pickle.
+    """
+    directory = Path(name).expanduser()
+    if name == DEMO:
+        directory = Path(__file__).parent / "demo" / "checkpoint"
+    is_local = directory.is_dir()
+    if is_local and revision is not None:
+        raise CheckpointError(
+            f"the checkpoint {name!r} is a directory, which has no revision {revision!r}; leave "
+            f"the revision out, or give a hub id"
+        )
+    if not is_local:
+        directory = _download(name, revision)
+    if not (directory / "config.json").is_file():
+        raise CheckpointError(
+            f"{directory} has no config.json; a checkpoint is a directory with config.json, the "
+            f"tokenizer's files and safetensors"
+        )
+    weight_files(directory)
+    return directory
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Name the safetensors files that make up a checkpoint, in name order.
+
+    Raises:
+        CheckpointError: There are none, or a shard is missing.
+    """
+    single, index = directory / _SINGLE, directory / _INDEX
+    if single.exists():
+        return [single]
+    if not index.exists():
+        raise CheckpointError(f"{directory} has no weights: {_what_is_there(directory)}")
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = [directory / Path(name).name for name in names]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is not an index of shards: {error!r}") from error
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        raise CheckpointError(
+            f"{directory}: {len(missing)} of {len(files)} shards are missing, first "
+            f"'{missing[0]}'; the download was probably interrupted, fetch it again"
+        )
+    return files
+
+
+def weights_digest(directory: Path) -> str:
+    """Give the sha256 of all weights, as 64 hex digits.
+
+    It covers the contents of the safetensors files in name order. A process reads a file again only
+    after its size or time of modification changed.
+
+    Raises:
+        CheckpointError: There are no weights, or a shard is missing.
+    """
+    files = [file.resolve() for file in weight_files(directory)]
+    return _digest(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=16)
+def _digest(versions: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(1 << 20))
+    for path, _, _ in versions:
+        with path.open("rb", buffering=0) as file:
+            while num_bytes := file.readinto(buffer):
+                digest.update(buffer[:num_bytes])
+    return digest.hexdigest()
+
+
+def _download(name: str, revision: str | None) -> Path:
+    if not _HUB_ID.fullmatch(name):
+        raise CheckpointError(
+            f"the checkpoint {name!r} does not exist; it must be '{DEMO}', a directory, or a hub "
+            f"id such as 'deepseek-community/deepseek-vl-7b-chat'"
+        )
+    # takes half a second, and most runs have a directory
+    from huggingface_hub import errors, snapshot_download
+
+    what = f"the checkpoint {name!r}" + (f" at revision {revision!r}" if revision else "")
+    try:
+        # asks nobody for a pinned commit that lies in the cache, and uses the cache when offline
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED_FILES))
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointError(
+            f"{what} was not found: the hub knows the model but not this revision; give a commit, "
+            f"tag or branch of https://huggingface.co/{name}/commits"
+        ) from error
+    except errors.GatedRepoError as error:
+        raise CheckpointError(
+            f"{what} may not be downloaded: it is gated; accept its terms at "
+            f"https://huggingface.co/{name} and set HF_TOKEN"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{what} was not found: there is no such directory, and no such model on the hub (a "
+            f"private one needs HF_TOKEN)"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{what} is not a directory here, and could not be downloaded: the hub cannot be "
+            f"reached, and its files are not in the cache; check network and HF_HUB_OFFLINE, or "
+            f"give the directory of a copy"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{what} could not be downloaded: {error}") from error
+
+
+def _what_is_there(directory: Path) -> str:
+    pickles = sorted(path.name for path in directory.glob("*.bin"))
+    if pickles:
+        return (
+            f"only '{pickles[0]}', a pickle, which can run code and is never opened; use a "
+            f"revision with safetensors, or convert it"
+        )
+    return (
+        f"neither {_SINGLE} nor {_INDEX} is there; on the hub, choose a revision with safetensors"
+    )
