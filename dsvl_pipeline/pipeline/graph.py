@@ -5,9 +5,10 @@ from __future__ import annotations
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
+from dsvl_pipeline.pipeline.generate import Generate
 from dsvl_pipeline.pipeline.plan import ShardPlan
+from dsvl_pipeline.pipeline.preprocess import StageConfig, list_pages, preprocess, read_work
 from dsvl_pipeline.pipeline.settings import Scale
-from dsvl_pipeline.pipeline.stages import Generate, StageConfig, list_pages, preprocess, read_work
 
 _DOCUMENTS_PER_TASK = 8
 _MAX_IMAGES_PER_BATCH = 32

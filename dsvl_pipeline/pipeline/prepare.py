@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import json
-import platform
 import uuid
-from dataclasses import asdict, dataclass
-from importlib import metadata
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import dsvl_pipeline
+from dsvl_pipeline.table.writer import TableWriter
+
 from dsvl_pipeline import hub, keys, storage
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.pipeline import plan, settings
 from dsvl_pipeline.pipeline.plan import ShardPlan, Spool
+from dsvl_pipeline.pipeline.preprocess import StageConfig
 from dsvl_pipeline.pipeline.settings import Scale
-from dsvl_pipeline.pipeline.stages import StageConfig
 from dsvl_pipeline.sources.open import open_input
-from dsvl_pipeline.table import lineage, reader
-from dsvl_pipeline.table.writer import TableWriter
+from dsvl_pipeline.table import reader
 
 TRANSFORM_VERSION = "1"
 """Raised when preprocessing changes what the model sees; every row then runs again."""

@@ -12,54 +12,30 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from dsvl_pipeline.table.part import Receipt
+from dsvl_pipeline.table.writer import TableWriter
 from ray.data import Dataset
 from ray.exceptions import RayError
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import DsvlError, RunStoppedError
-from dsvl_pipeline.pipeline import graph, settings
+from dsvl_pipeline.pipeline import graph
 from dsvl_pipeline.pipeline.blocks import logical_key
 from dsvl_pipeline.pipeline.plan import ShardPlan
 from dsvl_pipeline.pipeline.prepare import Prepared, prepare
+from dsvl_pipeline.pipeline.progress import ProgressSink, Tracker
 from dsvl_pipeline.table import part, reader
-from dsvl_pipeline.table.part import Receipt
-from dsvl_pipeline.table.writer import TableWriter
 
 _COMMIT_EVERY_S = 10.0
 _MAX_PARTS_BEING_WRITTEN = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        phase: What is going on.
-        rows_done: Rows answered in this run, committed or about to be.
-        rows_failed: Those of the committed ones that are error rows.
-        rows_total: Rows this run has to answer; a lower bound while documents are unopened.
-        is_total_exact: Whether ``rows_total`` is more than a bound.
-        rows_per_s: Since the first result.
-        eta_s: Seconds to go; None before anything can be said.
-        elapsed_s: Since the start of the run.
-    """
-
-    phase: Literal["planning", "starting", "running", "committing"]
-    rows_done: int = 0
-    rows_failed: int = 0
-    rows_total: int = 0
-    is_total_exact: bool = True
-    rows_per_s: float = 0.0
-    eta_s: float | None = None
-    elapsed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +67,6 @@ class RunSummary:
     exit_code: int
 
 
-ProgressSink = Callable[[Progress], None]
-
-
 def run_job(
     job: JobConfig,
     *,
@@ -113,7 +86,7 @@ def run_job(
         ConfigError: The job, its input or its output is wrong; nothing was started.
         RunStoppedError: The run could not go on, or was told to stop; what was committed is safe.
     """
-    progress = _Tracker(on_progress or (lambda _: None))
+    progress = Tracker(on_progress or (lambda _: None))
     progress.show("planning")
     with contextlib.ExitStack() as stack:
         prepared = prepare(job, limit=limit, is_fresh=fresh)
@@ -132,7 +105,7 @@ def run_job(
 class _Run:
     """The loop that turns blocks into parts and parts into commits."""
 
-    def __init__(self, prepared: Prepared, progress: _Tracker, stop: threading.Event) -> None:
+    def __init__(self, prepared: Prepared, progress: Tracker, stop: threading.Event) -> None:
         self._prepared = prepared
         self._writer: TableWriter = prepared.writer
         self._progress = progress
@@ -160,7 +133,7 @@ class _Run:
             self._flush(state)
         if self._stop.is_set():
             raise RunStoppedError(
-                "stopped by a signal; everything complete is committed, and the same command goes on"
+                "stopped by a signal; what was complete is committed, and the same command goes on"
             )
         self._writer.commit([], superseded=state.stale)
 
@@ -321,55 +294,7 @@ def _stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-class _Tracker:
-    """Counts, and what they say about the time to go."""
-
-    def __init__(self, sink: ProgressSink) -> None:
-        self._sink = sink
-        self._started_s = time.monotonic()
-        self._first_result_s: float | None = None
-        self._total = self._done = self._failed = 0
-        self._is_total_exact = True
-
-    @property
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self._started_s
-
-    @property
-    def done(self) -> int:
-        return self._done
-
-    def expect(self, shards: Sequence[ShardPlan]) -> None:
-        self._total = sum(shard.num_rows for shard in shards)
-        self._is_total_exact = not any(shard.num_documents for shard in shards)
-        self.show("starting")
-
-    def add(self, num_rows: int) -> None:
-        self._first_result_s = self._first_result_s or time.monotonic()
-        self._done += num_rows
-
-    def failed(self, num_rows: int) -> None:
-        self._failed += num_rows
-
-    def show(self, phase: Literal["planning", "starting", "running", "committing"]) -> None:
-        running_s = time.monotonic() - (self._first_result_s or time.monotonic())
-        rate = self._done / running_s if running_s > 1 else 0.0
-        to_go = max(0, self._total - self._done)
-        self._sink(
-            Progress(
-                phase=phase,
-                rows_done=self._done,
-                rows_failed=self._failed,
-                rows_total=max(self._total, self._done),
-                is_total_exact=self._is_total_exact,
-                rows_per_s=rate,
-                eta_s=to_go / rate if rate else None,
-                elapsed_s=self.elapsed_s,
-            )
-        )
-
-
-def _summary(prepared: Prepared, progress: _Tracker) -> RunSummary:
+def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
     job = prepared.config.job
     counts = reader.counts(job.output.uri)
     total = counts.ok + counts.degraded + counts.errors

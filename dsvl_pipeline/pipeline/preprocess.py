@@ -1,4 +1,4 @@
-"""What runs inside Ray's tasks and actors. Each function takes one Arrow table and returns one.
+"""The CPU stages: what runs inside Ray tasks. Each takes one Arrow table and returns one.
 
 A bad row is data: it travels on with ``error_code`` set. Only broken infrastructure raises, so
 that Ray retries it. Row counts never depend on what failed, else a retry could lose rows.
@@ -6,32 +6,24 @@ that Ray retries it. Row counts never depend on what failed, else a retry could 
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import os
-import threading
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 
 from dsvl_pipeline import hub, keys, storage
 from dsvl_pipeline.config import JobConfig
-from dsvl_pipeline.errors import DocumentError, EngineError, RowError
+from dsvl_pipeline.errors import RowError
 from dsvl_pipeline.pipeline import blocks
-from dsvl_pipeline.pipeline.blocks import CARRY
+from dsvl_pipeline.processor import image
 from dsvl_pipeline.processor.processor import Processor
-from dsvl_pipeline.records import Completion, Engine, ImageInput, Request, SamplingParams
+from dsvl_pipeline.records import ImageInput
 from dsvl_pipeline.sources.documents import DocumentRenderer
 from dsvl_pipeline.sources.fetch import Fetched, Fetcher
-
-PIXEL_COLUMNS = ("prompt_ids", "digests", "high_res", "low_res")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +41,6 @@ class StageConfig:
     dtype: str
     recipe: str
     lineage: dict[str, Any]
-
-
-# --- reading -----------------------------------------------------------------------------------
 
 
 def read_work(batch: pa.Table) -> pa.Table:
@@ -83,13 +72,6 @@ def _pages_of(asked: list[dict[str, Any]], config: StageConfig) -> Iterable[dict
     tools = _tools(config.job)
     try:
         num_pages = tools.renderer.page_count(tools.document(asked[0]["sources"][0]).data)
-        most = config.job.input.document.max_pages
-        if num_pages > most:
-            raise DocumentError(
-                "document_too_long",
-                f"{asked[0]['row_id']}: has {num_pages} pages, but input.document.max_pages is "
-                f"{most}; raise it or split the document",
-            )
     except RowError as error:
         yield (
             asked[0]
@@ -113,9 +95,6 @@ def _pages_of(asked: list[dict[str, Any]], config: StageConfig) -> Iterable[dict
                     "done_pages": [],
                     "row_key": keys.row_key(row["content_id"], page, digest, config.recipe),
                 }
-
-
-# --- preprocessing -----------------------------------------------------------------------------
 
 
 def preprocess(batch: pa.Table, *, config: StageConfig) -> pa.Table:
@@ -233,7 +212,7 @@ class _Tools:
         """Fetch and decode an image, or fetch a document and render a page of it."""
         if page_index is None:
             fetched = self.fetcher.read(uri)
-            picture = self.processor.decode_image(fetched.data)
+            picture = image.decode(fetched.data)
         else:
             fetched = self.document(uri)
             picture = self.renderer.render(fetched.data, page_index)
@@ -255,154 +234,3 @@ def _tools_of(job_json: str) -> _Tools:
 
 def _tools(job: JobConfig) -> _Tools:
     return _tools_of(job.model_dump_json())
-
-
-# --- generating --------------------------------------------------------------------------------
-
-
-class Generate:
-    """An engine in an actor: one batch a call, many calls at once.
-
-    The engine runs in a thread of its own and a second thread collects its completions, so that
-    neither ever blocks the actor's event loop. When the engine breaks, the process ends: Ray
-    then starts another and retries the batches.
-    """
-
-    def __init__(self, *, config: StageConfig, has_gpu: bool) -> None:
-        self._config = config
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: dict[str, asyncio.Future[Completion]] = {}
-        self._count = 0
-        self._device, self._engine = _start_engine(config, has_gpu)
-        threading.Thread(target=self._collect, name="collect", daemon=True).start()
-
-    async def __call__(self, batch: pa.Table) -> pa.Table:
-        self._loop = asyncio.get_running_loop()
-        started = time.monotonic()
-        rows = batch.drop_columns([n for n in PIXEL_COLUMNS if n in batch.column_names])
-        requests = _requests(batch, self._config.job.generation, self._count)
-        self._count += batch.num_rows
-        futures = {}
-        for index, request in requests.items():
-            future: asyncio.Future[Completion] = self._loop.create_future()
-            futures[index] = self._waiting[request.request_id] = future
-            self._engine.submit(request)
-        await asyncio.gather(*futures.values())
-        answers = {index: future.result() for index, future in futures.items()}
-        return _results(rows, answers, self._config, self._device, time.monotonic() - started)
-
-    def _collect(self) -> None:
-        while True:
-            try:
-                completions = self._engine.poll(1.0)
-            except EngineError as error:
-                print(f"engine failed, replacing its process: {error}", flush=True)  # noqa: T201
-                os._exit(1)
-            for completion in completions:
-                assert self._loop is not None, "a completion before any request"
-                self._loop.call_soon_threadsafe(self._resolve, completion)
-
-    def _resolve(self, completion: Completion) -> None:
-        future = self._waiting.pop(completion.request_id)
-        if not future.done():  # its call was cancelled
-            future.set_result(completion)
-
-
-def _start_engine(config: StageConfig, has_gpu: bool) -> tuple[str, Engine]:
-    """The device's name and the engine of the job."""
-    job = config.job
-    if job.engine.kind == "fake":
-        from dsvl_pipeline.engine.fake import FakeEngine
-
-        return "fake", FakeEngine(job.engine)
-    import torch
-
-    from dsvl_pipeline.engine.engine import ModelEngine
-
-    if not has_gpu:
-        torch.set_num_threads(max(1, int(job.cluster.cpus_per_engine)))
-    engine = ModelEngine.from_checkpoint(
-        hub.resolve(job.model.checkpoint, job.model.revision),
-        job.engine,
-        dtype=config.dtype,
-        device="cuda" if has_gpu else "cpu",
-    )
-    return torch.cuda.get_device_name() if has_gpu else "cpu", engine
-
-
-def _requests(batch: pa.Table, sampling: SamplingParams, count: int) -> dict[int, Request]:
-    """The rows that have something to ask, by their place in the batch."""
-    images = blocks.images_of(batch)
-    asks = zip(
-        batch["error_code"].to_pylist(),
-        batch["is_blank"].to_pylist(),
-        batch["row_key"].to_pylist(),
-        strict=True,
-    )
-    return {
-        index: Request(
-            request_id=f"{count + index}",
-            prompt_ids=batch["prompt_ids"][index].values.to_numpy(),
-            images=images[index],
-            sampling=replace(sampling, seed=_seed(row_key, sampling.seed)),
-        )
-        for index, (error_code, is_blank, row_key) in enumerate(asks)
-        if error_code is None and not is_blank
-    }
-
-
-def _seed(row_key: bytes, seed: int) -> int:
-    """A row's own randomness, the same wherever and whenever it runs."""
-    return (int.from_bytes(row_key[:8], "little") ^ seed) & (2**63 - 1)
-
-
-def _results(
-    rows: pa.Table,
-    answers: dict[int, Completion],
-    config: StageConfig,
-    device: str,
-    latency_s: float,
-) -> pa.Table:
-    """The output rows: what was asked, what came back, and this run's lineage."""
-    out = []
-    now = datetime.now(UTC)
-    node = os.uname().nodename
-    for index, row in enumerate(rows.to_pylist()):
-        carry = {n.removeprefix(CARRY): row.pop(n) for n in list(row) if n.startswith(CARRY)}
-        for name in ("kind", "prompt", "content_id", "done_pages"):
-            del row[name]
-        prompt = rows["prompt"][index].as_py()
-        row["source_uris"] = [storage.redact(uri) for uri in row.pop("sources")]
-        row["prompt_digest"] = keys.prompt_digest(prompt).hex() if prompt is not None else None
-        row |= carry | config.lineage | _answer(row, answers.get(index))
-        row |= {"device": device, "node": node, "produced_at": now, "latency_s": latency_s}
-        del row["is_blank"]
-        out.append(row)
-    return pa.Table.from_pylist(out, schema=_result_schema(config, rows.schema))
-
-
-def _answer(row: dict[str, Any], completion: Completion | None) -> dict[str, Any]:
-    if completion is None:
-        if row["error_code"] is not None:
-            return {"status": "error"}
-        return {
-            "status": "degraded",
-            "text": "",
-            "error_code": "blank_page",
-            "error_message": "the page is blank; the model was not asked",
-        }
-    if completion.error is not None:
-        return {
-            "status": "error",
-            "error_code": completion.error.code,
-            "error_message": completion.error.message,
-            "is_retryable": completion.error.is_retryable,
-        }
-    is_whole = completion.finish_reason == "stop"
-    return {
-        "status": "ok" if is_whole else "degraded",
-        "text": completion.text,
-        "finish_reason": completion.finish_reason,
-        "num_prompt_tokens": completion.num_prompt_tokens,
-        "num_completion_tokens": len(completion.completion_ids),
-    }
