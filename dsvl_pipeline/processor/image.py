@@ -72,7 +72,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         A new picture, or the given one if it needs no change.
 
     Raises:
-        ImageError: The picture is too large, damaged, or of a mode without a known meaning.
+        ImageError: The picture is too large, damaged, or of a mode that cannot be converted.
     """
     width, height = image.size
     if width * height > MAX_PIXELS:
