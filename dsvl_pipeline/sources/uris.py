@@ -57,7 +57,7 @@ def join(directory: str, name: str) -> str:
 
     ``..`` cannot leave a bucket; whether it may leave a local directory is the fetcher's decision.
     """
-    if _SCHEME.match(name):
+    if ":" in name and _SCHEME.match(name):
         return name
     if "://" not in directory or name.startswith("/"):
         return os.path.normpath(os.path.join(directory, name))
