@@ -11,25 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dsvl_pipeline.records import ImageInput, Row
 
-LOGICAL_KEY = ("row_id", "page_index", "prompt_id")
 CARRY = "carry."
 """Prefix of carried columns until the output row is made: their names are the user's."""
-
-
-def logical_key(rows: pa.Table) -> pa.ChunkedArray:
-    """``row_id``, ``page_index`` and ``prompt_id`` of each row as one binary value.
-
-    Only the row id may hold any character and it comes last, so the value is unambiguous. Arrow's
-    joins would not do: a null page never equals another.
-    """
-    page = pc.fill_null(pc.cast(rows["page_index"], pa.string()), "-")
-    parts = (pc.cast(part, pa.binary()) for part in (page, rows["prompt_id"], rows["row_id"]))
-    return pc.binary_join_element_wise(*parts, b"\x00")
 
 
 def work_schema(carry: pa.Schema) -> pa.Schema:

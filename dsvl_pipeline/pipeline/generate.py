@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import threading
 from dataclasses import replace
@@ -10,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-from dsvl_pipeline.table.schema import output_schema
 
 from dsvl_pipeline import hub, keys, storage
 from dsvl_pipeline.errors import EngineError
@@ -18,6 +18,7 @@ from dsvl_pipeline.pipeline import blocks
 from dsvl_pipeline.pipeline.blocks import CARRY
 from dsvl_pipeline.pipeline.preprocess import StageConfig
 from dsvl_pipeline.records import Completion, Engine, Request, SamplingParams
+from dsvl_pipeline.table.schema import logical_key, output_schema
 
 PIXEL_COLUMNS = ("prompt_ids", "digests", "high_res", "low_res")
 
@@ -98,7 +99,7 @@ def _requests(batch: pa.Table, sampling: SamplingParams) -> dict[int, Request]:
     """The rows that have something to ask, by their place in the batch."""
     images = blocks.images_of(batch)
     asks = zip(
-        blocks.logical_key(batch).to_pylist(),
+        logical_key(batch).to_pylist(),
         batch["row_key"].to_pylist(),
         batch["error_code"].to_pylist(),
         batch["is_blank"].to_pylist(),
@@ -134,6 +135,8 @@ def _results(
     for index, row in enumerate(rows.to_pylist()):
         uris, prompt = row.pop("sources"), row.pop("prompt")
         row["source_uris"] = [storage.redact(uri) for uri in uris]
+        # Signed URLs lose their query: the digest still tells one from another.
+        row["source_uri_sha256s"] = [hashlib.sha256(uri.encode()).hexdigest() for uri in uris]
         row["prompt_digest"] = None if prompt is None else keys.prompt_digest(prompt).hex()
         row |= config.lineage | place | _answer(row, answers.get(index))
         row = {name.removeprefix(CARRY): value for name, value in row.items()}

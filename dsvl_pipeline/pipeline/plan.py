@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 
 from dsvl_pipeline import keys, storage
 from dsvl_pipeline.config import PromptConfig
-from dsvl_pipeline.pipeline.blocks import LOGICAL_KEY, logical_key, work_row, work_schema
+from dsvl_pipeline.pipeline.blocks import work_row, work_schema
 from dsvl_pipeline.records import Row
+from dsvl_pipeline.table.schema import LOGICAL_KEY, logical_key
 
 ROWS_PER_SHARD = 3_000_000
 ROWS_PER_WORK_FILE = 10_000

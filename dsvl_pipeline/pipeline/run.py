@@ -19,7 +19,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from dsvl_pipeline.table.part import Receipt
 from dsvl_pipeline.table.writer import TableWriter
 from ray.data import Dataset
 from ray.exceptions import RayError
@@ -28,11 +27,12 @@ from dsvl_pipeline import storage
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import DsvlError, RunStoppedError
 from dsvl_pipeline.pipeline import graph
-from dsvl_pipeline.pipeline.blocks import logical_key
 from dsvl_pipeline.pipeline.plan import ShardPlan
 from dsvl_pipeline.pipeline.prepare import Prepared, prepare
 from dsvl_pipeline.pipeline.progress import ProgressSink, Tracker
 from dsvl_pipeline.table import part, reader
+from dsvl_pipeline.table.part import Receipt
+from dsvl_pipeline.table.schema import is_among
 
 _COMMIT_EVERY_S = 10.0
 _MAX_PARTS_BEING_WRITTEN = 8
@@ -208,7 +208,7 @@ class _ShardState:
     def take_stale(self, table_uri: str) -> pa.Table:
         """The stale rows that the new parts replace; they leave with the same log entry."""
         parts = [part.read_keys(table_uri, receipt.path) for receipt in self.receipts]
-        is_replaced = pc.is_in(logical_key(self.stale), logical_key(pa.concat_tables(parts)))
+        is_replaced = is_among(self.stale, pa.concat_tables(parts))
         replaced = self.stale.filter(is_replaced)
         self.stale = self.stale.filter(pc.invert(is_replaced))
         return replaced

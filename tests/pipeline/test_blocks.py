@@ -45,17 +45,3 @@ def test_reading_pixels_copies_nothing() -> None:
     (images,) = blocks.images_of(table)
     assert images[0].high_res is not None
     assert images[0].high_res.ctypes.data == buffer.address
-
-
-def test_logical_keys_tell_rows_apart() -> None:
-    """No two rows may share a key, and a row without pages must equal itself."""
-    rows = pa.table(
-        {
-            "row_id": ["a", "a", "a", "a\x00b", "b"],
-            "page_index": pa.array([None, 0, 1, None, None], pa.int32()),
-            "prompt_id": ["p", "p", "p", "p", "a"],
-        }
-    )
-    keys = blocks.logical_key(rows).to_pylist()
-    assert len(set(keys)) == 5
-    assert None not in keys

@@ -30,11 +30,13 @@ COMMITTED = pa.schema(
 
 
 def image(name: str, *, version: str = "1", **more: Any) -> Row:
+    """An image whose store says that it is of this version."""
     content_id = keys.content_id_from(uri=name, etag=version)
     return Row(row_id=name, kind="image", sources=(name,), content_id=content_id, **more)
 
 
 def document(name: str, *, version: str = "1") -> Row:
+    """A document whose store says that it is of this version."""
     content_id = keys.content_id_from(uri=name, etag=version)
     return Row(row_id=name, kind="document", sources=(name,), content_id=content_id)
 
@@ -66,6 +68,7 @@ def planned(
 
 
 def committed_image(row: Row, prompt: PromptConfig = CAPTION, **more: Any) -> dict[str, Any]:
+    """The committed answer of an image row."""
     digest = keys.prompt_digest(prompt.text)
     row_key = keys.row_key(row.content_id, None, digest, RECIPE)
     base = {"row_id": row.row_id, "prompt_id": prompt.id, "row_key": row_key, "status": "ok"}
@@ -73,6 +76,7 @@ def committed_image(row: Row, prompt: PromptConfig = CAPTION, **more: Any) -> di
 
 
 def committed_pages(row: Row, pages: list[int], num_pages: int) -> list[dict[str, Any]]:
+    """The committed answers of some of a document's pages."""
     digest = keys.prompt_digest(CAPTION.text)
     return [
         {

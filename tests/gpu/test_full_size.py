@@ -1,0 +1,228 @@
+"""The 7B hybrid in its full shape on a real GPU: loads, agrees with transformers, generates.
+
+Random weights: no checkpoint is downloaded. About 60 GB of GPU memory and 15 GB of disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dsvl_pipeline.engine.engine import ModelEngine
+from dsvl_pipeline.model.checkpoint import load_model
+from dsvl_pipeline.model.config import read_image_config
+from dsvl_pipeline.records import EngineConfig, ImageInput, Request, SamplingParams
+from tools.demo_checkpoint import files
+
+pytestmark = pytest.mark.gpu
+
+IMAGE_TOKEN_ID, NUM_IMAGE_TOKENS = 2, 576
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 7B's shape with random bfloat16 weights, in shards, as transformers writes it."""
+    from transformers import DeepseekVLHybridConfig, DeepseekVLHybridForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("hybrid-7b")
+    config = DeepseekVLHybridConfig(
+        text_config={
+            "model_type": "llama",
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "num_hidden_layers": 30,
+            "vocab_size": 102400,
+            "max_position_embeddings": 16384,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 1,
+        },
+        vision_config={
+            "model_type": "siglip_vision_model",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "image_size": 384,
+            "patch_size": 16,
+            "hidden_act": "gelu",
+            "vision_use_head": False,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 24,
+        },
+        high_res_vision_config={"model_type": "sam_vision_model", "image_size": 1024},
+        image_token_id=IMAGE_TOKEN_ID,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        model = DeepseekVLHybridForConditionalGeneration(config).to(torch.bfloat16)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "rel_pos" in name or "alpha" in name:  # zero at initialisation
+                parameter.normal_(0, 0.2)
+    model.save_pretrained(folder, max_shard_size="4GB")
+    processor = files.processor()
+    processor.image_processor.size = {"height": 384, "width": 384}
+    processor.image_processor.high_res_size = {"height": 1024, "width": 1024}
+    processor.num_image_tokens = NUM_IMAGE_TOKENS
+    processor.save_pretrained(folder)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _exact_float32() -> Iterator[None]:
+    """No TensorFloat-32: the reference must be float32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.cuda.empty_cache()
+
+
+def load_reference(checkpoint: Path, dtype: torch.dtype) -> Any:
+    """Transformers' model of the same checkpoint, on the GPU."""
+    from transformers import DeepseekVLHybridForConditionalGeneration
+
+    load = DeepseekVLHybridForConditionalGeneration.from_pretrained
+    return load(checkpoint, dtype=dtype, device_map="cuda").eval()
+
+
+def pictures(count: int) -> list[ImageInput]:
+    """Seeded noise, as the processor hands it over."""
+    random = np.random.default_rng(0)
+    return [
+        ImageInput(
+            digest=bytes([number]),
+            high_res=random.integers(0, 256, (1024, 1024, 3), np.uint8),
+            low_res=random.integers(0, 256, (384, 384, 3), np.uint8),
+        )
+        for number in range(count)
+    ]
+
+
+def prompt(num_images: int, num_words: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Image tokens, then seeded words."""
+    words = np.random.default_rng(seed).integers(3, 102400, num_words)
+    parts = [np.full(NUM_IMAGE_TOKENS * num_images, IMAGE_TOKEN_ID), words]
+    return np.concatenate(parts).astype(np.int32)
+
+
+def normalised(checkpoint: Path, images: list[ImageInput], dtype: torch.dtype) -> tuple[Any, Any]:
+    """Pixel values for both towers, made without the engine."""
+    config = read_image_config(checkpoint)
+
+    def one(tower: Any, pixels: Any) -> Tensor:
+        table = tower.table
+        planes = [table[channel][pixels[:, :, channel]] for channel in range(3)]
+        return torch.from_numpy(np.stack(planes))
+
+    low = torch.stack([one(config.low_res, image.low_res) for image in images])
+    high = torch.stack([one(config.high_res, image.high_res) for image in images])
+    return low.to("cuda", dtype), high.to("cuda", dtype)
+
+
+def relative_error(found: Tensor, wanted: Tensor) -> float:
+    """Norm of the difference over norm of the reference, in float64."""
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+@torch.inference_mode()
+def test_features_and_logits_agree_with_transformers(checkpoint: Path) -> None:
+    """In float32 to rounding, and in bfloat16 with no larger error than transformers' own."""
+    images = pictures(2)
+    ids = torch.from_numpy(prompt(2, 40)).long().cuda()
+    results: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor]] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        low, high = normalised(checkpoint, images, dtype)
+        theirs = load_reference(checkpoint, dtype)
+        features = theirs.model.get_image_features(low, high).pooler_output
+        logits = theirs(input_ids=ids[None], pixel_values=low, high_res_pixel_values=high).logits[0]
+        results["theirs", dtype] = features, logits
+        del theirs
+        torch.cuda.empty_cache()
+        ours = load_model(checkpoint, dtype=dtype, device="cuda")
+        features = ours.encode_images(low, high)
+        hidden = ours.embed(ids, features.flatten(0, 1))
+        starts = torch.tensor([0, len(ids)], dtype=torch.int32, device="cuda")
+        results["ours", dtype] = features, ours.logits(ours.forward_dense(hidden, starts))
+        del ours
+        torch.cuda.empty_cache()
+    wanted = results["theirs", torch.float32]
+    for what, index in (("features", 0), ("logits", 1)):
+        exact = relative_error(results["ours", torch.float32][index], wanted[index])
+        ours = relative_error(results["ours", torch.bfloat16][index], wanted[index])
+        theirs = relative_error(results["theirs", torch.bfloat16][index], wanted[index])
+        print(f"{what}: float32 {exact:.2e}; bfloat16 ours {ours:.2e}, transformers {theirs:.2e}")
+        assert exact < 1e-4
+        assert ours <= 1.05 * theirs  # 5 %: one draw of rounding errors against another
+
+
+def test_float32_greedy_ids_equal_those_of_transformers(checkpoint: Path) -> None:
+    """Prompts of unequal length with 0, 1 and 2 images, one at a time there, together here."""
+    images = pictures(2)
+    cases = [(0, 30), (1, 12), (2, 50)]
+    theirs = load_reference(checkpoint, torch.float32)
+    wanted = []
+    for num_images, num_words in cases:
+        ids = torch.from_numpy(prompt(num_images, num_words)).long().cuda()[None]
+        pixels: dict[str, Any] = {}
+        if num_images:
+            low, high = normalised(checkpoint, images[:num_images], torch.float32)
+            pixels = {"pixel_values": low, "high_res_pixel_values": high}
+        output = theirs.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            **pixels,
+            max_new_tokens=24,
+            do_sample=False,
+        )
+        wanted.append(output[0, ids.shape[1] :].tolist())
+    del theirs
+    torch.cuda.empty_cache()
+    engine = ModelEngine.from_checkpoint(
+        checkpoint, EngineConfig(kv_cache_gib=8), dtype="float32", device="cuda"
+    )
+    found = engine.generate(
+        [
+            Request(
+                request_id=str(number),
+                prompt_ids=prompt(num_images, num_words),
+                images=tuple(images[:num_images]),
+                sampling=SamplingParams(max_new_tokens=24),
+            )
+            for number, (num_images, num_words) in enumerate(cases)
+        ]
+    )
+    engine.close()
+    assert [completion.completion_ids.tolist() for completion in found] == wanted
+
+
+def test_many_requests_in_bfloat16_all_finish(checkpoint: Path) -> None:
+    """96 requests over 8 pictures in little KV memory: preempted, resumed, each answered once."""
+    images = pictures(8)
+    engine = ModelEngine.from_checkpoint(
+        checkpoint, EngineConfig(kv_cache_gib=12), dtype="bfloat16", device="cuda"
+    )
+    requests = [
+        Request(
+            request_id=str(number),
+            prompt_ids=prompt(1, 20 + number % 30, seed=number),
+            images=(images[number % 8],),
+            sampling=SamplingParams(max_new_tokens=112, ignore_eos=True),
+        )
+        for number in range(96)
+    ]
+    found = engine.generate(requests)
+    stats = engine.stats()
+    engine.close()
+    print({name: round(value, 2) for name, value in stats.items()})
+    assert [one.request_id for one in found] == [one.request_id for one in requests]
+    assert {(len(one.completion_ids), one.finish_reason) for one in found} == {(112, "length")}
+    assert stats["preemptions"] > 0
+    assert stats["images_encoded"] >= 8
