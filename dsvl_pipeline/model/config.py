@@ -8,7 +8,6 @@ and the original code leave out what equals them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,10 @@ from numpy.typing import NDArray
 
 from dsvl_pipeline.errors import CheckpointError
 from dsvl_pipeline.model import original
+from dsvl_pipeline.model.json_files import Triple, get, read_json, require, side, token_id, triple
 from dsvl_pipeline.model.tensors import list_tensors
 
 RGB = tuple[int, int, int]
-Triple = tuple[float, float, float]
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -192,7 +191,7 @@ def read_model_config(directory: Path) -> ModelConfig:
         text=_llama_config(config.get("text_config") or {}, directory),
         low_res=_siglip_config(config.get("vision_config") or {}, directory),
         high_res=None if high_res is None else _sam_config(high_res, directory),
-        image_token_id=_get(config, "image_token_id", 100015),
+        image_token_id=get(config, "image_token_id", 100015),
     )
 
 
@@ -207,9 +206,9 @@ def read_image_config(directory: Path) -> ImageConfig:
     config = _image_processor_config(directory)
     where = f"{directory}: the image processor's config"
     for step in ("do_resize", "do_pad", "do_rescale", "do_normalize"):
-        if not _get(config, step, True):
+        if not get(config, step, True):
             raise CheckpointError(f"{where} has {step}=false; only true can be run")
-    factor = float(_get(config, "rescale_factor", 1 / 255))
+    factor = float(get(config, "rescale_factor", 1 / 255))
     low_res = _tower_image_config(config, "", 384, factor, where)
     high_res = None
     if model.high_res is not None:
@@ -224,7 +223,7 @@ def read_image_config(directory: Path) -> ImageConfig:
                 f"describes a tower for {tower.image_size_px} px; one of the files is from "
                 f"another checkpoint"
             )
-    return ImageConfig(low_res=low_res, high_res=high_res, min_size_px=_get(config, "min_size", 14))
+    return ImageConfig(low_res=low_res, high_res=high_res, min_size_px=get(config, "min_size", 14))
 
 
 def read_generation_config(directory: Path) -> GenerationDefaults:
@@ -233,26 +232,26 @@ def read_generation_config(directory: Path) -> GenerationDefaults:
     The end of sequence then is the tokenizer's.
     """
     path = directory / "generation_config.json"
-    config = _read_json(path) if path.exists() else {}
-    eos = _get(config, "eos_token_id", None)
+    config = read_json(path) if path.exists() else {}
+    eos = get(config, "eos_token_id", None)
     if eos is None:
         eos = _tokenizer_eos(directory)
     return GenerationDefaults(
         eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
-        pad_token_id=_get(config, "pad_token_id", None),
-        do_sample=_get(config, "do_sample", False),
-        temperature=float(_get(config, "temperature", 1.0)),
-        top_k=_get(config, "top_k", 50),
-        top_p=float(_get(config, "top_p", 1.0)),
-        repetition_penalty=float(_get(config, "repetition_penalty", 1.0)),
-        max_new_tokens=_get(config, "max_new_tokens", None),
-        max_length=_get(config, "max_length", 20),
+        pad_token_id=get(config, "pad_token_id", None),
+        do_sample=get(config, "do_sample", False),
+        temperature=float(get(config, "temperature", 1.0)),
+        top_k=get(config, "top_k", 50),
+        top_p=float(get(config, "top_p", 1.0)),
+        repetition_penalty=float(get(config, "repetition_penalty", 1.0)),
+        max_new_tokens=get(config, "max_new_tokens", None),
+        max_length=get(config, "max_length", 20),
     )
 
 
 def _hub_config(directory: Path) -> Mapping[str, Any]:
     """The config in the keys of transformers, whatever the dialect."""
-    config = _read_json(directory / "config.json")
+    config = read_json(directory / "config.json")
     match config.get("model_type"):
         case "deepseek_vl":
             return {**config, "high_res_vision_config": None}
@@ -260,11 +259,8 @@ def _hub_config(directory: Path) -> Mapping[str, Any]:
             return {**config, "high_res_vision_config": config.get("high_res_vision_config") or {}}
         case original.MODEL_TYPE:
             shapes = {name: tensor.shape for name, tensor in list_tensors(directory).items()}
-            token_id = _token_id(directory, original.IMAGE_TOKEN)
-            return {
-                **original.translate_config(config, shapes),
-                "image_token_id": token_id,
-            }
+            image_token_id = token_id(directory, original.IMAGE_TOKEN)
+            return {**original.translate_config(config, shapes), "image_token_id": image_token_id}
         case found:
             raise CheckpointError(
                 f"{directory}/config.json has model_type={found!r}; this project runs "
@@ -273,16 +269,16 @@ def _hub_config(directory: Path) -> Mapping[str, Any]:
 
 
 def _image_processor_config(directory: Path) -> Mapping[str, Any]:
-    config = _read_json(directory / "config.json")
+    config = read_json(directory / "config.json")
     if config.get("model_type") == original.MODEL_TYPE:
         return original.translate_image_config(config)
     nested, flat = directory / "processor_config.json", directory / "preprocessor_config.json"
     # transformers 5 nests it in processor_config.json, before that it has a file of its own
-    if nested.exists() and "image_processor" in (config := _read_json(nested)):
+    if nested.exists() and "image_processor" in (config := read_json(nested)):
         processor: dict[str, Any] = config["image_processor"]
         return processor
     if flat.exists():
-        return _read_json(flat)
+        return read_json(flat)
     raise CheckpointError(
         f"{directory} has neither preprocessor_config.json nor an 'image_processor' in "
         f"processor_config.json, so how to prepare pictures is unknown; fetch these files as well"
@@ -291,38 +287,38 @@ def _image_processor_config(directory: Path) -> Mapping[str, Any]:
 
 def _llama_config(config: Mapping[str, Any], directory: Path) -> LlamaConfig:
     where = f"{directory}: the language model's config"
-    _require(config, "hidden_act", "silu", where)
-    _require(config, "attention_bias", False, where)
-    _require(config, "mlp_bias", False, where)
+    require(config, "hidden_act", "silu", where)
+    require(config, "attention_bias", False, where)
+    require(config, "mlp_bias", False, where)
     # rope_scaling is the older name; where a file has both it wins, as in transformers
-    rope = {**_get(config, "rope_parameters", {}), **_get(config, "rope_scaling", {})}
+    rope = {**get(config, "rope_parameters", {}), **get(config, "rope_scaling", {})}
     rope_type = rope.get("rope_type") or rope.get("type") or "default"
     if rope_type != "default":
         raise CheckpointError(
             f"{where} has the rope type {rope_type!r}; only 'default' (plain rope_theta), which "
             f"the released checkpoints use, can be run"
         )
-    _require(rope, "partial_rotary_factor", 1.0, where)
-    hidden_size = _get(config, "hidden_size", 4096)
-    num_heads = _get(config, "num_attention_heads", 32)
+    require(rope, "partial_rotary_factor", 1.0, where)
+    hidden_size = get(config, "hidden_size", 4096)
+    num_heads = get(config, "num_attention_heads", 32)
     return LlamaConfig(
-        vocab_size=_get(config, "vocab_size", 32000),
+        vocab_size=get(config, "vocab_size", 32000),
         hidden_size=hidden_size,
-        intermediate_size=_get(config, "intermediate_size", 11008),
-        num_layers=_get(config, "num_hidden_layers", 32),
+        intermediate_size=get(config, "intermediate_size", 11008),
+        num_layers=get(config, "num_hidden_layers", 32),
         num_heads=num_heads,
-        num_kv_heads=_get(config, "num_key_value_heads", num_heads),
-        head_dim=_get(config, "head_dim", hidden_size // num_heads),
-        rms_norm_eps=float(_get(config, "rms_norm_eps", 1e-6)),
-        rope_theta=float(rope.get("rope_theta") or _get(config, "rope_theta", 10000.0)),
-        max_positions=_get(config, "max_position_embeddings", 2048),
+        num_kv_heads=get(config, "num_key_value_heads", num_heads),
+        head_dim=get(config, "head_dim", hidden_size // num_heads),
+        rms_norm_eps=float(get(config, "rms_norm_eps", 1e-6)),
+        rope_theta=float(rope.get("rope_theta") or get(config, "rope_theta", 10000.0)),
+        max_positions=get(config, "max_position_embeddings", 2048),
     )
 
 
 def _siglip_config(config: Mapping[str, Any], directory: Path) -> SiglipConfig:
     where = f"{directory}: the low-resolution tower's config"
-    _require(config, "num_channels", 3, where)
-    activation = _get(config, "hidden_act", "gelu_pytorch_tanh")
+    require(config, "num_channels", 3, where)
+    activation = get(config, "hidden_act", "gelu_pytorch_tanh")
     activations: dict[str, Literal["gelu", "gelu_tanh"]] = {
         "gelu": "gelu",
         "gelu_pytorch_tanh": "gelu_tanh",
@@ -332,50 +328,48 @@ def _siglip_config(config: Mapping[str, Any], directory: Path) -> SiglipConfig:
             f"{where} has hidden_act={activation!r}; it must be one of {', '.join(activations)}"
         )
     return SiglipConfig(
-        image_size_px=_side(config.get("image_size"), 224, where),
-        patch_size_px=_side(config.get("patch_size"), 16, where),
-        hidden_size=_get(config, "hidden_size", 768),
-        intermediate_size=_get(config, "intermediate_size", 3072),
-        num_layers=_get(config, "num_hidden_layers", 12),
-        num_heads=_get(config, "num_attention_heads", 12),
-        layer_norm_eps=float(_get(config, "layer_norm_eps", 1e-6)),
+        image_size_px=side(config.get("image_size"), 224, where),
+        patch_size_px=side(config.get("patch_size"), 16, where),
+        hidden_size=get(config, "hidden_size", 768),
+        intermediate_size=get(config, "intermediate_size", 3072),
+        num_layers=get(config, "num_hidden_layers", 12),
+        num_heads=get(config, "num_attention_heads", 12),
+        layer_norm_eps=float(get(config, "layer_norm_eps", 1e-6)),
         activation=activations[activation],
     )
 
 
 def _sam_config(config: Mapping[str, Any], directory: Path) -> SamConfig:
     where = f"{directory}: the high-resolution tower's config"
-    _require(config, "num_channels", 3, where)
-    _require(config, "hidden_act", "gelu", where)
+    require(config, "num_channels", 3, where)
+    require(config, "hidden_act", "gelu", where)
     for flag in ("qkv_bias", "use_abs_pos", "use_rel_pos"):
-        _require(config, flag, True, where)
-    hidden_size = _get(config, "hidden_size", 768)
+        require(config, flag, True, where)
+    hidden_size = get(config, "hidden_size", 768)
     return SamConfig(
-        image_size_px=_side(config.get("image_size"), 1024, where),
-        patch_size_px=_side(config.get("patch_size"), 16, where),
+        image_size_px=side(config.get("image_size"), 1024, where),
+        patch_size_px=side(config.get("patch_size"), 16, where),
         hidden_size=hidden_size,
         # not intermediate_size, which transformers stores but does not read
-        intermediate_size=_get(
-            config, "mlp_dim", int(hidden_size * _get(config, "mlp_ratio", 4.0))
-        ),
-        num_layers=_get(config, "num_hidden_layers", 12),
-        num_heads=_get(config, "num_attention_heads", 12),
-        layer_norm_eps=float(_get(config, "layer_norm_eps", 1e-6)),
-        window_size=_get(config, "window_size", 14),
-        global_layers=tuple(_get(config, "global_attn_indexes", (2, 5, 8, 11))),
-        output_channels=_get(config, "output_channels", 256),
+        intermediate_size=get(config, "mlp_dim", int(hidden_size * get(config, "mlp_ratio", 4.0))),
+        num_layers=get(config, "num_hidden_layers", 12),
+        num_heads=get(config, "num_attention_heads", 12),
+        layer_norm_eps=float(get(config, "layer_norm_eps", 1e-6)),
+        window_size=get(config, "window_size", 14),
+        global_layers=tuple(get(config, "global_attn_indexes", (2, 5, 8, 11))),
+        output_channels=get(config, "output_channels", 256),
     )
 
 
 def _tower_image_config(
     config: Mapping[str, Any], prefix: str, default_side_px: int, factor: float, where: str
 ) -> TowerImageConfig:
-    mean = _triple(_get(config, f"{prefix}image_mean", _CLIP_MEAN))
+    mean = triple(get(config, f"{prefix}image_mean", _CLIP_MEAN))
     return TowerImageConfig(
-        side_px=_side(config.get(f"{prefix}size"), default_side_px, where),
+        side_px=side(config.get(f"{prefix}size"), default_side_px, where),
         mean=mean,
-        std=_triple(_get(config, f"{prefix}image_std", _CLIP_STD)),
-        resample=_get(config, f"{prefix}resample", 3),
+        std=triple(get(config, f"{prefix}image_std", _CLIP_STD)),
+        resample=get(config, f"{prefix}resample", 3),
         # the reference derives it from the mean, whatever the file's background_color says
         background=(int(mean[0] * 255), int(mean[1] * 255), int(mean[2] * 255)),
         rescale_factor=factor,
@@ -384,68 +378,7 @@ def _tower_image_config(
 
 def _tokenizer_eos(directory: Path) -> int | None:
     path = directory / "tokenizer_config.json"
-    token = _read_json(path).get("eos_token") if path.exists() else None
+    token = read_json(path).get("eos_token") if path.exists() else None
     if isinstance(token, dict):
         token = token.get("content")
-    return None if token is None else _token_id(directory, token)
-
-
-def _token_id(directory: Path, token: str) -> int | None:
-    """The id of a token in ``tokenizer.json``, or None where file or token is missing."""
-    path = directory / "tokenizer.json"
-    if not path.exists():
-        return None
-    tokenizer = _read_json(path)
-    for added in tokenizer.get("added_tokens") or ():
-        if added["content"] == token:
-            return int(added["id"])
-    found = (tokenizer.get("model") or {}).get("vocab", {}).get(token)
-    return None if found is None else int(found)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path} does not exist; a checkpoint is a directory with config.json, the "
-            f"tokenizer's files and safetensors"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}; it must be a JSON object")
-    return found
-
-
-def _get(config: Mapping[str, Any], key: str, default: Any) -> Any:
-    """The value of a key; null counts as absent, as it does in transformers."""
-    value = config.get(key)
-    return default if value is None else value
-
-
-def _require(config: Mapping[str, Any], key: str, wanted: object, where: str) -> None:
-    found = _get(config, key, wanted)
-    if found != wanted:
-        raise CheckpointError(f"{where} has {key}={found!r}; only {wanted!r} can be run")
-
-
-def _side(size: Any, default: int, where: str) -> int:
-    """The edge of a square that is written as a number, a pair or height and width."""
-    match size:
-        case None:
-            return default
-        case int():
-            return size
-        case [int(height), int(width)] | {"height": int(height), "width": int(width)} if (
-            height == width
-        ):
-            return height
-    raise CheckpointError(f"{where} has the size {size!r}; it must be a square")
-
-
-def _triple(values: Any) -> Triple:
-    if isinstance(values, int | float):
-        return (values, values, values)
-    red, green, blue = values
-    return (red, green, blue)
+    return None if token is None else token_id(directory, token)

@@ -27,7 +27,7 @@ SIGLIP, SIGLIP_OF_HYBRID, SAM = (
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_SIGLIP_HEAD_DIM = 64
+_SIGLIP_L, _SIGLIP_HEAD_DIM = "siglip_large", 64
 _BILINEAR, _BICUBIC = 2, 3
 
 
@@ -40,6 +40,7 @@ def translate_config(config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any
     """
     is_hybrid = is_hybrid_config(config)
     siglip = SIGLIP_OF_HYBRID if is_hybrid else SIGLIP
+    _require_siglip_l(config, is_hybrid=is_hybrid)
     return {
         "text_config": _text_config(config.get("language_config") or {}, shapes),
         "vision_config": _siglip_config(siglip, shapes),
@@ -92,6 +93,18 @@ def _text_config(config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
         "intermediate_size": intermediate_size,
         "num_hidden_layers": _num_layers(shapes, f"{prefix}.layers."),
     }
+
+
+def _require_siglip_l(config: Mapping[str, Any], *, is_hybrid: bool) -> None:
+    """Refuse the SigLIP variants whose heads are not 64 channels wide."""
+    params = (config.get("vision_config") or {}).get("params") or {}
+    tower = (params.get("low_res_cfg") or {}) if is_hybrid else params
+    name = tower.get("model_name", _SIGLIP_L)
+    if not name.startswith(_SIGLIP_L):
+        raise CheckpointError(
+            f"config.json of model_type '{MODEL_TYPE}' names the tower {name!r}; only "
+            f"'{_SIGLIP_L}...', which the released checkpoints have, can be run"
+        )
 
 
 def _siglip_config(prefix: str, shapes: Shapes) -> dict[str, Any]:

@@ -1,0 +1,80 @@
+"""A checkpoint's JSON files, and the few shapes in which they write a value. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dsvl_pipeline.errors import CheckpointError
+
+Triple = tuple[float, float, float]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Raises:
+        CheckpointError: It does not exist, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} does not exist; a checkpoint is a directory with config.json, the "
+            f"tokenizer's files and safetensors"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}; it must be a JSON object")
+    return found
+
+
+def get(config: Mapping[str, Any], key: str, default: Any) -> Any:
+    """Give the value of a key; null counts as absent, as it does in transformers."""
+    value = config.get(key)
+    return default if value is None else value
+
+
+def require(config: Mapping[str, Any], key: str, wanted: object, where: str) -> None:
+    """Refuse a value that the released checkpoints do not have; an absent one is as wanted."""
+    found = get(config, key, wanted)
+    if found != wanted:
+        raise CheckpointError(f"{where} has {key}={found!r}; only {wanted!r} can be run")
+
+
+def side(size: Any, default: int, where: str) -> int:
+    """Give the edge of a square that is written as a number, a pair or height and width."""
+    match size:
+        case None:
+            return default
+        case int():
+            return size
+        case [int(height), int(width)] | {"height": int(height), "width": int(width)} if (
+            height == width
+        ):
+            return height
+    raise CheckpointError(f"{where} has the size {size!r}; it must be a square")
+
+
+def triple(values: Any) -> Triple:
+    """Give one value per channel; a single number stands for all three."""
+    if isinstance(values, int | float):
+        return (values, values, values)
+    red, green, blue = values
+    return (red, green, blue)
+
+
+def token_id(directory: Path, token: str) -> int | None:
+    """Give the id of a token in ``tokenizer.json``, or None where file or token is missing."""
+    path = directory / "tokenizer.json"
+    if not path.exists():
+        return None
+    tokenizer = read_json(path)
+    for added in tokenizer.get("added_tokens") or ():
+        if added["content"] == token:
+            return int(added["id"])
+    found = (tokenizer.get("model") or {}).get("vocab", {}).get(token)
+    return None if found is None else int(found)
