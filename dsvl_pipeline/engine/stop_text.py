@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-Decode = Callable[[Sequence[int]], str]
+DecodeIds = Callable[[Sequence[int]], str]
 """Token ids -> text without special tokens, as ``Processor.decode`` gives it."""
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -17,7 +17,7 @@ class StopText:
     character until the rest arrives. Such tokens wait; text before them is looked at at once.
     """
 
-    def __init__(self, stop: Sequence[str], decode: Decode) -> None:
+    def __init__(self, stop: Sequence[str], decode: DecodeIds) -> None:
         self._stop = tuple(stop)
         self._decode = decode
         self._num_kept = max(len(text) for text in stop) - 1

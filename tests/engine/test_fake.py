@@ -22,7 +22,7 @@ from dsvl_pipeline.records import (
 
 def fake_engine(**settings: float) -> FakeEngine:
     """Make an engine with these `FakeEngineConfig` settings."""
-    return FakeEngine(EngineConfig(kind="fake", fake=FakeEngineConfig(**settings)))  # type: ignore[arg-type]
+    return FakeEngine(EngineConfig(kind="fake", fake=FakeEngineConfig(**settings)))
 
 
 def request(number: int, **sampling: int | bool) -> Request:
@@ -30,7 +30,7 @@ def request(number: int, **sampling: int | bool) -> Request:
     return Request(
         request_id=f"row-{number}",
         prompt_ids=np.array([1, 2, number], dtype=np.int32),
-        sampling=SamplingParams(**sampling),  # type: ignore[arg-type]
+        sampling=SamplingParams(**sampling),
     )
 
 

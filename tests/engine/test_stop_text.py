@@ -21,7 +21,7 @@ def decode_pieces(pieces: Sequence[bytes]) -> object:
 
 def first_stop(pieces: Sequence[bytes], stop: Sequence[str]) -> int | None:
     """Return how many tokens it took to find a stop text."""
-    watch = StopText(stop, decode_pieces(pieces))  # type: ignore[arg-type]
+    watch = StopText(stop, decode_pieces(pieces))
     for token_id in range(len(pieces)):
         if watch.push(token_id):
             return token_id + 1
@@ -62,7 +62,7 @@ def test_a_stop_text_before_half_a_character_is_found_at_once() -> None:
 def test_the_watch_agrees_with_decoding_everything(pieces: list[bytes], stop: list[str]) -> None:
     """The incremental path looks at a few tokens, the plain one at all of them."""
     decode = decode_pieces(pieces)
-    whole = (decode(range(n + 1)) for n in range(len(pieces)))  # type: ignore[operator]
+    whole = (decode(range(n + 1)) for n in range(len(pieces)))
     expected = next(
         (n for n, text in enumerate(whole, start=1) if any(s in text for s in stop)), None
     )

@@ -1,0 +1,85 @@
+"""What an engine refuses before it runs anything. Torch-free.
+
+A request is somebody's row: whatever is wrong with it must become an answer, since an exception
+in the middle of a step would take all other rows down with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsvl_pipeline.model.config import ImageConfig, ModelConfig, TowerImageConfig
+from dsvl_pipeline.records import ImageInput, Request, RowFailure
+
+
+def find_fault(request: Request, model: ModelConfig, images: ImageConfig) -> RowFailure | None:
+    """Return why a request cannot be run by this model, or None when it can."""
+    if request.schema is not None:
+        return RowFailure(
+            code="schema_unsupported",
+            message="the request asks for text that satisfies a JSON schema, which this engine "
+            "cannot enforce; leave the schema out",
+        )
+    return _prompt_fault(request, model) or _image_fault(request.images, images)
+
+
+def _prompt_fault(request: Request, model: ModelConfig) -> RowFailure | None:
+    ids = request.prompt_ids
+    if not len(ids):
+        return RowFailure(
+            code="prompt_invalid", message="the prompt has 0 tokens; it needs at least 1"
+        )
+    if len(ids) >= model.text.max_positions:
+        return RowFailure(
+            code="prompt_too_long",
+            message=f"the prompt has {len(ids)} tokens, but the model's context is "
+            f"{model.text.max_positions}, completion included; shorten the text or use fewer "
+            "images",
+        )
+    least, most = int(ids.min()), int(ids.max())
+    if least < 0 or most >= model.text.vocab_size:
+        return RowFailure(
+            code="prompt_invalid",
+            message=f"the prompt has token ids from {least} to {most}, but the model's are 0 to "
+            f"{model.text.vocab_size - 1}; is the tokenizer from another checkpoint?",
+        )
+    found = int(np.count_nonzero(ids == model.image_token_id))
+    wanted = len(request.images) * model.num_image_tokens
+    if found != wanted:
+        return RowFailure(
+            code="image_token_count",
+            message=f"the prompt has {found} image tokens but the request lists "
+            f"{len(request.images)} images of {model.num_image_tokens} tokens each, {wanted} in "
+            "all; expand one placeholder for each image",
+        )
+    return None
+
+
+def _image_fault(images: tuple[ImageInput, ...], config: ImageConfig) -> RowFailure | None:
+    for image in images:
+        for name, found, tower in (
+            ("low", image.low_res, config.low_res),
+            ("high", image.high_res, config.high_res),
+        ):
+            if tower is not None and not _fits(found, tower):
+                shape = None if found is None else f"{found.dtype}{list(found.shape)}"
+                side = tower.side_px
+                return RowFailure(
+                    code="image_invalid",
+                    message=f"the {name}-resolution picture is {shape}; the model needs "
+                    f"uint8[{side}, {side}, 3] or float32[3, {side}, {side}]; was it made for "
+                    "another checkpoint?",
+                )
+    return None
+
+
+def _fits(pixels: NDArray[Any] | None, tower: TowerImageConfig) -> bool:
+    side = tower.side_px
+    if pixels is None:
+        return False
+    if pixels.dtype == np.uint8:
+        return pixels.shape == (side, side, 3)
+    return pixels.dtype == np.float32 and pixels.shape == (3, side, side)

@@ -1,0 +1,181 @@
+"""Continuous batching on one device, in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from tokenizers import Tokenizer
+
+from dsvl_pipeline.engine.collect import generate_all
+from dsvl_pipeline.engine.core import EngineCore
+from dsvl_pipeline.engine.stop_text import DecodeIds
+from dsvl_pipeline.errors import EngineError
+from dsvl_pipeline.model.checkpoint import load_model
+from dsvl_pipeline.model.config import ImageConfig, read_generation_config, read_image_config
+from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.records import Completion, EngineConfig, Request
+
+
+class ModelEngine:
+    """Answer requests with a model, many at once; implements `records.Engine`.
+
+    Callers only touch an inbox and an outbox; everything else belongs to the engine's thread.
+    """
+
+    def __init__(
+        self,
+        model: DeepseekVL,
+        config: EngineConfig,
+        *,
+        decode: DecodeIds,
+        eos_token_ids: Sequence[int],
+        image_config: ImageConfig,
+    ) -> None:
+        """Take memory for KV pages and start the thread.
+
+        Args:
+            model: On its device, in evaluation mode.
+            config: How much of the device may be used.
+            decode: Token ids to text without special tokens; called from the engine's thread.
+            eos_token_ids: Any of them ends a completion.
+            image_config: How bytes become pixel values.
+
+        Raises:
+            ConfigError: Not even one KV page fits into the memory.
+        """
+        core = EngineCore(
+            model, config, decode=decode, eos_token_ids=eos_token_ids, image_config=image_config
+        )
+        self._changed = threading.Condition()  # guards all of the following
+        self._inbox: list[tuple[Request, float] | str] = []  # arrivals and ids to cancel, in order
+        self._outbox: list[Completion] = []
+        self._held_ids: set[str] = set()
+        self._stats = core.stats()
+        self._failure: BaseException | None = None
+        self._is_closed = False
+        # The thread alone holds the core: when it ends, the device's memory is free again.
+        self._thread = threading.Thread(
+            target=self._run, args=(core,), name="dsvl-engine", daemon=True
+        )
+        self._thread.start()
+
+    @classmethod
+    def from_checkpoint(
+        cls, directory: Path, config: EngineConfig, *, dtype: str, device: str
+    ) -> Self:
+        """Load a checkpoint and start an engine on it.
+
+        Args:
+            directory: With config.json, tokenizer.json and safetensors.
+            config: How much of the device may be used.
+            dtype: A torch dtype's name, or ``auto``: bfloat16 on a GPU, float32 on a CPU.
+            device: As torch names it.
+
+        Raises:
+            CheckpointError: The files do not fit together.
+            ConfigError: Not even one KV page fits into the memory.
+        """
+        if dtype == "auto":
+            dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+        model = load_model(directory, dtype=getattr(torch, dtype), device=device)
+        tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+
+        def decode(ids: Sequence[int]) -> str:
+            text: str = tokenizer.decode(ids, skip_special_tokens=True)
+            return text
+
+        return cls(
+            model,
+            config,
+            decode=decode,
+            eos_token_ids=read_generation_config(directory).eos_token_ids,
+            image_config=read_image_config(directory),
+        )
+
+    def submit(self, request: Request) -> None:
+        with self._changed:
+            self._require_alive()
+            if request.request_id in self._held_ids:
+                raise ValueError(f"request {request.request_id!r} is already in the engine")
+            self._held_ids.add(request.request_id)
+            self._inbox.append((request, time.monotonic()))
+            self._changed.notify_all()
+
+    def cancel(self, request_id: str) -> None:
+        with self._changed:
+            self._inbox.append(request_id)
+            self._changed.notify_all()
+
+    def poll(self, timeout_s: float) -> list[Completion]:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._outbox or self._failure or self._is_closed, timeout_s
+            )
+            # What was finished before the thread died is still good.
+            if not self._outbox:
+                self._require_alive()
+            ready, self._outbox = self._outbox, []
+            self._held_ids.difference_update(completion.request_id for completion in ready)
+            return ready
+
+    def stats(self) -> dict[str, float]:
+        with self._changed:
+            return dict(self._stats)
+
+    def close(self) -> None:
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def generate(self, requests: list[Request]) -> list[Completion]:
+        return generate_all(self, requests)
+
+    def _require_alive(self) -> None:
+        if self._failure is not None:
+            raise EngineError(
+                f"the engine's thread died of {type(self._failure).__name__}: {self._failure}; "
+                "replace its process"
+            ) from self._failure
+        if self._is_closed:
+            raise EngineError("the engine was closed")
+
+    def _run(self, core: EngineCore) -> None:
+        try:
+            # Gradients are switched off for each thread by itself.
+            with torch.inference_mode():
+                while self._take_in(core):
+                    core.step()
+                    self._hand_out(core)
+        except BaseException as error:
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _take_in(self, core: EngineCore) -> bool:
+        """Wait until there is something to do; return False when the engine is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._inbox or core.has_work or self._is_closed)
+            if self._is_closed:
+                return False
+            arrived, self._inbox = self._inbox, []
+        for entry in arrived:
+            match entry:
+                case str(request_id):
+                    core.cancel(request_id)
+                case (request, submitted_s):
+                    core.add(request, submitted_s=submitted_s)
+        return True
+
+    def _hand_out(self, core: EngineCore) -> None:
+        completions = core.take_completions()
+        with self._changed:
+            self._stats = core.stats()
+            if completions:
+                self._outbox += completions
+                self._changed.notify_all()
