@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from dsvl_pipeline.cli.arguments import named_by_user
 from dsvl_pipeline.cli.text import amount
 
 HELP = "copy a table's rows into one Parquet, JSONL, CSV or Markdown file"
@@ -28,5 +29,7 @@ def execute(args: argparse.Namespace) -> int:
     """Write the copy, say how much it holds."""
     from dsvl_pipeline.report.export import export
 
-    print(f"{amount(export(args.out, args.dest), 'row')} to {args.dest}")
+    with named_by_user():
+        num_rows = export(args.out, args.dest)
+    print(f"{amount(num_rows, 'row')} to {args.dest}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from dsvl_pipeline.cli.arguments import positive_int
+from dsvl_pipeline.cli.arguments import named_by_user, positive_int
 
 HELP = "answer one prompt about some images, or none, without Ray"
 EPILOG = """\
@@ -57,7 +57,8 @@ def execute(args: argparse.Namespace) -> int:
     images = []
     for uri in args.images:
         try:
-            images.append(processor.image(storage.read(uri)))
+            with named_by_user():
+                images.append(processor.image(storage.read(uri)))
         except RowError as error:
             raise ConfigError(f"{uri}: {error}") from error
     parts = [*({"type": "image"} for _ in images), {"type": "text", "text": args.prompt}]
@@ -72,12 +73,9 @@ def execute(args: argparse.Namespace) -> int:
 
     from dsvl_pipeline.engine.engine import ModelEngine
 
-    has_gpu = torch.cuda.is_available()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     engine = ModelEngine.from_checkpoint(
-        directory,
-        EngineConfig(max_num_sequences=1),
-        dtype="bfloat16" if has_gpu else "float32",
-        device="cuda" if has_gpu else "cpu",
+        directory, EngineConfig(max_num_sequences=1), dtype="auto", device=device
     )
     try:
         (completion,) = engine.generate([request])

@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import NoReturn
 
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"dsvl {version('dsvl-pipeline')}")
+    parser.add_argument("--version", action="version", version=f"dsvl {_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         added = commands.add_parser(
@@ -78,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_arguments(added)
         _with_debug(added)
     return parser
+
+
+def _version() -> str:
+    try:
+        return version("dsvl-pipeline")
+    except PackageNotFoundError:  # a source tree on the path, as in a Ray working directory
+        return "(not installed)"
 
 
 def _with_debug(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

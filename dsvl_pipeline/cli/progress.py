@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 from dsvl_pipeline.cli.text import amount, duration
 
 if TYPE_CHECKING:
-    from dsvl_pipeline.pipeline.run import Progress
+    from dsvl_pipeline.pipeline.progress import Progress
 
 LINE_EVERY_S = 60.0
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from dsvl_pipeline.cli.arguments import named_by_user
+
 HELP = "count a table's rows by status and error code"
 EPILOG = """\
 examples:
@@ -25,7 +27,8 @@ def execute(args: argparse.Namespace) -> int:
     from dsvl_pipeline.cli.summary import print_counts
     from dsvl_pipeline.table.reader import counts
 
-    found = counts(args.out)
+    with named_by_user():
+        found = counts(args.out)
     print_counts(
         {"ok": found.ok, "degraded": found.degraded, "error": found.errors}, found.error_codes
     )

@@ -64,7 +64,8 @@ def print_rows(uri: str) -> None:
     width = max(24, shutil.get_terminal_size((120, 24)).columns - 50)
     lines = [("input", "status", "answer or error")]
     for row in rows:
-        name = row["row_id"].rpartition("/")[2]
+        is_file = row["row_id"].startswith("/") or "://" in row["row_id"]
+        name = row["row_id"].rpartition("/")[2] if is_file else row["row_id"]
         page = "" if row["page_index"] is None else f" page {row['page_index'] + 1}"
         prompt = f" ({row['prompt_id']})" if has_prompts else ""
         failed = row["status"] == "error"

@@ -1,0 +1,75 @@
+"""``dsvl generate``: one answer on the demo checkpoint, and what can be wrong before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dsvl_pipeline.cli import main
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    """Write a small picture."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    path = tmp_path / "picture.png"
+    Image.fromarray(pixels).save(path)
+    return str(path)
+
+
+def test_the_answer_alone_goes_to_standard_output(
+    picture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that it can be piped; the same question gets the same answer."""
+    command = ["generate", picture, "--prompt", "What is it?", "--max-new-tokens", "5"]
+    assert main.main(command) == 0
+    first = capsys.readouterr()
+    assert first.out.endswith("\n")
+    assert "(cut after 5 tokens: --max-new-tokens)" in first.err
+    assert "random weights" in first.err
+    assert main.main(command) == 0
+    assert capsys.readouterr().out == first.out
+
+
+def test_images_and_sampling_reach_the_model(
+    picture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two pictures or none are fine, and a seed decides where the temperature is high."""
+    usual = ["--prompt", "What is it?", "--max-new-tokens", "12", "--temperature", "5"]
+    answers = []
+    for arguments in ([], [picture, picture], ["--seed", "1"], ["--seed", "1"]):
+        assert main.main(["generate", *arguments, *usual]) == 0
+        answers.append(capsys.readouterr().out)
+    assert len(set(answers)) == 3
+    assert answers[2] == answers[3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["BROKEN", "--prompt", "x"], "/broken.jpg: "),
+        (["no.jpg", "--prompt", "x"], "no.jpg"),
+        (["--prompt", "x", "--checkpoint", "/nowhere"], "the checkpoint '/nowhere' does not exist"),
+        (["--prompt", "x", "--top-p", "0"], "top_p is 0.0; it must be above 0 and at most 1 (off)"),
+        (["--prompt", "x" * 5000], "the prompt takes "),
+    ],
+)
+def test_what_is_wrong_is_told_before_the_model_is_loaded(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    """Each with exit code 2."""
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    monkeypatch.setattr("dsvl_pipeline.model.checkpoint.load_model", None)
+    arguments = [str(broken) if word == "BROKEN" else word for word in arguments]
+    assert main.main(["generate", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("dsvl: wrong: ")
+    assert message in error

@@ -1,0 +1,119 @@
+"""The line that tells how a run is going."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dsvl_pipeline.cli import progress
+from dsvl_pipeline.pipeline.progress import Progress
+
+
+def at(**changes: Any) -> Progress:
+    """Give a progress in the middle of a run."""
+    usual: dict[str, Any] = {
+        "phase": "running",
+        "rows_done": 1200,
+        "rows_failed": 3,
+        "rows_total": 5000,
+        "is_total_exact": True,
+        "rows_per_s": 14.26,
+        "eta_s": 266.0,
+        "elapsed_s": 90.0,
+    }
+    return Progress(**{**usual, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "1,200 of 5,000 rows, 3 failed, 14.3 rows/s, 4 min 26 s left"),
+        (
+            {"is_total_exact": False, "eta_s": None},
+            "1,200 of at least 5,000 rows, 3 failed, 14.3 rows/s",
+        ),
+        ({"phase": "committing"}, "1,200 of 5,000 rows, 3 failed, 14.3 rows/s, committing"),
+        ({"phase": "planning", "elapsed_s": 7}, "planning, 7 s"),
+        ({"phase": "starting", "elapsed_s": 65}, "starting, 1 min 5 s"),
+    ],
+)
+def test_a_progress_in_words(changes: dict[str, Any], words: str) -> None:
+    """Rows done, failed, rows/s and what is left; a lower bound is called one."""
+    assert progress.describe(at(**changes)) == words
+
+
+def lines_of(stream: io.StringIO) -> list[str]:
+    """Give the lines written, without their time of day."""
+    return [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
+
+
+def test_a_log_gets_a_line_at_the_start_one_a_minute_and_one_at_the_end() -> None:
+    """Ten calls a second for three minutes must not be 1,800 lines."""
+    now = 0.0
+    stream = io.StringIO()
+    with progress.plain(stream, clock=lambda: now) as show:
+        show(at(phase="planning", elapsed_s=0))
+        for tenth in range(1, 1801):
+            now = tenth / 10
+            show(at(rows_done=tenth))
+    assert [line.split(",")[0] for line in lines_of(stream)] == [
+        "planning",
+        "600 of 5",
+        "1",
+        "1",
+        "1",
+    ]
+    assert lines_of(stream)[-1].startswith("1,800 of 5,000 rows")
+
+
+def test_a_log_gets_its_last_line_also_when_the_run_fails() -> None:
+    """How far it came is what one wants to know then."""
+    stream = io.StringIO()
+
+    def failing(show: Callable[[Progress], None]) -> None:
+        show(at(phase="planning"))
+        show(at(rows_done=7))
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), progress.plain(stream) as show:
+        failing(show)
+    assert lines_of(stream)[-1].startswith("7 of 5,000 rows")
+
+
+def test_a_run_that_ends_before_its_first_progress_writes_nothing() -> None:
+    """A wrong job file is told in one message, not two."""
+    stream = io.StringIO()
+    with progress.plain(stream):
+        pass
+    assert stream.getvalue() == ""
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_one_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn over itself, so the numbers appear after a carriage return or cursor movement."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    stream = Terminal()
+    with progress.display(stream) as show:
+        show(at(phase="planning"))
+        show(at())
+    assert "1,200 of 5,000 rows, 3 failed, 14.3 rows/s, 4 min 26 s left" in stream.getvalue()
+    assert "\x1b[" in stream.getvalue()
+
+
+def test_a_log_file_gets_plain_lines() -> None:
+    """No control codes off a terminal."""
+    stream = io.StringIO()
+    with progress.display(stream) as show:
+        show(at())
+    assert "\x1b" not in stream.getvalue()
+    assert len(lines_of(stream)) == 2

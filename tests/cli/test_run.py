@@ -1,0 +1,200 @@
+"""``dsvl run`` up to the pipeline's door and back: a stand-in runs the job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from dsvl_pipeline.cli import main, summary
+from dsvl_pipeline.config import JobConfig
+from dsvl_pipeline.errors import RunStoppedError
+from dsvl_pipeline.pipeline.progress import Progress
+
+JOB = """\
+name: try
+input: {images: photos/*.jpg}
+prompts: [{id: caption, text: "Describe the image."}]
+model: {checkpoint: demo}
+output: {uri: out/try}
+"""
+
+
+class StandIn(ModuleType):
+    """Takes the place of ``pipeline.run``, remembers how it was called."""
+
+    def __init__(self) -> None:
+        super().__init__("dsvl_pipeline.pipeline.run")
+        self.calls: list[tuple[JobConfig, dict[str, Any]]] = []
+        self.error: Exception | None = None
+        self.changes: dict[str, Any] = {}
+
+    def run_job(
+        self,
+        job: JobConfig,
+        *,
+        limit: int | None,
+        fresh: bool,
+        on_progress: Callable[[Progress], None],
+    ) -> SimpleNamespace:
+        """Report two steps, then end as told."""
+        self.calls.append((job, {"limit": limit, "fresh": fresh}))
+        on_progress(Progress(phase="planning"))
+        on_progress(Progress(phase="running", rows_done=90, rows_total=100, eta_s=5.0))
+        if self.error is not None:
+            raise self.error
+        usual: dict[str, Any] = {
+            "run_id": "r1",
+            "output_uri": job.output.uri,
+            "rows_up_to_date": 10,
+            "rows_new": 90,
+            "ok": 80,
+            "degraded": 17,
+            "errors": 3,
+            "error_codes": {"image_truncated": 1, "fetch_timeout": 2},
+            "seconds": 75.4,
+            "is_random_weights": False,
+            "exit_code": 0,
+        }
+        return SimpleNamespace(**{**usual, **self.changes})
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """Let the command meet a stand-in instead of Ray."""
+    stand_in = StandIn()
+    monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+    return stand_in
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> str:
+    """Write a job file."""
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB, encoding="utf-8")
+    return str(path)
+
+
+def test_a_run_ends_with_counts_and_where_to_look(
+    pipeline: StandIn, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Counts by status, error codes by frequency, the table, the next command."""
+    assert main.main(["run", job]) == 0
+    assert capsys.readouterr().out == (
+        "90 new rows in 1 min 15 s, 10 already up to date\n"
+        "status    rows  share\n"
+        "ok        80    80.0%\n"
+        "degraded  17    17.0%\n"
+        "error     3     3.0%\n"
+        "all       100\n"
+        "error code       rows\n"
+        "fetch_timeout    2\n"
+        "image_truncated  1\n"
+        "table: out/try    more: dsvl status out/try, dsvl export out/try rows.csv\n"
+    )
+
+
+def test_progress_goes_to_standard_error(
+    pipeline: StandIn, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Off a terminal: a line at the start and one at the end."""
+    main.main(["run", job])
+    lines = [line.partition(" ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["planning, 0 s", "90 of 100 rows, 0 failed, 0.0 rows/s, 5 s left"]
+
+
+@pytest.mark.parametrize("given", [["JOB"], ["--config", "JOB"]])
+def test_the_options_reach_the_pipeline(pipeline: StandIn, job: str, given: list[str]) -> None:
+    """In any order, with the job file as argument or option."""
+    given = [job if word == "JOB" else word for word in given]
+    main.main(["run", "--set", "output.uri=s3://b/x", "--limit", "7", *given, "--fresh"])
+    ((found, options),) = pipeline.calls
+    assert found.output.uri == "s3://b/x"
+    assert options == {"limit": 7, "fresh": True}
+
+
+def test_too_many_failed_rows_say_why_the_exit_code_is_1(
+    pipeline: StandIn, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A script sees the code, a person the reason."""
+    pipeline.changes = {"exit_code": 1, "ok": 81, "degraded": 0, "errors": 19}
+    assert main.main(["run", job]) == 1
+    assert (
+        "exit code 1: 19.0% of the rows failed, more than max_error_fraction allows (5.0%)\n"
+    ) in capsys.readouterr().out
+
+
+def test_random_weights_are_called_so(
+    pipeline: StandIn, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody should judge the project by noise."""
+    pipeline.changes = {"is_random_weights": True}
+    main.main(["run", job])
+    assert f"note: {summary.RANDOM_WEIGHTS}\n" in capsys.readouterr().out
+
+
+def test_a_stopped_run_prints_its_last_progress_and_one_message(
+    pipeline: StandIn, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And no summary, which would look like an end."""
+    pipeline.error = RunStoppedError("stopped by a signal; the same command goes on")
+    assert main.main(["run", job]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "90 of 100 rows" in err.splitlines()[-2]
+    assert err.splitlines()[-1] == "dsvl: stopped: stopped by a signal; the same command goes on"
+
+
+def test_a_wrong_job_never_reaches_the_pipeline(
+    pipeline: StandIn, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray is not even imported."""
+    assert main.main(["run", job, "--set", "modle.checkpoint=demo"]) == 2
+    assert pipeline.calls == []
+    assert "modle: no such key; did you mean model?" in capsys.readouterr().err
+
+
+def test_a_small_table_is_shown_whole(
+    pipeline: StandIn,
+    job: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was read, how it ended, the answer or the reason; pages count from 1 for people."""
+    columns = ("row_id", "page_index", "prompt_id", "status", "text", "error_code", "error_message")
+    rows = [
+        ("/x/b.pdf", 10, "read", "ok", "tenth", None, None),
+        ("/x/b.pdf", 1, "read", "degraded", "first\nand " + "long " * 40, None, None),
+        ("/x/a.jpg", None, "read", "error", None, "image_truncated", "ends early"),
+        ("shop/7", None, "read", "ok", "", None, None),
+    ]
+    table = pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
+    reader = ModuleType("dsvl_pipeline.table.reader")
+    reader.read_table = lambda uri, columns: table.select(columns)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, reader.__name__, reader)
+    monkeypatch.setenv("COLUMNS", "100")
+    pipeline.changes = {"ok": 2, "degraded": 1, "errors": 1}
+    main.main(["run", job])
+    assert capsys.readouterr().out.splitlines()[:5] == [
+        "input          status    answer or error",
+        "a.jpg          error     image_truncated: ends early",
+        "b.pdf page 2   degraded  first and long long long long long long long lo...",
+        "b.pdf page 11  ok        tenth",
+        "shop/7         ok",
+    ]
+
+
+def test_a_job_script_runs_its_default_job(
+    pipeline: StandIn, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And takes what ``dsvl run`` takes."""
+    monkeypatch.setattr(sys, "argv", ["jobs/caption.py", "--limit", "3"])
+    assert main.run_as_job(job) == 0
+    monkeypatch.setattr(sys, "argv", ["jobs/caption.py", "--config", "no.yaml"])
+    assert main.run_as_job(job) == 2
+    assert [options["limit"] for _, options in pipeline.calls] == [3]
