@@ -31,13 +31,12 @@ class DeepseekVL(nn.Module):
         self.config = config
         text, low_res, high_res = config.text, config.low_res, config.high_res
         self.low_res = SiglipTower(low_res)
-        self.high_res: SamTower | None = None
-        self.aligner: Aligner | HybridAligner = Aligner(low_res.hidden_size, text.hidden_size)
-        if high_res is not None:
-            self.high_res = SamTower(high_res, low_res.grid_size)
-            self.aligner = HybridAligner(
-                low_res.hidden_size, 4 * high_res.output_channels, text.hidden_size
-            )
+        self.high_res = None if high_res is None else SamTower(high_res, low_res.grid_size)
+        self.aligner = (
+            Aligner(low_res.hidden_size, text.hidden_size)
+            if high_res is None
+            else HybridAligner(low_res.hidden_size, 4 * high_res.output_channels, text.hidden_size)
+        )
         self.text = Llama(text)
         self.lm_head = Linear(text.hidden_size, text.vocab_size, bias=False)
         self.attention_scale = text.head_dim**-0.5
