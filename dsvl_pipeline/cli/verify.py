@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 
+from dsvl_pipeline.cli.arguments import named_by_user
+from dsvl_pipeline.cli.text import amount
+
 HELP = "check the log against the parts: hashes, counts, every row once, rows in = rows out"
 EPILOG = """\
 examples:
   dsvl verify out/demo
+  dsvl verify s3://bucket/captions
 
-It reads every part.
+It reads every part. Beside a running job it checks what is committed so far.
 exit codes: 0 all checks hold; 1 one does not; 2 there is no table at OUT; 3 a store failed."""
 
 
@@ -20,7 +24,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Check, print each finding."""
-    from dsvl_pipeline.table.reader import verify
+    """Check, print what was looked at and every problem."""
+    from dsvl_pipeline.table.verify import verify
 
-    raise NotImplementedError(verify)
+    with named_by_user():
+        found = verify(args.out)
+    print(
+        f"version {found.version}: {amount(found.num_rows, 'row')} in "
+        f"{amount(found.num_parts, 'part')}"
+    )
+    if found.num_expected is not None:
+        print(f"rows in = rows out: the last run wanted {found.num_expected:,}")
+    elif found.last_run is None:
+        print("rows in: not known, no run has ended yet")
+    else:
+        print(f"rows in: not known, the last run is {found.last_run!r}; run its job again")
+    if found.unlogged:
+        print(
+            f"{amount(len(found.unlogged), 'part')} on the store that the log does not name "
+            f"(a run that goes on or was killed left them), first {found.unlogged[0]}"
+        )
+    for problem in found.problems:
+        print(f"problem: {problem}")
+    print(f"{amount(len(found.problems), 'problem')}" if found.problems else "all checks hold")
+    return 1 if found.problems else 0

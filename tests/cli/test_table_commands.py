@@ -1,0 +1,80 @@
+"""``dsvl status``, ``verify`` and ``export`` on a finished table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dsvl_pipeline.cli import main
+from tests.tables import write_table
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    """Write a table of four rows: two ok, one degraded, one error."""
+    uri = str(tmp_path / "table")
+    write_table(
+        uri,
+        [
+            {"row_id": "a.jpg", "text": "A"},
+            {"row_id": "b.jpg", "text": "B"},
+            {"row_id": "c.jpg", "status": "degraded", "text": "C"},
+            {"row_id": "d.jpg", "status": "error", "error_code": "image_truncated"},
+        ],
+    )
+    return uri
+
+
+def test_status_counts(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """By status and by error code."""
+    assert main.main(["status", table]) == 0
+    assert capsys.readouterr().out == (
+        "status    rows  share\n"
+        "ok        2     50.0%\n"
+        "degraded  1     25.0%\n"
+        "error     1     25.0%\n"
+        "all       4\n"
+        "error code       rows\n"
+        "image_truncated  1\n"
+    )
+
+
+def test_verify_says_what_it_checked(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A good table ends with 0."""
+    assert main.main(["verify", table]) == 0
+    version, _, rest = capsys.readouterr().out.partition(": ")
+    assert version.removeprefix("version ").isdecimal()
+    assert rest == "4 rows in 1 part\nrows in: not known, no run has ended yet\nall checks hold\n"
+
+
+def test_verify_finds_a_flipped_byte(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bad one ends with 1, and the part is named."""
+    (part,) = Path(table, "data").rglob("*.parquet")
+    body = bytearray(part.read_bytes())
+    body[len(body) // 2] ^= 1
+    part.write_bytes(body)
+    assert main.main(["verify", table]) == 1
+    out = capsys.readouterr().out
+    assert f"problem: data/{part.parent.name}/{part.name}: " in out
+    assert out.endswith(" problem\n")
+
+
+def test_export_says_how_much_it_wrote(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The formats have tests of their own."""
+    copy = tmp_path / "copy.csv"
+    assert main.main(["export", table, str(copy)]) == 0
+    assert capsys.readouterr().out == f"4 rows to {copy}\n"
+    assert copy.read_text(encoding="utf-8").count("\n") == 5
+
+
+@pytest.mark.parametrize("command", [["status"], ["verify"], ["export", "copy.csv"]])
+def test_a_missing_table_is_a_mistake_of_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """Exit code 2, not the 3 of a store that failed."""
+    name, *more = command
+    assert main.main([name, str(tmp_path / "nothing"), *more]) == 2
+    assert "nothing: there is no table here" in capsys.readouterr().err
