@@ -1,0 +1,244 @@
+"""The lease: one driver per table.
+
+``_dsvl/lease/<8 digits>.json`` names the holder and is never changed; the highest number holds.
+The holder rewrites ``<8 digits>.renewed.json`` every quarter of the lease's time, and nobody else
+does. Whoever wants the table watches that file by a clock of its own: where it does not change for
+the lease's time, the holder is taken for dead and the next number is claimed. So no two clocks
+ever have to agree.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dsvl_pipeline import storage
+from dsvl_pipeline.errors import LeaseError, NotFoundError, StorageError
+from dsvl_pipeline.table.claim import claim
+
+LEASE_TIME_S = 60.0
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds a lease.
+
+    Attributes:
+        number: Of the lease.
+        token: Random; tells whose claim it is.
+        run_id: Of the run.
+        host: Its name, for people.
+        host_id: Equal for two processes that can see each other's process ids; None if unknown.
+        pid: Process id of the driver.
+        pid_started: When that process started, in the kernel's ticks; a process id is used again.
+        time_s: Without renewal for so long, the lease has expired.
+        acquired_at: ISO 8601.
+    """
+
+    number: int
+    token: str
+    run_id: str
+    host: str
+    host_id: str | None
+    pid: int
+    pid_started: int | None
+    time_s: float
+    acquired_at: str
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} (process {self.pid} on {self.host}, since {self.acquired_at})"
+
+
+class Lease:
+    """The right to append to a table's log, renewed in the background until released.
+
+    Attributes:
+        number: Higher than that of any driver before.
+    """
+
+    def __init__(self, uri: str, holder: Holder) -> None:
+        self.number = holder.number
+        self._uri = uri
+        self._holder = holder
+        self._count = 0
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="dsvl-lease", daemon=True)
+        self._renew()
+        self._thread.start()
+
+    @classmethod
+    def acquire(cls, uri: str, *, run_id: str, time_s: float = LEASE_TIME_S) -> Lease:
+        """Take a table, waiting where its last holder may be dead.
+
+        A holder of this host whose process has ended is followed at once.
+
+        Args:
+            uri: The table.
+            run_id: Of this run, for the messages of others.
+            time_s: How long others wait after our last sign of life.
+
+        Raises:
+            LeaseError: The holder is alive.
+        """
+        number = _highest_number(uri)
+        if number:
+            _wait_for_end(uri, Holder(**json.loads(storage.read(_lease_uri(uri, number)))))
+        wanted = Holder(
+            number=number + 1,
+            token=uuid.uuid4().hex,
+            run_id=run_id,
+            host=socket.gethostname(),
+            host_id=_host_id(),
+            pid=os.getpid(),
+            pid_started=_process_started(os.getpid()),
+            time_s=time_s,
+            acquired_at=_now(),
+        )
+        holder = Holder(**claim(_lease_uri(uri, wanted.number), asdict(wanted)))
+        if holder.token != wanted.token:
+            raise LeaseError(f"{storage.redact(uri)}: {holder} took the table at the same moment")
+        return cls(uri, holder)
+
+    def check(self) -> None:
+        """Make sure that nobody has taken over.
+
+        Raises:
+            LeaseError: Somebody has.
+        """
+        number = _highest_number(self._uri, start_after=self._holder.number)
+        if number:
+            holder = Holder(**json.loads(storage.read(_lease_uri(self._uri, number))))
+            raise LeaseError(
+                f"{storage.redact(self._uri)}: {holder} took over, because this driver gave no "
+                f"sign of life for {self._holder.time_s:g} s; what was committed is safe; let the "
+                "other run finish, then run again"
+            )
+
+    def release(self) -> None:
+        """Let the next driver in without waiting. Doing it twice does no harm."""
+        if not self._released.is_set():
+            self._released.set()
+            self._thread.join()
+            try:
+                self._renew(is_released=True)
+            except StorageError as error:
+                _logger.warning("the lease could not be released, it will expire: %s", error)
+
+    def _keep(self) -> None:
+        while not self._released.wait(self._holder.time_s / 4):
+            try:
+                self._renew()
+            except StorageError as error:
+                # Not the end: others wait for the whole lease time, and every append checks.
+                _logger.warning("the lease could not be renewed: %s", error)
+
+    def _renew(self, *, is_released: bool = False) -> None:
+        self._count += 1
+        sign = {"count": self._count, "renewed_at": _now(), "is_released": is_released}
+        storage.put(_renewed_uri(self._uri, self.number), json.dumps(sign).encode())
+
+
+def _wait_for_end(uri: str, holder: Holder) -> None:
+    """Return once the holder has released its lease, is dead, or must be taken for dead."""
+    first = _last_sign(uri, holder)
+    started = time.monotonic()
+    has_warned = False
+    while True:
+        sign = _last_sign(uri, holder)
+        if sign is not None and sign["is_released"]:
+            return
+        if _is_neighbour(holder) and _process_started(holder.pid) != holder.pid_started:
+            return
+        if sign != first or _was_renewed_just_now(holder, sign):
+            raise LeaseError(
+                f"{storage.redact(uri)}: {holder} is writing this table; wait until it ends, or "
+                "stop it"
+            )
+        waited_s = time.monotonic() - started
+        if waited_s >= holder.time_s:
+            return
+        if not has_warned:
+            has_warned = True
+            _logger.warning(
+                "%s: the last run did not end well: %s; waiting up to %g s for a sign of life",
+                storage.redact(uri),
+                holder,
+                holder.time_s,
+            )
+        time.sleep(min(1.0, holder.time_s / 10))
+
+
+def _was_renewed_just_now(holder: Holder, sign: dict[str, Any] | None) -> bool:
+    """Tell whether a living process of this host renewed within the lease's time.
+
+    Only here may the stated time be compared: both were read from the same clock.
+    """
+    if sign is None or not _is_neighbour(holder):
+        return False
+    age = datetime.now(UTC) - datetime.fromisoformat(sign["renewed_at"])
+    return 0 <= age.total_seconds() < holder.time_s
+
+
+def _is_neighbour(holder: Holder) -> bool:
+    return holder.host_id is not None and holder.host_id == _host_id()
+
+
+def _last_sign(uri: str, holder: Holder) -> dict[str, Any] | None:
+    try:
+        sign: dict[str, Any] = json.loads(storage.read(_renewed_uri(uri, holder.number)))
+    except NotFoundError:  # it died, or is slow, between its claim and its first renewal
+        return None
+    return sign
+
+
+def _highest_number(uri: str, start_after: int = 0) -> int:
+    """Find the highest claimed number above one; 0 if there is none."""
+    names = storage.list_objects(
+        storage.join(uri, "_dsvl", "lease"),
+        # Sorts after "00000001.json" and "00000001.renewed.json".
+        start_after=storage.join(uri, "_dsvl", "lease", f"{start_after:08d}.~"),
+    )
+    return max((int(info.uri.rpartition("/")[2].partition(".")[0]) for info in names), default=0)
+
+
+def _lease_uri(uri: str, number: int) -> str:
+    return storage.join(uri, "_dsvl", "lease", f"{number:08d}.json")
+
+
+def _renewed_uri(uri: str, number: int) -> str:
+    return storage.join(uri, "_dsvl", "lease", f"{number:08d}.renewed.json")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _host_id() -> str | None:
+    """Identify this boot of this machine and this container's view of its processes."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def _process_started(pid: int) -> int | None:
+    """Read when a process started; None if it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The program's name, in brackets, may hold anything; state and start time come after it.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])

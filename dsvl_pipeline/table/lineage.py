@@ -1,0 +1,96 @@
+"""Run manifests: what was run, on what, and what the table must hold afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from dsvl_pipeline import storage
+from dsvl_pipeline.errors import NotFoundError
+
+RunStatus = Literal["running", "done", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunManifest:
+    """One run of a job, as ``_dsvl/runs/<run_id>.json``.
+
+    Attributes:
+        run_id: Of the run; log entries and rows name it.
+        plan_id: Digest of what the run was to compute; equal for two runs of one plan.
+        status: ``running`` until the end, and for ever if the driver was killed.
+        started_at: ISO 8601, UTC.
+        finished_at: The same; None before the end.
+        recipe: Digest of what changes results for every row.
+        recipe_parts: What it was made of.
+        job: The job file; credentials are hidden when it is written.
+        job_digest: Of the job file as the user gave it.
+        model: Checkpoint, revision, digests, by name.
+        versions: Of this package, Python, Ray, torch and what else computed, by name.
+        rows_expected: Rows that each shard of the table must hold after a good end: the wanted
+            ones and those that stay although their input vanished. A shard that is left out is
+            not checked by `verify` (documents have unknown numbers of pages; there each page says
+            how many there must be).
+        prompt_ids: Prompts that every document of the table must have been asked; empty where
+            documents stay that the run did not want.
+        table_version: Number of the run's last log entry; None before the end.
+    """
+
+    run_id: str
+    plan_id: str
+    status: RunStatus
+    started_at: str
+    finished_at: str | None = None
+    recipe: str
+    recipe_parts: Mapping[str, Any] = field(default_factory=dict)
+    job: Mapping[str, Any] = field(default_factory=dict)
+    job_digest: str
+    model: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    rows_expected: Mapping[int, int] = field(default_factory=dict)
+    prompt_ids: tuple[str, ...] = ()
+    table_version: int | None = None
+
+
+def write_run(table_uri: str, manifest: RunManifest) -> None:
+    """Write a run's manifest, in the place of the one it wrote before."""
+    body = json.dumps(_redacted(asdict(manifest)), indent=1).encode()
+    storage.put(_run_uri(table_uri, manifest.run_id), body)
+
+
+def read_run(table_uri: str, run_id: str) -> RunManifest | None:
+    """Read a run's manifest; None if it wrote none."""
+    try:
+        document = json.loads(storage.read(_run_uri(table_uri, run_id)))
+    except NotFoundError:
+        return None
+    # JSON has no other names than strings.
+    expected = {int(shard): rows for shard, rows in document.pop("rows_expected").items()}
+    prompt_ids = tuple(document.pop("prompt_ids"))
+    return RunManifest(**document, rows_expected=expected, prompt_ids=prompt_ids)
+
+
+def list_runs(table_uri: str) -> list[RunManifest]:
+    """Read all manifests of a table, oldest first."""
+    names = [info.uri for info in storage.list_objects(storage.join(table_uri, "_dsvl", "runs"))]
+    run_ids = [name.rpartition("/")[2].removesuffix(".json") for name in names]
+    runs = [run for run_id in run_ids if (run := read_run(table_uri, run_id)) is not None]
+    return sorted(runs, key=lambda run: run.started_at)
+
+
+def _run_uri(table_uri: str, run_id: str) -> str:
+    return storage.join(table_uri, "_dsvl", "runs", f"{run_id}.json")
+
+
+def _redacted(value: Any) -> Any:
+    match value:
+        case str():
+            return storage.redact_text(value)
+        case Mapping():
+            return {name: _redacted(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_redacted(item) for item in value]
+        case _:
+            return value

@@ -1,0 +1,284 @@
+"""The log: which parts are the table.
+
+Entries are claimed one after the other; the table at version N is what entries 1 to N add up to.
+Every 100 entries the sum is kept as a checkpoint, so that a reader makes two listings and reads at
+most 100 small objects, however long the log. A checkpoint is derived data: without one, all
+entries are read.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from dsvl_pipeline import storage
+from dsvl_pipeline.errors import LeaseError, NotFoundError, StorageError, TableError
+from dsvl_pipeline.table.claim import claim
+from dsvl_pipeline.table.format import read_format
+from dsvl_pipeline.table.part import Receipt
+
+ENTRIES_PER_CHECKPOINT = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Author:
+    """Who appends: the holder of a lease, for a run."""
+
+    lease: int
+    run_id: str
+    recipe: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEntry:
+    """One commit.
+
+    Attributes:
+        number: From 1.
+        token: Random; tells whose entry it is.
+        author: Who wrote it.
+        committed_at: ISO 8601, by the writer's clock.
+        added: Parts that join the table.
+        removed: Paths of parts that leave it.
+        statuses: Rows of the table by status, after this entry.
+    """
+
+    number: int
+    token: str
+    author: Author
+    committed_at: str
+    added: tuple[Receipt, ...]
+    removed: tuple[str, ...]
+    statuses: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "number": self.number,
+            "token": self.token,
+            "lease": self.author.lease,
+            "run_id": self.author.run_id,
+            "recipe": self.author.recipe,
+            "committed_at": self.committed_at,
+            "added": [receipt.to_json() for receipt in self.added],
+            "removed": list(self.removed),
+            "statuses": self.statuses,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> LogEntry:
+        return cls(
+            number=document["number"],
+            token=document["token"],
+            author=Author(
+                lease=document["lease"], run_id=document["run_id"], recipe=document["recipe"]
+            ),
+            committed_at=document["committed_at"],
+            added=tuple(map(Receipt.from_json, document["added"])),
+            removed=tuple(document["removed"]),
+            statuses=document["statuses"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The table at one version.
+
+    Attributes:
+        uri: Of the table.
+        version: Number of the last entry; 0 for a table without any.
+        last_author: Of that entry; None without any.
+        parts: By path.
+    """
+
+    uri: str
+    version: int = 0
+    last_author: Author | None = None
+    parts: Mapping[str, Receipt]
+
+    def in_shard(self, shard: int) -> list[Receipt]:
+        return [receipt for receipt in self.parts.values() if receipt.shard == shard]
+
+    def after(self, entries: Iterable[LogEntry]) -> Snapshot:
+        """Give the table after some more entries.
+
+        Raises:
+            TableError: An entry does not follow, or removes a part that is not there.
+        """
+        parts = dict(self.parts)
+        version, author = self.version, self.last_author
+        for entry in entries:
+            version, author = version + 1, entry.author
+            if entry.number != version:
+                raise TableError(
+                    f"{self.uri}: log entry {version} is missing, {entry.number} is there; was "
+                    "something in _dsvl/log deleted?"
+                )
+            for path in entry.removed:
+                if parts.pop(path, None) is None:
+                    raise TableError(
+                        f"{self.uri}: log entry {version} removes {path}, which is not in the "
+                        "table; was something in _dsvl/log changed?"
+                    )
+            parts |= {receipt.path: receipt for receipt in entry.added}
+        return Snapshot(uri=self.uri, version=version, last_author=author, parts=parts)
+
+
+def read_snapshot(uri: str, version: int | None = None) -> Snapshot:
+    """Read which parts are the table, now or at an earlier version.
+
+    Raises:
+        NotFoundError: There is no table.
+        TableError: The version does not exist, or the log is damaged.
+    """
+    read_format(uri)
+    snapshot = _read_checkpoint(uri, version)
+    log_uri = storage.join(uri, "_dsvl", "log")
+    start_after = _entry_uri(uri, snapshot.version)
+    names = [info.uri for info in storage.list_objects(log_uri, start_after=start_after)]
+    if version is not None:
+        names = [name for name in names if name <= _entry_uri(uri, version)]
+    entries = map(LogEntry.from_json, map(json.loads, storage.read_many(names)))
+    snapshot = snapshot.after(entries)
+    if version is not None and snapshot.version != version:
+        raise TableError(
+            f"{storage.redact(uri)}: version {version} does not exist; the last one is "
+            f"{snapshot.version}"
+        )
+    return snapshot
+
+
+class Log:
+    """The log in the hands of the one driver that may append to it. Not thread-safe.
+
+    Attributes:
+        snapshot: The table as of the last entry this driver knows.
+    """
+
+    def __init__(self, uri: str, author: Author) -> None:
+        self.snapshot = read_snapshot(uri)
+        self._uri = uri
+        self._author = author
+        self._tokens: set[str] = set()
+
+    def take_over(self) -> None:
+        """Append an entry that keeps the holders of lower leases from appending ever again.
+
+        Such a driver may be alive, and about to append the next entry. It goes on with the number
+        it knows to be next; so once that number is ours it can never succeed.
+
+        Raises:
+            LeaseError: A higher lease has appended already.
+        """
+        while True:
+            last = self.snapshot.last_author
+            if last is not None and last.lease > self._author.lease:
+                raise LeaseError(
+                    f"{self._uri}: run {last.run_id} took over the table (lease {last.lease}, "
+                    f"ours is {self._author.lease}); let it finish, then run again"
+                )
+            token = uuid.uuid4().hex
+            if self._claim_next(token, (), ()) == token:
+                return
+
+    def append(self, added: Sequence[Receipt], removed: Iterable[str]) -> bool:
+        """Commit parts; tell whether this call's entry is the one that was appended.
+
+        False means: an earlier call of this driver, whose answer was lost, had succeeded after
+        all. Its entry is now in `snapshot`; what is left to commit must be worked out anew.
+
+        Raises:
+            LeaseError: Another driver has appended, so this one may not any more.
+            StorageError: The store does not answer. Whether the entry stands is open, and the
+                next call finds out.
+        """
+        token = uuid.uuid4().hex
+        self._tokens.add(token)
+        standing = self._claim_next(token, added, removed)
+        if standing in self._tokens:
+            return standing == token
+        last = self.snapshot.last_author
+        assert last is not None
+        raise LeaseError(
+            f"{self._uri}: run {last.run_id} (lease {last.lease}) has written log entry "
+            f"{self.snapshot.version}, so this driver (lease {self._author.lease}) has lost the "
+            "table; what it committed is safe; let the other run finish, then run again"
+        )
+
+    def _claim_next(self, token: str, added: Sequence[Receipt], removed: Iterable[str]) -> str:
+        """Claim the next number and follow whatever entry then has it; return its token."""
+        entry = LogEntry(
+            number=self.snapshot.version + 1,
+            token=token,
+            author=self._author,
+            committed_at=datetime.now(UTC).isoformat(),
+            added=tuple(added),
+            removed=tuple(removed),
+            statuses={},
+        )
+        after = self.snapshot.after([entry])
+        entry = replace(entry, statuses=total_statuses(after.parts.values()))
+        uri = _entry_uri(self._uri, entry.number)
+        standing = LogEntry.from_json(claim(uri, entry.to_json()))
+        self.snapshot = self.snapshot.after([standing])
+        if self.snapshot.version % ENTRIES_PER_CHECKPOINT == 0:
+            # The commit stands; a checkpoint that fails costs readers time, nothing else.
+            with suppress(StorageError):
+                _write_checkpoint(self.snapshot)
+        return standing.token
+
+
+def total_statuses(receipts: Iterable[Receipt]) -> dict[str, int]:
+    """Add up rows by status."""
+    totals: dict[str, int] = {}
+    for receipt in receipts:
+        for status, count in receipt.statuses.items():
+            totals[status] = totals.get(status, 0) + count
+    return totals
+
+
+def _entry_uri(uri: str, number: int) -> str:
+    return storage.join(uri, "_dsvl", "log", f"{number:08d}.json")
+
+
+def _checkpoint_uri(uri: str, number: int) -> str:
+    return storage.join(uri, "_dsvl", "checkpoints", f"{number:08d}.json")
+
+
+def _read_checkpoint(uri: str, version: int | None) -> Snapshot:
+    empty = Snapshot(uri=uri, parts={})
+    names = [info.uri for info in storage.list_objects(storage.join(uri, "_dsvl", "checkpoints"))]
+    if version is not None:
+        names = [name for name in names if name <= _checkpoint_uri(uri, version)]
+    if not names:
+        return empty
+    try:
+        document = json.loads(storage.read(names[-1]))
+    except NotFoundError:  # replaced since the listing
+        return empty
+    receipts = map(Receipt.from_json, document["parts"])
+    return Snapshot(
+        uri=uri,
+        version=document["version"],
+        last_author=Author(**document["last_author"]),
+        parts={receipt.path: receipt for receipt in receipts},
+    )
+
+
+def _write_checkpoint(snapshot: Snapshot) -> None:
+    assert snapshot.last_author is not None
+    document = {
+        "version": snapshot.version,
+        "last_author": asdict(snapshot.last_author),
+        "parts": [receipt.to_json() for receipt in snapshot.parts.values()],
+    }
+    storage.put(_checkpoint_uri(snapshot.uri, snapshot.version), json.dumps(document).encode())
+    # The one before stays for readers that have just listed it.
+    folder = storage.join(snapshot.uri, "_dsvl", "checkpoints")
+    oldest = snapshot.version - ENTRIES_PER_CHECKPOINT
+    names = [info.uri for info in storage.list_objects(folder)]
+    storage.delete(name for name in names if name < _checkpoint_uri(snapshot.uri, oldest))

@@ -1,0 +1,171 @@
+"""Parts: immutable Parquet files under ``data/``, and the receipts that get them committed."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dsvl_pipeline import storage
+from dsvl_pipeline.errors import NotFoundError, TableError
+from dsvl_pipeline.table.schema import LOGICAL_KEY, REPEATED, logical_key
+
+METADATA_PREFIX = "dsvl."
+FORMAT_VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What the driver needs to know of a part in order to commit it. Small: kilobytes for 1,000.
+
+    Attributes:
+        path: Relative to the table.
+        shard: All its rows are in this one.
+        num_rows: In the part.
+        statuses: Rows by status.
+        error_codes: Rows by error code, degraded ones included.
+        num_bytes: Of the file.
+        sha256: Of the file, as hex.
+        keys_digest: Sum of a digest of each row's logical key and row key, as hex. The order of
+            the rows does not matter, and two tables hold the same rows if the sums over their
+            parts are equal.
+    """
+
+    path: str
+    shard: int
+    num_rows: int
+    statuses: dict[str, int]
+    error_codes: dict[str, int]
+    num_bytes: int
+    sha256: str
+    keys_digest: str
+
+    @property
+    def num_errors(self) -> int:
+        return self.statuses.get("error", 0)
+
+    @property
+    def lease(self) -> int:
+        """Number of the lease under which the part was written."""
+        return lease_of(self.path)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Receipt:
+        return cls(**document)
+
+
+def write_part(
+    table_uri: str, rows: pa.Table, *, shard: int, lease: int, metadata: Mapping[str, str]
+) -> Receipt:
+    """Write rows as one part that no reader sees until its receipt is committed.
+
+    The file is complete in memory before its only PUT: an interrupted stream or writer would
+    publish a shorter file that looks whole.
+
+    Args:
+        table_uri: The table.
+        rows: At least one row, all of this shard.
+        shard: Names the directory.
+        lease: Number of the driver's lease; who may delete the part hangs on it.
+        metadata: Goes into the file beside the Arrow schema, each name prefixed with ``dsvl.``.
+    """
+    if not rows.num_rows:
+        raise ValueError("a part needs at least one row")
+    names = {METADATA_PREFIX + name: value for name, value in metadata.items()}
+    names |= {f"{METADATA_PREFIX}format_version": FORMAT_VERSION}
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        rows.replace_schema_metadata(names),
+        sink,
+        compression="zstd",
+        use_dictionary=[name for name in REPEATED if name in rows.column_names],
+    )
+    body = sink.getvalue().to_pybytes()
+    # No "shard=": readers of the plain directory would make a column of it.
+    path = f"data/{shard:05d}/{lease:08d}-{uuid.uuid4().hex}.parquet"
+    storage.put(storage.join(table_uri, path), body)
+    return Receipt(
+        path=path,
+        shard=shard,
+        num_rows=rows.num_rows,
+        statuses=_tally(rows["status"]),
+        error_codes=_tally(rows["error_code"]),
+        num_bytes=len(body),
+        sha256=hashlib.sha256(body).hexdigest(),
+        keys_digest=keys_digest(rows),
+    )
+
+
+def read_part(table_uri: str, receipt: Receipt, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a committed part, or those of the columns that it has.
+
+    Raises:
+        TableError: The part is missing, or not what its receipt says.
+    """
+    uri = storage.join(table_uri, receipt.path)
+    try:
+        body = storage.read(uri)
+    except NotFoundError as error:
+        raise TableError(
+            f"{uri}: this part is in the log but not on the store; if a run has just ended, read "
+            "the table again, otherwise look at `dsvl verify`"
+        ) from error
+    # Neither the store nor the client notices a flipped byte.
+    if hashlib.sha256(body).hexdigest() != receipt.sha256:
+        raise TableError(
+            f"{uri}: the file is damaged: its sha256 is not the committed {receipt.sha256}; "
+            "restore it from a copy, or delete the table's rows of this part and run again"
+        )
+    return _parse(body, columns)
+
+
+def read_keys(table_uri: str, path: str) -> pa.Table:
+    """Read the logical keys of a part, committed or not."""
+    return _parse(storage.read(storage.join(table_uri, path)), LOGICAL_KEY)
+
+
+def part_metadata(rows: pa.Table) -> dict[str, str]:
+    """Give the metadata with which a part was written, as `write_part` takes it."""
+    return {
+        name.decode().removeprefix(METADATA_PREFIX): value.decode()
+        for name, value in (rows.schema.metadata or {}).items()
+        if name.decode().startswith(METADATA_PREFIX)
+    }
+
+
+def lease_of(path: str) -> int:
+    """Read the lease number in a part's path or URI; 0 for a file that is none of ours."""
+    number, dash, rest = path.rpartition("/")[2].partition("-")
+    is_ours = number.isdecimal() and dash and rest.endswith(".parquet")
+    return int(number) if is_ours else 0
+
+
+def keys_digest(rows: pa.Table) -> str:
+    """Digest logical keys and row keys; see `Receipt`."""
+    total = 0
+    pairs = zip(logical_key(rows).to_pylist(), rows["row_key"].to_pylist(), strict=True)
+    for logical, row_key in pairs:
+        state = hashlib.blake2b(logical, digest_size=16, key=row_key or b"", person=b"dsvl.rows")
+        total += int.from_bytes(state.digest(), "little")
+    return f"{total % 2**128:032x}"
+
+
+def _parse(body: bytes, columns: Sequence[str] | None) -> pa.Table:
+    file = pq.ParquetFile(pa.BufferReader(body))
+    if columns is not None:
+        columns = [name for name in columns if name in file.schema_arrow.names]
+    return file.read(columns=columns)
+
+
+def _tally(column: pa.ChunkedArray) -> dict[str, int]:
+    counted = pc.value_counts(column.drop_null()).to_pylist()
+    return {item["values"]: item["counts"] for item in sorted(counted, key=lambda i: i["values"])}

@@ -1,0 +1,113 @@
+"""Read a table: what the log names, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from dsvl_pipeline import storage
+from dsvl_pipeline.errors import TableError
+from dsvl_pipeline.table.log import Snapshot, read_snapshot, total_statuses
+from dsvl_pipeline.table.part import Receipt, read_part
+from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Rows of a table by status, and by error code (degraded rows may have one as well)."""
+
+    ok: int
+    degraded: int
+    errors: int
+    error_codes: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return self.ok + self.degraded + self.errors
+
+
+def read_table(
+    uri: str, *, version: int | None = None, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Read a table's rows into memory.
+
+    Args:
+        uri: The table.
+        version: Number of a log entry; the last one if None. An earlier one can be read until a
+            run that replaced some of its rows has ended.
+        columns: Those wanted, in this order; all if None. Rows written before a column existed
+            have nulls.
+
+    Raises:
+        NotFoundError: There is no table.
+        TableError: A part is missing or damaged, or a column exists nowhere.
+    """
+    snapshot = read_snapshot(uri, version)
+    try:
+        return read_parts(snapshot, list(snapshot.parts.values()), columns)
+    except TableError:
+        # A run that ended meanwhile deletes the parts that its own commits had removed.
+        if version is not None or read_snapshot(uri).version == snapshot.version:
+            raise
+        return read_table(uri, columns=columns)
+
+
+def committed_keys(
+    table: str | Snapshot, shard: int, columns: Sequence[str] = KEY_COLUMNS
+) -> pa.Table:
+    """Read some columns of one shard's rows, by default what a plan needs to know.
+
+    Args:
+        table: URI, or a snapshot, which saves reading the log.
+        shard: Its number.
+        columns: Those wanted.
+    """
+    snapshot = read_snapshot(table) if isinstance(table, str) else table
+    return read_parts(snapshot, snapshot.in_shard(shard), columns)
+
+
+def counts(table: str | Snapshot) -> Counts:
+    """Count a table's rows, from the log alone."""
+    snapshot = read_snapshot(table) if isinstance(table, str) else table
+    statuses = total_statuses(snapshot.parts.values())
+    codes: dict[str, int] = {}
+    for receipt in snapshot.parts.values():
+        for code, count in receipt.error_codes.items():
+            codes[code] = codes.get(code, 0) + count
+    return Counts(
+        ok=statuses.get("ok", 0),
+        degraded=statuses.get("degraded", 0),
+        errors=statuses.get("error", 0),
+        error_codes=codes,
+    )
+
+
+def read_parts(
+    snapshot: Snapshot, receipts: Sequence[Receipt], columns: Sequence[str] | None
+) -> pa.Table:
+    """Read parts, many at once, into one table whose columns are the union of theirs."""
+    with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+        read = threads.map(lambda r: read_part(snapshot.uri, r, columns), receipts)
+        tables = [table.replace_schema_metadata(None) for table in read]
+    tables = tables or [output_schema().empty_table()]
+    # The last part was written by the newest version, so its order of columns leads.
+    union = pa.unify_schemas([t.schema for t in reversed(tables)], promote_options="permissive")
+    rows = pa.concat_tables(tables, promote_options="permissive").select(union.names)
+    if columns is None:
+        return rows
+    known = output_schema()
+    missing = [name for name in columns if name not in rows.column_names]
+    unknown = [name for name in missing if name not in known.names]
+    if unknown:
+        raise TableError(
+            f"{storage.redact(snapshot.uri)}: no part has the columns {unknown}; there are "
+            f"{rows.column_names}"
+        )
+    for name in missing:
+        rows = rows.append_column(
+            known.field(name), pa.nulls(rows.num_rows, known.field(name).type)
+        )
+    return rows.select(list(columns))

@@ -1,0 +1,180 @@
+"""The output row: names, types and order of its columns.
+
+Strings are plain strings, not Arrow dictionaries: the files are dictionary-encoded all the same
+(`REPEATED` costs under a byte a row and column), and every reader can filter, join and group them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dsvl_pipeline.errors import ConfigError
+
+LOGICAL_KEY = ("row_id", "page_index", "prompt_id")
+"""Unique in a table."""
+
+KEY_COLUMNS = (
+    *LOGICAL_KEY,
+    "row_key",
+    "status",
+    "is_retryable",
+    "num_pages",
+)
+"""What a plan needs to know of a committed row."""
+
+_RESULT = (
+    pa.field("row_id", pa.string()),
+    pa.field("row_key", pa.binary(16)),
+    pa.field("status", pa.string()),  # ok, degraded, error
+    pa.field("text", pa.string()),
+    pa.field("finish_reason", pa.string()),
+    pa.field("error_code", pa.string()),
+    pa.field("error_message", pa.string()),
+    pa.field("is_retryable", pa.bool_()),
+    pa.field("prompt_id", pa.string()),
+    pa.field("page_index", pa.int32()),  # from 0; null for images
+    pa.field("num_pages", pa.int32()),  # of its document, so that a complete one is never opened
+)
+_LINEAGE = (
+    pa.field("source_uris", pa.list_(pa.string())),  # redacted
+    pa.field("source_uri_sha256s", pa.list_(pa.string())),  # of the URIs as they were given
+    pa.field("source_etags", pa.list_(pa.string())),
+    pa.field("source_versions", pa.list_(pa.string())),
+    pa.field("source_sha256s", pa.list_(pa.string())),  # of the bytes
+    pa.field("source_bytes", pa.list_(pa.int64())),
+    pa.field("image_widths", pa.list_(pa.int32())),
+    pa.field("image_heights", pa.list_(pa.int32())),
+    pa.field("transform", pa.string()),
+    pa.field("prompt_digest", pa.string()),
+    pa.field("model", pa.string()),
+    pa.field("model_revision", pa.string()),
+    pa.field("weights_digest", pa.string()),
+    pa.field("processor_digest", pa.string()),
+    pa.field("decoding_digest", pa.string()),
+    pa.field("recipe", pa.string()),
+    pa.field("num_prompt_tokens", pa.int32()),
+    pa.field("num_completion_tokens", pa.int32()),
+    pa.field("plan_id", pa.string()),
+)
+# When and where a row was made: free to differ between two runs of one plan.
+_OCCASION = (
+    pa.field("run_id", pa.string()),
+    pa.field("shard", pa.int32()),
+    pa.field("attempt", pa.int32()),
+    pa.field("code_version", pa.string()),
+    pa.field("node", pa.string()),
+    pa.field("device", pa.string()),
+    pa.field("produced_at", pa.timestamp("us", tz="UTC")),
+    pa.field("latency_s", pa.float64()),
+)
+OCCASION_COLUMNS = tuple(field.name for field in _OCCASION)
+REPEATED = tuple(
+    field.name
+    for field in (*_RESULT, *_LINEAGE, *_OCCASION)
+    if field.type == pa.string() and field.name not in ("row_id", "text", "error_message")
+)
+"""Columns with few values in a part; only these are dictionary-encoded in the files."""
+
+
+def output_schema(carry: pa.Schema | None = None) -> pa.Schema:
+    """Give the schema of a table's rows.
+
+    Args:
+        carry: The carried columns, which stand between the result and its lineage.
+
+    Raises:
+        ConfigError: A carried column has the name of one of ours.
+    """
+    carried = list(carry) if carry is not None else []
+    ours = {field.name for field in (*_RESULT, *_LINEAGE, *_OCCASION)}
+    taken = sorted(ours.intersection(field.name for field in carried))
+    if taken:
+        raise ConfigError(
+            f"input.carry names {', '.join(map(repr, taken))}, but the output has "
+            "columns of that name; rename them in the manifest or leave them out"
+        )
+    return pa.schema([*_RESULT, *carried, *_LINEAGE, *_OCCASION])
+
+
+def complete(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Bring a table of some of the columns into a schema: its order, its types, nulls elsewhere.
+
+    Raises:
+        KeyError: The table has a column that the schema has not.
+    """
+    unknown = sorted(set(rows.column_names) - set(schema.names))
+    if unknown:
+        raise KeyError(f"columns {unknown} are not in the schema")
+    columns = [
+        rows[field.name].cast(field.type)
+        if field.name in rows.column_names
+        else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def logical_key(rows: pa.Table) -> pa.ChunkedArray:
+    """Give each row's logical key as one binary value, for ``is_in`` and sorting.
+
+    Joins are no substitute: they never match the null ``page_index`` of images.
+    """
+    page = pc.fill_null(rows["page_index"].cast(pa.string()), "-")
+    prompt_id = rows["prompt_id"].cast(pa.string())
+    # The length tells where the prompt's id ends and the row's begins, whatever they hold.
+    length = pc.fill_null(pc.binary_length(prompt_id).cast(pa.string()), "-")
+    pieces = [page, length, pc.fill_null(prompt_id, ""), rows["row_id"].cast(pa.string())]
+    keys = pc.binary_join_element_wise(*(piece.cast(pa.binary()) for piece in pieces), b"\x00")
+    return keys if isinstance(keys, pa.ChunkedArray) else pa.chunked_array([keys])
+
+
+def is_among(rows: pa.Table, keys: pa.Table) -> pa.ChunkedArray:
+    """Tell for each row whether its logical key is among those of another table."""
+    return pc.is_in(logical_key(rows), value_set=logical_key(keys).combine_chunks())
+
+
+def payload_digest(rows: pa.Table) -> str:
+    """Digest everything but time and place: equal for two runs of one plan, as 32 hex digits.
+
+    Neither the order of the rows, nor their division into parts, nor `OCCASION_COLUMNS` matter.
+    """
+    order = pc.sort_indices(logical_key(rows).combine_chunks())
+    names = sorted(set(rows.column_names) - set(OCCASION_COLUMNS))
+    state = blake2b(digest_size=16, person=b"dsvl.payload")
+    for name in names:
+        column = rows[name].take(order).combine_chunks()
+        state.update(f"\x00{name}\x00{column.type}\x00{len(column)}".encode())
+        for piece in _content(column):
+            state.update(piece)
+    return state.hexdigest()
+
+
+def _content(array: pa.Array) -> Iterator[bytes]:
+    """Yield an array's values as bytes that depend on nothing but the values.
+
+    Buffers would not do: what lies under a null, and before a slice's offset, is arbitrary.
+    """
+    kind = array.type
+    if pa.types.is_null(kind):
+        return
+    yield array.is_valid().cast(pa.uint8()).to_numpy(zero_copy_only=False).tobytes()
+    if pa.types.is_dictionary(kind):
+        yield from _content(array.dictionary_decode())
+    elif pa.types.is_struct(kind):
+        for piece in array.flatten():
+            yield from _content(piece)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+        yield from _content(pc.list_value_length(array.drop_null()).cast(pa.int64()))
+        yield from _content(array.flatten())
+    elif pa.types.is_boolean(kind):
+        yield from _content(array.cast(pa.uint8()))
+    elif pa.types.is_primitive(kind):
+        yield array.drop_null().view(f"uint{kind.bit_width}").to_numpy().tobytes()
+    else:
+        values = array.drop_null().cast(pa.large_binary())
+        yield from _content(pc.binary_length(values))
+        yield b"".join(values.to_pylist())

@@ -1,0 +1,193 @@
+"""Hold the log against the parts, and the rows against what was asked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dsvl_pipeline import keys, storage
+from dsvl_pipeline.errors import TableError
+from dsvl_pipeline.table import lineage
+from dsvl_pipeline.table.format import read_format
+from dsvl_pipeline.table.log import Snapshot, read_snapshot
+from dsvl_pipeline.table.part import Receipt, keys_digest, read_part
+from dsvl_pipeline.table.schema import LOGICAL_KEY, logical_key, output_schema
+from dsvl_pipeline.table.vacuum import list_parts, unlogged
+
+_COLUMNS = (*LOGICAL_KEY, "row_key", "status", "num_pages")
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong with a table.
+
+    Attributes:
+        where: A part's path, a shard, a run or a row.
+        what: Found and wanted.
+    """
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        version: Of the table, as it was checked.
+        num_parts: In the log.
+        num_rows: In the parts that could be read.
+        num_expected: Rows that the last run says there must be; None where it cannot say.
+        problems: Empty for a good table.
+        unlogged: Parts on the store that are not in the log. Harmless to readers of the log; after
+            a good end there are none.
+        last_run: How the last run ended; None if it left no manifest.
+    """
+
+    version: int
+    num_parts: int
+    num_rows: int
+    num_expected: int | None
+    problems: tuple[Problem, ...]
+    unlogged: tuple[str, ...]
+    last_run: lineage.RunStatus | None
+
+
+def verify(uri: str) -> Verification:
+    """Check a table from its bytes up, one shard in memory at a time.
+
+    Raises:
+        NotFoundError: There is no table.
+        TableError: The log itself is damaged, so there is nothing to check against.
+    """
+    num_shards = read_format(uri).num_shards
+    snapshot = read_snapshot(uri)
+    author = snapshot.last_author
+    run = lineage.read_run(uri, author.run_id) if author is not None else None
+    # What a run wanted is there when it is done, not before.
+    wanted = run if run is not None and run.status == "done" else None
+    problems: list[Problem] = []
+    rows_in_shards: dict[int, int] = {}
+    for shard in range(num_shards):
+        receipts = snapshot.in_shard(shard)
+        if receipts:
+            rows = _read_shard(snapshot, receipts, problems)
+            rows_in_shards[shard] = rows.num_rows
+            problems += _check_keys(rows, shard, num_shards)
+            problems += _check_documents(rows, wanted.prompt_ids if wanted else ())
+    expected = wanted.rows_expected if wanted else {}
+    for shard, num_rows in expected.items():
+        found = rows_in_shards.get(shard, 0)
+        if found != num_rows:
+            problems.append(
+                Problem(
+                    where=f"shard {shard}",
+                    what=f"has {found} rows, but its last run wanted {num_rows}",
+                )
+            )
+    return Verification(
+        version=snapshot.version,
+        num_parts=len(snapshot.parts),
+        num_rows=sum(rows_in_shards.values()),
+        num_expected=sum(expected.values()) if expected else None,
+        problems=tuple(problems),
+        unlogged=tuple(info.uri for info in unlogged(list_parts(uri), snapshot)),
+        last_run=run.status if run is not None else None,
+    )
+
+
+def _read_shard(
+    snapshot: Snapshot, receipts: Iterable[Receipt], problems: list[Problem]
+) -> pa.Table:
+    def read(receipt: Receipt) -> tuple[pa.Table | None, list[Problem]]:
+        try:
+            rows = read_part(snapshot.uri, receipt, _COLUMNS).replace_schema_metadata(None)
+        except TableError as error:
+            return None, [Problem(where=receipt.path, what=str(error))]
+        return rows, list(_check_part(rows, receipt))
+
+    tables = []
+    with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+        for rows, found in threads.map(read, receipts):
+            problems += found
+            if rows is not None:
+                tables.append(rows)
+    return pa.concat_tables(tables or [output_schema().empty_table().select(_COLUMNS)])
+
+
+def _check_part(rows: pa.Table, receipt: Receipt) -> Iterator[Problem]:
+    statuses = Counter(rows["status"].to_pylist())
+    for what, found, wanted in (
+        ("rows", rows.num_rows, receipt.num_rows),
+        ("rows by status", dict(statuses), receipt.statuses),
+        ("digest of the keys", keys_digest(rows), receipt.keys_digest),
+    ):
+        if found != wanted:
+            yield Problem(where=receipt.path, what=f"{what}: {found}, but the log says {wanted}")
+
+
+def _check_keys(rows: pa.Table, shard: int, num_shards: int) -> Iterator[Problem]:
+    counted = pc.value_counts(logical_key(rows).combine_chunks())
+    doubled = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
+    if len(doubled):
+        named = rows.filter(pc.is_in(logical_key(rows), value_set=doubled.slice(0, _MOST_NAMED)))
+        yield Problem(
+            where=f"shard {shard}",
+            what=f"{len(doubled)} logical keys stand in more than one row, first "
+            + _named(named.select(LOGICAL_KEY).group_by(list(LOGICAL_KEY)).aggregate([])),
+        )
+    row_ids = pc.unique(rows["row_id"]).to_pylist()
+    strays = [row_id for row_id in row_ids if keys.shard_of(row_id, num_shards) != shard]
+    if strays:
+        yield Problem(
+            where=f"shard {shard}",
+            what=f"{len(strays)} row ids belong into another shard, first {strays[:_MOST_NAMED]}",
+        )
+
+
+def _check_documents(rows: pa.Table, prompt_ids: Iterable[str]) -> Iterator[Problem]:
+    """Compare the pages of each document, under each prompt, with their number."""
+    pages = rows.filter(pc.is_valid(rows["page_index"]))
+    found = pages.group_by(["row_id", "prompt_id"]).aggregate(
+        [("page_index", "count_distinct"), ("num_pages", "min"), ("num_pages", "max")]
+    )
+    for group in found.to_pylist():
+        where = f"document {group['row_id']}, prompt {group['prompt_id']}"
+        least, most = group["num_pages_min"], group["num_pages_max"]
+        if least != most:
+            yield Problem(where=where, what=f"its rows say that it has {least} and {most} pages")
+        elif group["page_index_count_distinct"] != most:
+            is_here = pc.and_(
+                pc.equal(pages["row_id"], group["row_id"]),
+                pc.equal(pages["prompt_id"], group["prompt_id"]),
+            )
+            there = set(pages.filter(is_here)["page_index"].to_pylist())
+            missing = sorted(set(range(most or 0)) - there)
+            yield Problem(
+                where=where,
+                what=f"has {len(there)} of {most} pages; missing: {missing[:_MOST_NAMED]}",
+            )
+    asked = pages.group_by("row_id").aggregate([("prompt_id", "distinct")])
+    for group in asked.to_pylist():
+        unasked = sorted(set(prompt_ids) - set(group["prompt_id_distinct"]))
+        if unasked:
+            yield Problem(
+                where=f"document {group['row_id']}", what=f"was not asked the prompts {unasked}"
+            )
+
+
+def _named(rows: pa.Table) -> str:
+    return ", ".join(
+        f"({row['row_id']}, page {row['page_index']}, prompt {row['prompt_id']})"
+        for row in rows.to_pylist()
+    )

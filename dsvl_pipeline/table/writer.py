@@ -1,0 +1,183 @@
+"""The driver's hands on a table: open it, commit receipts, end well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dsvl_pipeline import keys, storage
+from dsvl_pipeline.table.claim import check_claims
+from dsvl_pipeline.table.format import create_format
+from dsvl_pipeline.table.lease import LEASE_TIME_S, Lease
+from dsvl_pipeline.table.log import Author, Log, Snapshot
+from dsvl_pipeline.table.part import (
+    Receipt,
+    lease_of,
+    part_metadata,
+    read_part,
+    write_part,
+)
+from dsvl_pipeline.table.schema import LOGICAL_KEY, logical_key
+from dsvl_pipeline.table.vacuum import list_parts, unlogged
+
+
+class TableWriter:
+    """A table in the hands of the one driver that may change it. Not thread-safe.
+
+    As a context manager it gives the lease back at the end, however that comes.
+
+    Attributes:
+        uri: The table.
+        num_shards: As the table's format has it.
+        lease_number: Goes into the names of parts (`part.write_part`).
+    """
+
+    def __init__(self, uri: str, *, num_shards: int, lease: Lease, log: Log) -> None:
+        self.uri = uri
+        self.num_shards = num_shards
+        self.lease_number = lease.number
+        self._lease = lease
+        self._log = log
+        self._committed: set[str] = set()
+        self._keys: dict[str, pa.ChunkedArray] = {}
+
+    @classmethod
+    def open(
+        cls, uri: str, *, num_shards: int, run_id: str, recipe: str, lease_s: float = LEASE_TIME_S
+    ) -> TableWriter:
+        """Take a table, making it if there is none.
+
+        Args:
+            uri: The table.
+            num_shards: Of a new table; one that exists keeps its own.
+            run_id: Of this run.
+            recipe: Of this run, for the log.
+            lease_s: See `Lease.acquire`.
+
+        Raises:
+            ConfigError: The store cannot hold a table.
+            LeaseError: Another driver is at work.
+            TableError: The table is damaged, or made by a newer version.
+        """
+        check_claims(storage.join(uri, "_dsvl"), run_id)
+        table_format = create_format(uri, num_shards=num_shards)
+        lease = Lease.acquire(uri, run_id=run_id, time_s=lease_s)
+        try:
+            log = Log(uri, Author(lease=lease.number, run_id=run_id, recipe=recipe))
+            log.take_over()
+        except BaseException:
+            lease.release()
+            raise
+        return cls(uri, num_shards=table_format.num_shards, lease=lease, log=log)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The table as of the last commit."""
+        return self._log.snapshot
+
+    def commit(self, receipts: Sequence[Receipt], *, superseded: pa.Table | None = None) -> None:
+        """Make parts visible and superseded rows invisible, both at once.
+
+        May be repeated with the same arguments after a `StorageError`: what had been committed is
+        not committed again.
+
+        Args:
+            receipts: From `part.write_part`.
+            superseded: Columns ``row_id, page_index, prompt_id`` of rows that leave the table:
+                those of earlier runs that ``receipts`` replace. Rows that this writer itself
+                committed are never touched.
+
+        Raises:
+            LeaseError: Another driver has taken over. What was committed before is safe.
+            StorageError: The store does not answer.
+        """
+        self._lease.check()
+        self._committed.update(receipt.path for receipt in receipts)
+        while True:
+            added = [r for r in receipts if r.path not in self.snapshot.parts]
+            removed: list[str] = []
+            if superseded is not None and superseded.num_rows:
+                remainders, removed = self._without(superseded)
+                added += remainders
+            if not added and not removed:
+                return
+            if self._log.append(added, removed):
+                return
+
+    def finish(self) -> None:
+        """End a good run: delete what is not in the table, and let the next driver in.
+
+        Deleted are superseded parts and what lower leases and this one left uncommitted, so that
+        ``data/`` holds exactly the table, for tools that know nothing of the log.
+        """
+        self._lease.check()
+        storage.delete(
+            info.uri
+            for info in unlogged(list_parts(self.uri), self.snapshot)
+            if lease_of(info.uri) <= self.lease_number
+        )
+        self.close()
+
+    def close(self) -> None:
+        """Let the next driver in; a second time does nothing."""
+        self._lease.release()
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _without(self, superseded: pa.Table) -> tuple[list[Receipt], list[str]]:
+        """Write again, without the superseded rows, the parts of earlier runs that hold some.
+
+        Returns:
+            The new parts, and the paths of the old ones. A part of which nothing is left has no
+            successor.
+        """
+        row_ids = pc.unique(superseded["row_id"]).to_pylist()
+        shards = {keys.shard_of(row_id, self.num_shards) for row_id in row_ids}
+        concerned = {
+            path: receipt
+            for path, receipt in self.snapshot.parts.items()
+            if receipt.shard in shards and path not in self._committed
+        }
+        # Runs go shard by shard, so the keys of one shard are what is worth keeping in memory.
+        self._keys = {path: known for path, known in self._keys.items() if path in concerned}
+        gone = logical_key(superseded).combine_chunks()
+        with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+            unknown = [concerned[path] for path in concerned if path not in self._keys]
+            found = threads.map(lambda receipt: self._read_keys(receipt), unknown)
+            self._keys |= zip((receipt.path for receipt in unknown), found, strict=True)
+            hit = [
+                concerned[path]
+                for path, known in self._keys.items()
+                if pc.any(pc.is_in(known, value_set=gone)).as_py()
+            ]
+            remainders = threads.map(lambda receipt: self._remainder(receipt, gone), hit)
+            return [r for r in remainders if r is not None], [receipt.path for receipt in hit]
+
+    def _read_keys(self, receipt: Receipt) -> pa.ChunkedArray:
+        return logical_key(read_part(self.uri, receipt, LOGICAL_KEY))
+
+    def _remainder(self, receipt: Receipt, gone: pa.Array) -> Receipt | None:
+        rows = read_part(self.uri, receipt)
+        kept = rows.filter(pc.invert(pc.is_in(logical_key(rows), value_set=gone)))
+        if not kept.num_rows:
+            return None
+        return write_part(
+            self.uri,
+            kept,
+            shard=receipt.shard,
+            lease=self.lease_number,
+            metadata=part_metadata(rows),
+        )
