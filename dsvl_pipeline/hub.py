@@ -37,7 +37,7 @@ def resolve(name: str, revision: str | None = None) -> Path:
     directory = Path(name).expanduser()
     if name == DEMO:
         directory = Path(__file__).parent / "demo" / "checkpoint"
-    is_local = directory.is_dir()
+    is_local = name != "" and directory.is_dir()  # an empty name would be the current directory
     if is_local and revision is not None:
         raise CheckpointError(
             f"the checkpoint {name!r} is a directory, which has no revision {revision!r}; leave "

@@ -290,8 +290,8 @@ def _llama_config(config: Mapping[str, Any], directory: Path) -> LlamaConfig:
     require(config, "hidden_act", "silu", where)
     require(config, "attention_bias", False, where)
     require(config, "mlp_bias", False, where)
-    # rope_scaling is the older name; where a file has both it wins, as in transformers
-    rope = {**get(config, "rope_parameters", {}), **get(config, "rope_scaling", {})}
+    # rope_scaling is the older name; where a file has both it replaces the other, as upstream
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     rope_type = rope.get("rope_type") or rope.get("type") or "default"
     if rope_type != "default":
         raise CheckpointError(

@@ -28,5 +28,5 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     num_rows = x.numel() // x.shape[-1]
     if x.device.type != "cpu" or x.dtype != torch.float32 or num_rows >= _MIN_ROWS:
         return F.linear(x, weight, bias)
-    rows = F.pad(x.reshape(num_rows, -1), (0, 0, 0, _MIN_ROWS - num_rows))
-    return F.linear(rows, weight, bias)[:num_rows].view(*x.shape[:-1], -1)
+    rows = F.pad(x.reshape(num_rows, x.shape[-1]), (0, 0, 0, _MIN_ROWS - num_rows))
+    return F.linear(rows, weight, bias)[:num_rows].view(*x.shape[:-1], weight.shape[0])
