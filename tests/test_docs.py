@@ -1,0 +1,168 @@
+"""What the documents say is what the code does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dsvl_pipeline.cli import main
+from dsvl_pipeline.config import load_job
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+CPU_ONLY = ("base.txt", "test.txt", "torch-cpu.txt")
+
+
+def code_blocks(language: str) -> list[str]:
+    """Give the README's code blocks in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def laptop_commands() -> list[list[str]]:
+    """Give the README's first commands, as words."""
+    return [shlex.split(line) for line in code_blocks("bash")[0].splitlines()]
+
+
+def pins(name: str) -> dict[str, set[str]]:
+    """Read a lock: the versions of each distribution (several where platforms differ)."""
+    found: dict[str, set[str]] = {}
+    for line in (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            distribution, version = line.partition(";")[0].strip().split("==")
+            found.setdefault(distribution, set()).add(version)
+    return found
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_config_loads_and_introduces_itself(path: Path) -> None:
+    """The first lines say what it is for, what it needs, and its command."""
+    load_job(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("# What for: ")
+    head = "\n".join(lines[: lines.index("")])
+    assert "\n# Needs: " in head
+    assert "\n# Command: " in head
+    assert f"configs/{path.name}" in head
+
+
+@pytest.mark.parametrize("name", ["caption", "documents"])
+def test_every_job_script_names_its_config(name: str) -> None:
+    """And stays a few lines: what a job does is the pipeline's business."""
+    text = (ROOT / "jobs" / f"{name}.py").read_text(encoding="utf-8")
+    assert f'run_as_job("configs/{name}.yaml")' in text
+    assert len(text.splitlines()) < 25
+
+
+def test_the_readme_lists_the_commands_that_exist() -> None:
+    """Neither a promise nor a secret."""
+    listed = re.findall(r"^\| `dsvl (\w+) ", README, re.MULTILINE)
+    assert listed == [command.__name__.rpartition(".")[2] for command in main.COMMANDS]
+
+
+def test_the_readmes_job_file_is_one(tmp_path: Path) -> None:
+    """Copied into a file it loads."""
+    (block,) = code_blocks("yaml")
+    path = tmp_path / "job.yaml"
+    path.write_text(block, encoding="utf-8")
+    assert load_job(path).input.columns.image == "image_uri"
+
+
+def test_the_readmes_links_and_tree_exist() -> None:
+    """A reader must not run into nothing."""
+    names = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    names += re.findall(r"^(\w+/)  ", README, re.MULTILINE)
+    for entry in re.findall(r"^(?:├──|└──) (.+?)  +", README, re.MULTILINE):
+        names += [f"dsvl_pipeline/{name}" for name in entry.split()]
+    assert len(names) > 20
+    assert not [name for name in names if not (ROOT / name).exists()]
+
+
+def test_the_readmes_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference documentation's example with another import, on the demo checkpoint."""
+    monkeypatch.chdir(ROOT)
+    printed: list[str] = []
+    (block,) = code_blocks("python")
+    exec(compile(block, "README.md", "exec"), {"print": printed.append})
+    assert "What does the image show?" in printed[0]
+
+
+@pytest.mark.ray
+def test_the_readmes_commands_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the demo's run to its copy, each with exit code 0 and every sample in the table."""
+    monkeypatch.chdir(ROOT)
+    out = str(tmp_path / "demo")
+    for command in laptop_commands():
+        words = [word.replace("out/demo", out) for word in command]
+        if words == ["make", "demo"]:
+            words = ["dsvl", "run", "configs/demo.yaml", "--set", f"output.uri={out}"]
+        assert main.main(words[1:]) == 0, command
+    samples = {path.name for path in (ROOT / "dsvl_pipeline/demo/samples").iterdir()}
+    shown = capsys.readouterr().out
+    assert not [name for name in samples if name not in shown]
+    assert "random weights" in shown
+
+
+def test_the_makefile_has_what_the_documents_name() -> None:
+    """``make help`` lists every target."""
+    shown = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert re.findall(r"^make (\w+)", shown, re.MULTILINE) == [
+        "help",
+        "env",
+        "demo",
+        "test",
+        "check",
+        "lock",
+        "clean",
+    ]
+    assert "\ndemo: $(READY)" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    checks = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "\nmake check\nmake test\n" in checks
+
+
+def test_the_locks_agree() -> None:
+    """The test environment is the plain one and more; torch is one version in all files."""
+    base, test = pins("base.txt"), pins("test.txt")
+    assert base == {name: test.get(name) for name in base}
+    (version,) = pins("torch.in")["torch"]
+    assert pins("torch-gpu.txt")["torch"] == {version}
+    assert pins("torch-cpu.txt")["torch"] == {version, f"{version}+cpu"}
+    gpu = pins("torch-gpu.txt")
+    assert {name: gpu[name] for name in gpu if name in test} == {
+        name: test[name] for name in gpu if name in test
+    }
+
+
+def test_the_base_lock_covers_the_project() -> None:
+    """All that ``pip install dsvl-pipeline`` asks for, and what the model needs but torch."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["model"]]
+    names = {re.split(r"[\[<>=]", one)[0].lower() for one in asked} - {"torch"}
+    assert names <= set(pins("base.txt"))
+
+
+@pytest.mark.parametrize("name", CPU_ONLY)
+def test_a_machine_without_a_gpu_gets_no_cuda(name: str) -> None:
+    """Several GB that it would never use."""
+    of_cuda = re.compile(r"nvidia|cuda|triton|cupy")
+    assert not [one for one in pins(name) if of_cuda.search(one)]
+
+
+@pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.name)
+def test_decisions_are_a_page(path: Path) -> None:
+    """Context, decision, what was rejected, consequence, evidence."""
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(f"# {path.name[:4]}: ")
+    parts = ("Context", "Decision", "Rejected", "Consequence", "Evidence")
+    assert re.findall(r"^\*\*(\w+)\.\*\*", text, re.MULTILINE) == list(parts)
+    assert len(text.split()) < 450
