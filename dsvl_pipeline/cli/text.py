@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def amount(count: int, noun: str) -> str:
     """Give ``1 row``, ``2,000 rows``."""
@@ -30,7 +32,7 @@ def shorten(text: str, width: int) -> str:
     return line if len(line) <= width else line[: width - 3] + "..."
 
 
-def columns(rows: list[tuple[str, ...]]) -> list[str]:
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Align rows of texts, two spaces apart."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     return [
