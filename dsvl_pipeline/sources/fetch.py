@@ -8,6 +8,7 @@ decide what they may see.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -109,24 +110,29 @@ class Fetcher:
             if not any(_is_below(path, root) for root in self._roots):
                 raise FetchError(
                     "path_refused",
-                    f"{uri} lies outside the job's directories "
+                    f"{shown(uri)} lies outside the job's directories "
                     f"({', '.join(self._roots) or 'it has none'}); if it may be read, add its "
                     "directory to input.allowed_roots",
                 )
             with open(path, "rb", opener=_open_at_once) as file:
                 size = os.fstat(file.fileno()).st_size
                 data = file.read(max_bytes + 1) if size <= max_bytes else b""
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise FetchError("not_found", f"{uri}: there is no such file") from None
         except PermissionError:
             raise FetchError(
                 "access_denied", f"{uri}: no permission to read it", is_retryable=True
             ) from None
         except ValueError as error:  # a path with a null character
-            raise FetchError("url_invalid", f"{uri!r} is not a usable path ({error})") from None
-        except OSError as error:
             raise FetchError(
-                "unavailable", f"{uri} cannot be read: {error.strerror}", is_retryable=True
+                "url_invalid", f"{shown(uri)!r} is not a usable path ({error})"
+            ) from None
+        except OSError as error:
+            is_bad_name = error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
+            raise FetchError(
+                "url_invalid" if is_bad_name else "unavailable",
+                f"{shown(uri)} cannot be read: {error.strerror}",
+                is_retryable=not is_bad_name,
             ) from None
         if max(size, len(data)) > max_bytes:
             raise too_large(uri, max(size, len(data)), max_bytes)
