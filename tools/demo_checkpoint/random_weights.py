@@ -22,6 +22,7 @@ def write(directory: Path) -> None:
         for name, parameter in model.named_parameters():
             if "rel_pos" in name or "alpha" in name:  # zero at initialisation: would hide mistakes
                 parameter.normal_(0, 0.2)
+    model.config.random_weights = True  # read by hub.is_random_weights: users are told
     model.to(torch.bfloat16).save_pretrained(directory)
     files.processor().save_pretrained(directory)
 
