@@ -49,24 +49,24 @@ def plain(
     stream: TextIO, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[Progress], None]]:
     """Write a line at the start, one a minute, and one at the end."""
-    last: Progress | None = None
+    unwritten: Progress | None = None
     due = clock()
 
     def write(progress: Progress) -> None:
         print(f"{time.strftime('%H:%M:%S')} {describe(progress)}", file=stream, flush=True)
 
     def show(progress: Progress) -> None:
-        nonlocal last, due
-        last = progress
+        nonlocal unwritten, due
+        unwritten = progress
         if clock() >= due:
             write(progress)
-            due = clock() + LINE_EVERY_S
+            unwritten, due = None, clock() + LINE_EVERY_S
 
     try:
         yield show
     finally:
-        if last is not None:
-            write(last)
+        if unwritten is not None:
+            write(unwritten)
 
 
 @contextmanager

@@ -64,7 +64,6 @@ def test_a_log_gets_a_line_at_the_start_one_a_minute_and_one_at_the_end() -> Non
         "600 of 5",
         "1",
         "1",
-        "1",
     ]
     assert lines_of(stream)[-1].startswith("1,800 of 5,000 rows")
 
@@ -81,6 +80,14 @@ def test_a_log_gets_its_last_line_also_when_the_run_fails() -> None:
     with pytest.raises(RuntimeError), progress.plain(stream) as show:
         failing(show)
     assert lines_of(stream)[-1].startswith("7 of 5,000 rows")
+
+
+def test_no_line_is_written_twice() -> None:
+    """A run that fails while planning has one progress, which is start and end."""
+    stream = io.StringIO()
+    with progress.plain(stream) as show:
+        show(at())
+    assert len(lines_of(stream)) == 1
 
 
 def test_a_run_that_ends_before_its_first_progress_writes_nothing() -> None:
@@ -114,6 +121,7 @@ def test_a_log_file_gets_plain_lines() -> None:
     """No control codes off a terminal."""
     stream = io.StringIO()
     with progress.display(stream) as show:
+        show(at(phase="planning"))
         show(at())
     assert "\x1b" not in stream.getvalue()
     assert len(lines_of(stream)) == 2
