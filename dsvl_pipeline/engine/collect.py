@@ -13,7 +13,8 @@ _POLL_S = 1.0
 def generate_all(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
     """Submit all requests, wait, and return the completions in the order of the requests.
 
-    Takes every completion the engine hands out meanwhile: no other thread may poll.
+    Takes every completion that the engine hands out meanwhile, those of requests submitted
+    elsewhere included: use it for an engine of your own.
 
     Raises:
         EngineError: The engine's thread died.
@@ -21,8 +22,10 @@ def generate_all(engine: Engine, requests: Sequence[Request]) -> list[Completion
     """
     for request in requests:
         engine.submit(request)
+    missing = {request.request_id for request in requests}
     done: dict[str, Completion] = {}
-    while len(done) < len(requests):
+    while missing:
         for completion in engine.poll(_POLL_S):
             done[completion.request_id] = completion
+            missing.discard(completion.request_id)
     return [done[request.request_id] for request in requests]

@@ -14,7 +14,7 @@ class StopText:
     """Watch one completion for any of its stop texts.
 
     A byte-level token may hold a part of a UTF-8 character, which decodes to a replacement
-    character until the rest arrives. Such tokens wait; text before them is looked at at once.
+    character until the rest arrives; such tokens are decoded again together with the next.
     """
 
     def __init__(self, stop: Sequence[str], decode: DecodeIds) -> None:
@@ -29,8 +29,7 @@ class StopText:
         before = self._decode(self._pending)
         self._pending.append(token_id)
         text = self._decode(self._pending)
-        seen = self._tail + text.rstrip(_REPLACEMENT)
-        if any(stop in seen for stop in self._stop):
+        if any(stop in self._tail + text for stop in self._stop):
             return True
         if not text.endswith(_REPLACEMENT):
             self._settle(text, pending=[])

@@ -109,6 +109,18 @@ def test_logprobs_come_where_asked_for() -> None:
     assert done["without"].logprobs is None
 
 
+def test_a_seed_may_be_any_integer() -> None:
+    """Users hash names into seeds; on the device there are 64 bits."""
+    core = make_core()
+    seeds = {"small": 5, "same": 5 + 2**64, "huge": 3**200, "negative": -(2**63) - 1}
+    for name, seed in seeds.items():
+        request = make_request(name, max_new_tokens=20, temperature=50.0, seed=seed)
+        core.add(request, submitted_s=0.0)
+    texts = {name: completion.completion_ids.tolist() for name, completion in run(core).items()}
+    assert texts["small"] == texts["same"]
+    assert texts["huge"] != texts["small"] != texts["negative"]
+
+
 def test_the_penalty_counts_prompt_and_completion() -> None:
     """Strong enough, no token of either comes twice; the rows beside it are left alone."""
     core = make_core(ScriptedModel({3: 5, 5: 5, 0: 5}))
@@ -120,6 +132,10 @@ def test_the_penalty_counts_prompt_and_completion() -> None:
     # 5 is not to follow itself: 0 wins the tie of all others. 3 is missing, the prompt has it.
     assert done["a"].completion_ids.tolist() == [5, 0, 1, 2, 4, 6]
     assert done["b"].completion_ids.tolist() == [5, 0, 1, 2, 4, 6]
+    sampling["repetition_penalty"] = 1000.0
+    for _ in range(3):  # nor does a sequence inherit what others have seen
+        again = answer(core, make_request(**sampling))
+        assert again.completion_ids.tolist() == [5, 0, 1, 2, 4, 6]
 
 
 def test_a_request_that_could_never_fit_is_answered_with_an_error() -> None:
@@ -220,17 +236,23 @@ def test_equal_images_are_encoded_once() -> None:
     assert sum(map(len, model.encoded)) == core.stats()["images_encoded"] == 3
 
 
-def test_features_that_nobody_needs_are_dropped_oldest_first() -> None:
-    """A job has very many images; what is kept must not grow with them."""
+def test_features_are_dropped_by_their_last_use() -> None:
+    """A job has very many images; what is kept of those that nobody needs must not grow."""
     model = ScriptedModel()
     core = make_core(model)
-    for number in range(66):
-        answer(core, image_request(f"{number}", picture(number), max_new_tokens=1))
-    assert len(model.encoded) == 66
-    answer(core, image_request("recent", picture(10), max_new_tokens=1))
-    assert len(model.encoded) == 66
-    answer(core, image_request("oldest", picture(0), max_new_tokens=1))
-    assert len(model.encoded) == 67
+
+    def ask(number: int) -> int:
+        request = image_request(f"{len(model.encoded)}", picture(number), max_new_tokens=1)
+        answer(core, request)
+        return len(model.encoded)
+
+    for number in range(64):
+        assert ask(number) == number + 1
+    assert ask(0) == 64
+    assert ask(64) == 65, "and drops 1, since 0 was used again"
+    assert ask(0) == 65
+    assert ask(2) == 65
+    assert ask(1) == 66
 
 
 def test_a_preempted_sequence_keeps_its_image_features() -> None:

@@ -71,7 +71,7 @@ ROWS = st.builds(
     SamplingParams,
     temperature=st.sampled_from([0.3, 0.7, 1.0, 1.8]),
     top_k=st.sampled_from([0, 1, 5, 40, 1000]),
-    top_p=st.sampled_from([1.0, 0.95, 0.8, 0.3, 0.01]),
+    top_p=st.sampled_from([1.0, 0.95, 0.8, 0.3, 0.01, 1e-9]),
     min_p=st.sampled_from([0.0, 0.02, 0.3, 0.9]),
     repetition_penalty=st.sampled_from([1.0, 1.2, 0.7]),
 )
@@ -91,6 +91,16 @@ def test_filters_are_those_of_transformers(rows: list[SamplingParams], data: int
     )
     found = filter_scores(penalise(logits, params), params)
     assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_the_nucleus_ends_where_that_of_transformers_does() -> None:
+    """1 - top_p is a float64 there; in float32 it would be three steps further for 0.9."""
+    likely = torch.full((40,), math.log(9.0)) + torch.arange(-20, 20) * 2.0**-22
+    logits = torch.stack([torch.zeros(40), likely], dim=1)  # probabilities of about 0.1 and 0.9
+    row = SamplingParams(temperature=1.0, top_p=0.9)
+    expected = upstream(row, torch.zeros(40, 1, dtype=torch.long), logits)
+    assert_close(filter_scores(logits, tensors([row] * 40)), expected, rtol=0, atol=0)
+    assert 0 < expected.isinf().sum() < 40
 
 
 def test_filters_that_are_off_leave_the_logits_alone() -> None:
