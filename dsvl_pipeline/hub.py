@@ -92,6 +92,21 @@ def weights_digest(directory: Path) -> str:
     return _digest(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 
+def processor_digest(directory: Path) -> str:
+    """Give the sha256 of what turns words and pictures into inputs, as 64 hex digits.
+
+    It covers names and contents of a checkpoint's small text files but the model's own settings:
+    tokenizer, chat template, picture sizes and normalisation.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        is_text = path.suffix in (".json", ".jinja", ".model", ".txt")
+        if is_text and path.name not in (_INDEX, "generation_config.json"):
+            body = path.read_bytes()
+            digest.update(f"{path.name}\0{len(body)}\0".encode() + body)
+    return digest.hexdigest()
+
+
 def is_random_weights(directory: Path) -> bool:
     """Whether a checkpoint says of itself that it was never trained, so that answers are noise.
 

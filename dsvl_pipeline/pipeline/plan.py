@@ -11,6 +11,7 @@ import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ class ShardPlan:
         work_files: URIs of Parquet files of `work_schema`.
         num_rows: Work rows in them; a document counts once per prompt, its pages are unknown.
         num_documents: How many of the work rows are documents.
-        num_wanted: Rows the input asks for, those up to date included; documents as above.
         num_up_to_date: Rows of the table that need not run again, pages counted.
+        num_staying: Rows of the table that nobody asks for any more.
         stale: Logical keys of committed rows that this run replaces.
         max_images: Most images in one row.
     """
@@ -50,8 +51,8 @@ class ShardPlan:
     work_files: tuple[str, ...]
     num_rows: int
     num_documents: int
-    num_wanted: int
     num_up_to_date: int
+    num_staying: int
     stale: pa.Table
     max_images: int
 
@@ -75,12 +76,18 @@ class Spool:
         self.schema = work_schema(carry)
         self._folder = tempfile.TemporaryDirectory(prefix="dsvl-plan-")
         self._all = Path(self._folder.name) / "all.parquet"
-        self.num_inputs = self.num_rows = 0
+        self.num_rows = 0
+        self._state = blake2b(digest_size=16)
         try:
             self._write(rows)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def digest(self) -> str:
+        """Of all that is wanted, in its order: equal for equal inputs and prompts."""
+        return self._state.hexdigest()
 
     def close(self) -> None:
         """Remove the spool from disk."""
@@ -111,12 +118,14 @@ class Spool:
         with pq.ParquetWriter(self._all, self.schema, compression="zstd") as writer:
             wanted = itertools.chain.from_iterable(map(self._asks, rows))
             while chunk := list(itertools.islice(wanted, _ROWS_PER_CHUNK)):
-                writer.write_table(pa.Table.from_pylist(chunk, schema=self.schema))
+                table = pa.Table.from_pylist(chunk, schema=self.schema)
+                writer.write_table(table)
+                for key in _wanted_key(table).to_pylist():
+                    self._state.update(key)
                 self.num_rows += len(chunk)
 
     def _asks(self, row: Row) -> Iterator[dict[str, Any]]:
         """One work row for each prompt, or one for a row that is bad as it stands."""
-        self.num_inputs += 1
         asked = work_row(row, self._carry)
         if row.failure is not None:
             digest = keys.prompt_digest(row.failure.message)
@@ -181,8 +190,8 @@ def plan_shard(
         work_files=tuple(_write_work(todo, work_uri)),
         num_rows=todo.num_rows,
         num_documents=pc.sum(pc.equal(todo["kind"], "document")).as_py() or 0,
-        num_wanted=wanted.num_rows,
         num_up_to_date=concerned.num_rows - stale.num_rows,
+        num_staying=committed.num_rows - concerned.num_rows,
         stale=stale.select(LOGICAL_KEY),
         max_images=pc.max(sizes).as_py() or 0,
     )
@@ -193,6 +202,12 @@ def _identity(rows: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(
         logical_key(rows), pc.cast(rows["row_key"], pa.binary()), b"\x00"
     )
+
+
+def _wanted_key(rows: pa.Table) -> pa.ChunkedArray:
+    prompt = pc.fill_null(rows["prompt"], "")
+    parts = [pc.cast(part, pa.binary()) for part in (rows["content_id"], prompt)]
+    return pc.binary_join_element_wise(logical_key(rows), *parts, b"\x00")
 
 
 def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table, pa.ChunkedArray]:

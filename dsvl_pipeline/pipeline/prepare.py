@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import platform
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
 from typing import Any
-
-from dsvl_pipeline.table.writer import TableWriter
 
 from dsvl_pipeline import hub, keys, storage
 from dsvl_pipeline.config import JobConfig
@@ -15,83 +18,202 @@ from dsvl_pipeline.pipeline import plan, settings
 from dsvl_pipeline.pipeline.plan import ShardPlan, Spool
 from dsvl_pipeline.pipeline.preprocess import StageConfig
 from dsvl_pipeline.pipeline.settings import Scale
-from dsvl_pipeline.sources.open import open_input
+from dsvl_pipeline.sources.open import open_input, with_absolute_paths
+from dsvl_pipeline.sources.uris import local_path, scheme_of
 from dsvl_pipeline.table import reader
+from dsvl_pipeline.table.lineage import RunManifest, RunStatus, write_run
+from dsvl_pipeline.table.schema import output_schema
+from dsvl_pipeline.table.writer import TableWriter
 
-TRANSFORM_VERSION = "1"
+TRANSFORM = "1"
 """Raised when preprocessing changes what the model sees; every row then runs again."""
+
+_PACKAGES = ("dsvl-pipeline", "ray", "torch", "pyarrow", "pillow", "pypdfium2", "tokenizers")
 
 
 @dataclass(slots=True, kw_only=True)
 class Prepared:
-    """A run ready to go. ``close`` gives back what it holds.
+    """A run ready to go, or going; `end` it, and `close` it whatever happened.
 
     Attributes:
-        run_id: Of this run.
         config: For the stages.
         scale: What of the cluster is used.
         writer: Holds the table's lease.
         shards: What is missing, shard by shard.
-        metadata: Key-value metadata of every part.
-        manifest: The run manifest as stored, without its end.
+        manifest: What the table's `lineage` keeps of this run.
         is_random_weights: Whether the checkpoint was never trained.
     """
 
-    run_id: str
     config: StageConfig
     scale: Scale
     writer: TableWriter
     shards: list[ShardPlan]
-    metadata: dict[str, str]
-    manifest: dict[str, Any]
+    manifest: RunManifest
     is_random_weights: bool
 
-    def finish(self, status: str) -> None:
-        """Clean up after a good end: work files and unlogged parts go, the lease is released."""
-        storage.delete(uri for shard in self.shards for uri in shard.work_files)
-        self.writer.finish()
+    @property
+    def part_metadata(self) -> dict[str, str]:
+        """What every part says of its run, beside its rows."""
+        manifest = self.manifest
+        return {
+            "run_id": manifest.run_id,
+            "plan_id": manifest.plan_id,
+            "job_digest": manifest.job_digest,
+            "recipe": manifest.recipe,
+            **{f"model.{name}": str(value) for name, value in manifest.model.items()},
+            **{f"version.{name}": value for name, value in manifest.versions.items()},
+        }
+
+    def end(self, status: RunStatus, rows_expected: Mapping[int, int]) -> None:
+        """Say how the run ended; after a good end nothing but the table stays behind."""
+        self.manifest = replace(
+            self.manifest,
+            status=status,
+            finished_at=_now(),
+            rows_expected=rows_expected,
+            table_version=self.writer.snapshot.version,
+        )
+        write_run(self.writer.uri, self.manifest)
+        if status == "done":
+            self.writer.finish()
 
     def close(self) -> None:
-        """Give the lease back, whatever happened."""
+        """Give the lease back and delete the work files."""
+        storage.delete(uri for shard in self.shards for uri in shard.work_files)
         self.writer.close()
 
 
 def prepare(job: JobConfig, *, limit: int | None, is_fresh: bool) -> Prepared:
-    """Check the job, take the table's lease and plan.
+    """Check the job, join the cluster, plan, and take the table.
 
     Raises:
         ConfigError: The checkpoint, the input, the output or the cluster is not what the job says.
         LeaseError: Another driver works on the table.
     """
     checkpoint = hub.resolve(job.model.checkpoint, job.model.revision)
+    job = _with_absolute_paths(job)
     source = open_input(job.input)
+    output_schema(source.carry_schema)  # refuses carried names that are taken
     settings.connect(job)
-    settings.configure(job.name)
+    settings.configure()
     scale = settings.scale_of(job)
-    run_id = f"{uuid.uuid4().hex[:12]}"
-    recipe_parts = _recipe(job, checkpoint, scale)
+    model = _model(job, checkpoint, scale)
+    recipe_parts = _recipe_parts(job, model)
     recipe = keys.recipe_digest(recipe_parts)
     rows = itertools.islice(source.rows(), limit)
     spool = Spool(rows, job.prompts, recipe, source.carry_schema)
     try:
-        wanted_shards = job.output.num_shards
-        if wanted_shards == "auto":
-            wanted_shards = plan.num_shards_for(spool.num_rows)
-        writer = TableWriter.open(job.output.uri, num_shards=wanted_shards, run_id=run_id)
+        run_id = uuid.uuid4().hex[:16]
+        num_shards = job.output.num_shards
+        if num_shards == "auto":
+            num_shards = plan.num_shards_for(spool.num_rows)
+        writer = TableWriter.open(
+            job.output.uri, num_shards=num_shards, run_id=run_id, recipe=recipe
+        )
         try:
             shards = [
                 plan.plan_shard(
                     shard,
                     wanted,
-                    reader.committed_keys(job.output.uri, shard),
+                    reader.committed_keys(writer.snapshot, shard),
                     recipe=recipe,
-                    work_uri=storage.join(job.output.uri, "_dsvl", "plan", run_id, f"{shard:05d}"),
+                    work_uri=storage.join(writer.uri, "_dsvl", "plan", run_id, f"{shard:05d}"),
                     is_fresh=is_fresh,
                 )
                 for shard, wanted in spool.shards(writer.num_shards)
             ]
+            manifest = RunManifest(
+                run_id=run_id,
+                plan_id=keys.recipe_digest({"recipe": recipe, "rows": spool.digest}),
+                status="running",
+                started_at=_now(),
+                recipe=recipe,
+                recipe_parts=recipe_parts,
+                job=job.model_dump(mode="json"),
+                job_digest=keys.recipe_digest(job.model_dump(mode="json")),
+                model=model,
+                versions=_versions(),
+            )
+            write_run(writer.uri, manifest)
         except BaseException:
             writer.close()
             raise
     finally:
         spool.close()
+    return Prepared(
+        config=StageConfig(job=job, dtype=scale.dtype, recipe=recipe, lineage=_lineage(manifest)),
+        scale=scale,
+        writer=writer,
+        shards=shards,
+        manifest=manifest,
+        is_random_weights=hub.is_random_weights(checkpoint),
+    )
+
+
+def _with_absolute_paths(job: JobConfig) -> JobConfig:
+    """The same job for workers, whose working directory is another."""
+    uri, checkpoint = job.output.uri, job.model.checkpoint
+    if scheme_of(uri) == "file":
+        uri = local_path(uri)
+    if Path(checkpoint).is_dir():
+        checkpoint = str(Path(checkpoint).absolute())
+    return job.model_copy(
+        update={
+            "input": with_absolute_paths(job.input),
+            "output": job.output.model_copy(update={"uri": uri}),
+            "model": job.model.model_copy(update={"checkpoint": checkpoint}),
+        }
+    )
+
+
+def _model(job: JobConfig, checkpoint: Path, scale: Scale) -> dict[str, str | None]:
+    """What answers, as lineage names it."""
+    is_fake = job.engine.kind == "fake"
+    return {
+        "model": "fake" if is_fake else job.model.checkpoint,
+        "model_revision": job.model.revision,
+        "weights_digest": None if is_fake else hub.weights_digest(checkpoint),
+        "processor_digest": hub.processor_digest(checkpoint),
+        "decoding_digest": keys.recipe_digest(asdict(job.generation)),
+        "dtype": scale.dtype,
+    }
+
+
+def _recipe_parts(job: JobConfig, model: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes the results of every row. Where a checkpoint lies does not, its bytes do."""
+    document = job.input.document
+    return {
+        "model": {name: value for name, value in model.items() if name != "model"},
+        "generation": asdict(job.generation),
+        "transform": TRANSFORM,
+        "document": {"dpi": document.dpi, "max_page_px": document.max_page_px},
+        "fake": asdict(job.engine.fake) if job.engine.fake else job.engine.kind == "fake",
+    }
+
+
+def _lineage(manifest: RunManifest) -> dict[str, Any]:
+    """The output columns that are the same in every row of a run."""
+    columns = {
+        **manifest.model,
+        "transform": TRANSFORM,
+        "recipe": manifest.recipe,
+        "plan_id": manifest.plan_id,
+        "run_id": manifest.run_id,
+        "code_version": manifest.versions.get("dsvl-pipeline"),
+    }
+    known = output_schema().names
+    return {name: value for name, value in columns.items() if name in known}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # torch is not needed on a driver
+    return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -13,13 +13,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from dsvl_pipeline.table.writer import TableWriter
 from ray.data import Dataset
 from ray.exceptions import RayError
 
@@ -31,6 +30,7 @@ from dsvl_pipeline.pipeline.plan import ShardPlan
 from dsvl_pipeline.pipeline.prepare import Prepared, prepare
 from dsvl_pipeline.pipeline.progress import ProgressSink, Tracker
 from dsvl_pipeline.table import part, reader
+from dsvl_pipeline.table.lineage import RunStatus
 from dsvl_pipeline.table.part import Receipt
 from dsvl_pipeline.table.schema import is_among
 
@@ -43,7 +43,7 @@ class RunSummary:
     """How a run ended.
 
     Attributes:
-        run_id: Of this run; empty when there was nothing to do.
+        run_id: Of this run.
         output_uri: The table.
         rows_up_to_date: Rows of the table that this run did not have to answer again.
         rows_new: Rows it answered.
@@ -88,130 +88,132 @@ def run_job(
     """
     progress = Tracker(on_progress or (lambda _: None))
     progress.show("planning")
-    with contextlib.ExitStack() as stack:
-        prepared = prepare(job, limit=limit, is_fresh=fresh)
-        stack.callback(prepared.close)
-        stop = stack.enter_context(_stop_on_signals())
-        run = _Run(prepared, progress, stop)
-        progress.expect(prepared.shards)
-        for shard in prepared.shards:
-            if shard.num_rows or shard.stale.num_rows:
-                run.shard(shard)
+    prepared = prepare(job, limit=limit, is_fresh=fresh)
+    expected: dict[int, int] = {}
+    status: RunStatus = "failed"
+    try:
+        with _stop_on_signals() as stop:
+            progress.expect(prepared.shards)
+            for shard in prepared.shards:
+                num_rows = _ShardRun(prepared, shard, progress, stop).run()
+                expected[shard.shard] = shard.num_staying + shard.num_up_to_date + num_rows
         progress.show("committing")
-        prepared.finish("done")
+        status = "done"
+    except (RunStoppedError, KeyboardInterrupt):
+        status = "stopped"
+        raise
+    finally:
+        try:
+            prepared.end(status, expected)
+        finally:
+            prepared.close()
     return _summary(prepared, progress)
 
 
-class _Run:
-    """The loop that turns blocks into parts and parts into commits."""
+class _ShardRun:
+    """One shard on its way: blocks into parts, parts into receipts, receipts into commits."""
 
-    def __init__(self, prepared: Prepared, progress: Tracker, stop: threading.Event) -> None:
+    def __init__(
+        self, prepared: Prepared, plan: ShardPlan, progress: Tracker, stop: threading.Event
+    ) -> None:
         self._prepared = prepared
-        self._writer: TableWriter = prepared.writer
+        self._plan = plan
         self._progress = progress
         self._stop = stop
+        self._output = prepared.config.job.output
         self._write = ray.remote(num_cpus=0, max_retries=3)(_write_part)
-        output = prepared.config.job.output
-        self._rows_per_part, self._seconds_per_part = output.rows_per_part, output.seconds_per_part
+        self._stale = plan.stale
+        self._blocks: list[ray.ObjectRef[pa.Table]] = []
+        self._num_blocked_rows = 0
+        self._oldest_s = 0.0
+        self._writing: list[ray.ObjectRef[Receipt]] = []
+        self._receipts: list[Receipt] = []
+        self._committed_s = time.monotonic()
+        self._num_rows = 0
 
-    def shard(self, plan: ShardPlan) -> None:
-        """Answer one shard's missing rows and commit them."""
-        state = _ShardState(plan=plan, stale=plan.stale)
+    def run(self) -> int:
+        """Answer the shard's missing rows and commit them; return how many there were.
+
+        Raises:
+            RunStoppedError: Ray could not go on, or a signal came; what was complete is committed.
+        """
         try:
-            if plan.num_rows:
-                dataset = graph.build(plan, self._prepared.config, self._prepared.scale)
-                for blocks in _results(dataset, self._stop):
-                    for reference, num_rows in blocks:
-                        state.add(reference, num_rows)
-                        self._progress.add(num_rows)
-                    self._advance(state)
-                    self._progress.show("running")
+            if self._plan.num_rows:
+                self._answer()
         except RayError as error:
             raise _explained(error) from error
         finally:
             # Also after Ctrl-C or a failure: what is complete is worth committing.
-            self._flush(state)
+            self._flush()
         if self._stop.is_set():
             raise RunStoppedError(
                 "stopped by a signal; what was complete is committed, and the same command goes on"
             )
-        self._writer.commit([], superseded=state.stale)
-
-    def _advance(self, state: _ShardState) -> None:
-        if state.num_rows >= self._rows_per_part or state.age_s >= self._seconds_per_part:
-            self._start_part(state)
-        if len(state.writing) > _MAX_PARTS_BEING_WRITTEN:
-            ray.wait(state.writing, num_returns=1)
-        done, state.writing = (
-            ray.wait(state.writing, num_returns=max(1, len(state.writing)), timeout=0)
-            if state.writing
-            else ([], [])
-        )
-        state.receipts += ray.get(done)
-        if state.receipts and time.monotonic() - state.committed_s > _COMMIT_EVERY_S:
-            self._commit(state)
-
-    def _flush(self, state: _ShardState) -> None:
-        self._progress.show("committing")
-        self._start_part(state)
-        state.receipts += ray.get(state.writing)
-        state.writing = []
-        self._commit(state)
-
-    def _start_part(self, state: _ShardState) -> None:
-        if state.blocks:
-            prepared = self._prepared
-            reference = self._write.remote(
-                self._writer.uri,
-                state.plan.shard,
-                self._writer.lease_number,
-                prepared.metadata,
-                *state.blocks,
+        if self._num_rows < self._plan.num_rows - self._plan.num_documents:
+            raise RunStoppedError(
+                f"shard {self._plan.shard}: {self._num_rows} rows came out of the graph, but "
+                f"{self._plan.num_rows} went in; run the same command again to compute the rest"
             )
-            state.writing.append(reference)
-            state.blocks, state.num_rows = [], 0
+        # Pages that a new version of a document lacks, errors that are gone: nothing replaces them.
+        self._prepared.writer.commit([], superseded=self._stale)
+        return self._num_rows
 
-    def _commit(self, state: _ShardState) -> None:
-        if not state.receipts:
-            return
-        replaced = state.stale
-        if replaced.num_rows:
-            replaced = state.take_stale(self._writer.uri)
-        self._writer.commit(state.receipts, superseded=replaced)
-        self._progress.failed(sum(r.num_errors for r in state.receipts))
-        state.receipts, state.committed_s = [], time.monotonic()
+    def _answer(self) -> None:
+        dataset = graph.build(self._plan, self._prepared.config, self._prepared.scale)
+        for blocks in _results(dataset, self._stop):
+            for block, num_rows in blocks:
+                if not self._blocks:
+                    self._oldest_s = time.monotonic()
+                self._blocks.append(block)
+                self._num_blocked_rows += num_rows
+                self._num_rows += num_rows
+                self._progress.add(num_rows)
+            self._advance()
+            self._progress.show("running" if self._num_rows else "starting")
 
+    def _advance(self) -> None:
+        """Do what is due: start a part, take receipts, commit."""
+        age_s = time.monotonic() - self._oldest_s
+        if self._num_blocked_rows >= self._output.rows_per_part or (
+            self._blocks and age_s >= self._output.seconds_per_part
+        ):
+            self._start_part()
+        if self._writing:
+            is_full = len(self._writing) > _MAX_PARTS_BEING_WRITTEN
+            done, self._writing = ray.wait(
+                self._writing,
+                num_returns=1 if is_full else len(self._writing),
+                timeout=None if is_full else 0,
+            )
+            self._receipts += ray.get(done)
+        if time.monotonic() - self._committed_s > _COMMIT_EVERY_S:
+            self._commit()
 
-@dataclass(slots=True, kw_only=True)
-class _ShardState:
-    """Blocks not yet in a part, parts not yet written, receipts not yet committed."""
+    def _flush(self) -> None:
+        self._start_part()
+        self._receipts += ray.get(self._writing)
+        self._writing = []
+        self._commit()
 
-    plan: ShardPlan
-    stale: pa.Table
-    blocks: list[Any] = field(default_factory=list)
-    num_rows: int = 0
-    oldest_s: float = 0.0
-    writing: list[Any] = field(default_factory=list)
-    receipts: list[Receipt] = field(default_factory=list)
-    committed_s: float = field(default_factory=time.monotonic)
+    def _start_part(self) -> None:
+        if self._blocks:
+            writer, metadata = self._prepared.writer, self._prepared.part_metadata
+            shard, lease = self._plan.shard, writer.lease_number
+            part_of = self._write.remote(writer.uri, shard, lease, metadata, *self._blocks)
+            self._writing.append(part_of)
+            self._blocks, self._num_blocked_rows = [], 0
 
-    def add(self, reference: Any, num_rows: int) -> None:
-        if not self.blocks:
-            self.oldest_s = time.monotonic()
-        self.blocks.append(reference)
-        self.num_rows += num_rows
-
-    @property
-    def age_s(self) -> float:
-        return time.monotonic() - self.oldest_s if self.blocks else 0.0
-
-    def take_stale(self, table_uri: str) -> pa.Table:
-        """The stale rows that the new parts replace; they leave with the same log entry."""
-        parts = [part.read_keys(table_uri, receipt.path) for receipt in self.receipts]
-        is_replaced = is_among(self.stale, pa.concat_tables(parts))
-        replaced = self.stale.filter(is_replaced)
-        self.stale = self.stale.filter(pc.invert(is_replaced))
-        return replaced
+    def _commit(self) -> None:
+        if self._receipts:
+            writer, superseded = self._prepared.writer, self._stale
+            if self._stale.num_rows:
+                parts = [part.read_keys(writer.uri, receipt.path) for receipt in self._receipts]
+                is_replaced = is_among(self._stale, pa.concat_tables(parts))
+                superseded = self._stale.filter(is_replaced)
+                self._stale = self._stale.filter(pc.invert(is_replaced))
+            writer.commit(self._receipts, superseded=superseded)
+            self._progress.failed(sum(receipt.num_errors for receipt in self._receipts))
+        self._receipts, self._committed_s = [], time.monotonic()
 
 
 def _write_part(
@@ -219,6 +221,8 @@ def _write_part(
 ) -> Receipt:
     """Runs as a Ray task. A retry writes another part; only the one with a receipt counts."""
     rows = pa.concat_tables(blocks)
+    column = pa.array([shard] * rows.num_rows, pa.int32())
+    rows = rows.set_column(rows.column_names.index("shard"), "shard", column)
     return part.write_part(table_uri, rows, shard=shard, lease=lease, metadata=metadata)
 
 
@@ -299,7 +303,7 @@ def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
     counts = reader.counts(job.output.uri)
     total = counts.ok + counts.degraded + counts.errors
     return RunSummary(
-        run_id=prepared.run_id,
+        run_id=prepared.manifest.run_id,
         output_uri=storage.redact(job.output.uri),
         rows_up_to_date=sum(shard.num_up_to_date for shard in prepared.shards),
         rows_new=progress.done,

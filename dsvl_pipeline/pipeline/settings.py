@@ -58,7 +58,7 @@ def connect(job: JobConfig) -> None:
         ) from error
 
 
-def configure(name: str) -> None:
+def configure() -> None:
     """Set Ray Data up for this project; applies to Datasets made afterwards."""
     context = DataContext.get_current()
     # One batch is one task is one block, whatever its size: a retried task must yield the very
