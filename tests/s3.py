@@ -43,12 +43,15 @@ class Rule:
             ``reset_before`` cuts the connection before the store has heard, ``reset_after`` when
             it has acted; ``truncate`` cuts the answer in the middle.
         count: How often; -1 for ever.
+        every: Act on each n-th request that matches only.
     """
 
     method: str
     path: str
     action: Action
     count: int = 1
+    every: int = 1
+    seen: int = 0
 
 
 @dataclass
@@ -70,8 +73,10 @@ class FaultyServer:
         self.requests.append((method, path))
         for rule in self.rules:
             if rule.count and rule.method == method and re.search(rule.path, path):
-                rule.count -= 1
-                return rule.action
+                rule.seen += 1
+                if rule.seen % rule.every == 0:
+                    rule.count -= 1
+                    return rule.action
         return None
 
 

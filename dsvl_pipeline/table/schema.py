@@ -167,14 +167,19 @@ def _content(array: pa.Array) -> Iterator[bytes]:
     elif pa.types.is_struct(kind):
         for piece in array.flatten():
             yield from _content(piece)
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
         yield from _content(pc.list_value_length(array.drop_null()).cast(pa.int64()))
         yield from _content(array.flatten())
+    elif pa.types.is_map(kind):
+        pairs = pa.struct([kind.key_field, kind.item_field])
+        yield from _content(array.cast(pa.list_(pairs)))
     elif pa.types.is_boolean(kind):
         yield from _content(array.cast(pa.uint8()))
     elif pa.types.is_primitive(kind):
         yield array.drop_null().view(f"uint{kind.bit_width}").to_numpy().tobytes()
     else:
+        if pa.types.is_decimal(kind):
+            array = array.cast(pa.string())
         values = array.drop_null().cast(pa.large_binary())
         yield from _content(pc.binary_length(values))
         yield b"".join(values.to_pylist())

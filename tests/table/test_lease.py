@@ -1,0 +1,175 @@
+"""One driver per table, whatever dies and whatever the clocks say."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from dsvl_pipeline import storage
+from dsvl_pipeline.errors import LeaseError, StorageError
+from dsvl_pipeline.table import lease
+from dsvl_pipeline.table.lease import Holder, Lease
+
+
+def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on this process counts as one of another host."""
+    monkeypatch.setattr(lease, "_host_id", lambda: "elsewhere")
+
+
+def _die(held: Lease) -> None:
+    """Stop renewing without a word."""
+    held._released.set()
+    held._thread.join()
+
+
+def test_the_next_driver_starts_at_once_after_a_release(table_uri: str) -> None:
+    """The ordinary case must not wait."""
+    first = Lease.acquire(table_uri, run_id="a")
+    first.check()
+    first.release()
+    first.release()
+    second = Lease.acquire(table_uri, run_id="b")
+    assert (first.number, second.number) == (1, 2)
+    second.release()
+
+
+def test_a_living_driver_of_this_host_keeps_its_table(table_uri: str) -> None:
+    """A cron job that overlaps is told at once, and who is in its way."""
+    held = Lease.acquire(table_uri, run_id="nightly")
+    started = time.monotonic()
+    with pytest.raises(LeaseError, match=rf"run nightly \(process {os.getpid()} on .* is writing"):
+        Lease.acquire(table_uri, run_id="b")
+    assert time.monotonic() - started < 5
+    held.check()
+    held.release()
+
+
+def test_a_living_driver_elsewhere_is_seen_by_its_renewals(
+    table_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clock may be years off: only that something changes counts."""
+    monkeypatch.setattr(lease, "_now", lambda: "1999-01-01T00:00:00+00:00")
+    held = Lease.acquire(table_uri, run_id="a", time_s=1.0)
+    _elsewhere(monkeypatch)
+    with pytest.raises(LeaseError, match="run a "):
+        Lease.acquire(table_uri, run_id="b", time_s=1.0)
+    held.release()
+
+
+def test_a_silent_driver_elsewhere_is_followed_when_its_time_is_up(
+    table_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its clock may be ahead: a stated time in the future must not keep the table for ever."""
+    monkeypatch.setattr(lease, "_now", lambda: "2999-01-01T00:00:00+00:00")
+    held = Lease.acquire(table_uri, run_id="a", time_s=0.6)
+    _die(held)
+    _elsewhere(monkeypatch)
+    started = time.monotonic()
+    successor = Lease.acquire(table_uri, run_id="b", time_s=0.6)
+    assert time.monotonic() - started >= 0.6
+    assert "waiting up to 0.6 s for a sign of life" in caplog.text
+    with pytest.raises(LeaseError, match=r"run b .* took over, because this driver gave no sign"):
+        held.check()
+    successor.check()
+    successor.release()
+
+
+def test_a_killed_driver_of_this_host_is_followed_at_once(table_uri: str) -> None:
+    """Who restarts a killed job does not wait a minute for its ghost."""
+    program = (
+        "import sys, time; from dsvl_pipeline.table.lease import Lease\n"
+        "Lease.acquire(sys.argv[1], run_id='killed'); print('held', flush=True); time.sleep(60)\n"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", program, table_uri], stdout=subprocess.PIPE, text=True
+    )
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "held\n"
+    with pytest.raises(LeaseError, match=f"process {driver.pid} on"):
+        Lease.acquire(table_uri, run_id="b")
+    driver.send_signal(signal.SIGKILL)
+    started = time.monotonic()
+    while True:  # a zombie until waited for, and dead all the same
+        try:
+            successor = Lease.acquire(table_uri, run_id="b")
+            break
+        except LeaseError:
+            assert time.monotonic() - started < 5
+    assert successor.number == 2
+    successor.release()
+    driver.wait()
+    driver.stdout.close()
+
+
+def test_a_process_id_used_again_is_not_the_old_driver(tmp_path: Path) -> None:
+    """After a reboot of a container the driver often has the same process id."""
+    mine = Lease.acquire(str(tmp_path), run_id="a")
+    _die(mine)
+    path = tmp_path / "_dsvl/lease/00000001.json"
+    holder = Holder(**json.loads(path.read_text()))
+    assert holder.pid_started is not None
+    path.write_text(json.dumps(asdict(holder) | {"pid_started": holder.pid_started - 1}))
+    Lease.acquire(str(tmp_path), run_id="b").release()
+
+
+def test_many_drivers_at_once_get_one_lease(table_uri: str) -> None:
+    """Started by the same clock tick, all see a free table."""
+
+    def acquire(index: int) -> Lease | LeaseError:
+        try:
+            return Lease.acquire(table_uri, run_id=f"run-{index}")
+        except LeaseError as error:
+            return error
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(acquire, range(8)))
+    held = [one for one in found if isinstance(one, Lease)]
+    assert len(held) == 1
+    held[0].check()
+    held[0].release()
+
+
+def test_trouble_with_the_store_does_not_end_the_renewals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage shorter than the lease costs nothing."""
+    held = Lease.acquire(str(tmp_path), run_id="a", time_s=0.2)
+    real = storage.put
+    calls: list[str] = []
+
+    def fail_twice(uri: str, body: bytes) -> None:
+        calls.append(uri)
+        if len(calls) <= 2:
+            raise StorageError("no answer")
+        real(uri, body)
+
+    monkeypatch.setattr(storage, "put", fail_twice)
+    deadline = time.monotonic() + 10
+    while len(calls) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(calls) >= 4
+    assert "could not be renewed: no answer" in caplog.text
+    held.release()
+
+
+def test_a_lease_that_cannot_be_released_expires(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The end of a good run must not fail for it."""
+    held = Lease.acquire(str(tmp_path), run_id="a")
+
+    def fail(uri: str, body: bytes) -> None:
+        raise StorageError("no answer")
+
+    monkeypatch.setattr(storage, "put", fail)
+    held.release()
+    assert "it will expire: no answer" in caplog.text
