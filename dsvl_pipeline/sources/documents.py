@@ -31,13 +31,14 @@ _LENGTH = struct.Struct("<I")
 T = TypeVar("T")
 
 
-def document_rows(patterns: Sequence[str]) -> Iterator[Row]:
+def document_rows(patterns: Sequence[str], *, num_carried: int = 0) -> Iterator[Row]:
     """Make a row of each document that the patterns name, sorted by URI.
 
     Raises:
         ConfigError: They name nothing (at once, not when the rows are read).
     """
-    return file_rows(find(patterns, setting="input.documents", suffixes=(".pdf",)), "document")
+    files = find(patterns, setting="input.documents", suffixes=(".pdf",))
+    return file_rows(files, "document", num_carried)
 
 
 class DocumentRenderer:

@@ -13,10 +13,11 @@ SUFFIXES = (
 )  # fmt: skip
 
 
-def image_rows(patterns: Sequence[str]) -> Iterator[Row]:
+def image_rows(patterns: Sequence[str], *, num_carried: int = 0) -> Iterator[Row]:
     """Make a row of each image that the patterns name, sorted by URI.
 
     Raises:
         ConfigError: They name nothing (at once, not when the rows are read).
     """
-    return file_rows(find(patterns, setting="input.images", suffixes=SUFFIXES), "image")
+    files = find(patterns, setting="input.images", suffixes=SUFFIXES)
+    return file_rows(files, "image", num_carried)

@@ -45,8 +45,16 @@ def find(
     return chain([first], found)
 
 
-def file_rows(files: Iterator[ObjectInfo], kind: Literal["image", "document"]) -> Iterator[Row]:
-    """Make a row of each file; its id is its URI, its content what the listing says of it."""
+def file_rows(
+    files: Iterator[ObjectInfo], kind: Literal["image", "document"], num_carried: int
+) -> Iterator[Row]:
+    """Make a row of each file; its id is its URI, its content what the listing says of it.
+
+    Args:
+        files: From `find`.
+        kind: What they are.
+        num_carried: Columns that a manifest in the same job carries; files have none of them.
+    """
     for file in files:
         uri = _as_text(file.uri)
         yield Row(
@@ -56,6 +64,7 @@ def file_rows(files: Iterator[ObjectInfo], kind: Literal["image", "document"]) -
             content_id=content_id_from(
                 uri=uri, etag=file.etag, size=file.size, mtime_ns=file.mtime_ns
             ),
+            carry=(None,) * num_carried,
         )
 
 

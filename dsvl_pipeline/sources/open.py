@@ -46,8 +46,10 @@ class Input:
 
     def _files(self) -> Iterator[Row]:
         images, documents = self._config.images, self._config.documents
+        num_carried = len(self.carry_schema)
         return chain(
-            image_rows(images) if images else (), document_rows(documents) if documents else ()
+            image_rows(images, num_carried=num_carried) if images else (),
+            document_rows(documents, num_carried=num_carried) if documents else (),
         )
 
 

@@ -60,23 +60,23 @@ def number_equal_rows(batches: Iterable[list[Row]]) -> Iterator[list[Row]]:
 def refuse_repeats(batches: Iterable[list[Row]]) -> Iterator[Row]:
     """Give each row an id of its own: a repeated one becomes ``<id>#2``, ... and an error row."""
     seen, counts = SeenIds(), dict[str, int]()
+
+    def next_name(row_id: str) -> str:
+        counts[row_id] = counts.get(row_id, 1) + 1
+        return f"{row_id}#{counts[row_id]}"
+
     for batch in batches:
-        for position in seen.repeats([row.row_id for row in batch]):
-            row = batch[position]
-            count = counts.get(row.row_id, 1)
-            while True:
-                count += 1
-                name = f"{row.row_id}#{count}"
-                if not seen.repeats([name]):
-                    break
-            counts[row.row_id] = count
-            batch[position] = replace(
-                row,
-                row_id=name,
-                failure=RowFailure(
-                    code="duplicate_id",
-                    message=f"row id {row.row_id!r} came before in this input (this is number "
-                    f"{count}); ids must be unique, remove or rename one",
-                ),
+        repeats = seen.repeats([row.row_id for row in batch])
+        names = [next_name(batch[position].row_id) for position in repeats]
+        for at in seen.repeats(names):  # rare: another row's id looks like a numbered one
+            while seen.repeats([names[at]]):
+                names[at] = next_name(batch[repeats[at]].row_id)
+        for position, name in zip(repeats, names, strict=True):
+            row_id = batch[position].row_id
+            failure = RowFailure(
+                code="duplicate_id",
+                message=f"row id {row_id!r} came before in this input; ids must be unique, remove "
+                "or rename one",
             )
+            batch[position] = replace(batch[position], row_id=name, failure=failure)
         yield from batch

@@ -1,0 +1,159 @@
+"""A whole input: globs, several inputs in one job, the order of rows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dsvl_pipeline.config import InputConfig
+from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.keys import content_id_from
+from dsvl_pipeline.records import Row
+from dsvl_pipeline.sources.open import open_input, with_absolute_paths
+
+FILES = ["b.JPG", "a.png", "deep/c.webp", "deep/er/d.tiff", "notes.txt", "e.odd", ".f.jpg"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A directory of images and other files."""
+    for name in FILES:
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return tmp_path / "photos"
+
+
+def rows(**settings: object) -> list[Row]:
+    """All rows of a job's input."""
+    return list(open_input(InputConfig.model_validate(settings)).rows())
+
+
+def names(photos: Path, found: list[Row]) -> list[str]:
+    """Row ids, relative to a directory."""
+    return [row.row_id.removeprefix(f"{photos}/") for row in found]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("", ["a.png", "b.JPG", "deep/c.webp", "deep/er/d.tiff"]),
+        ("/", ["a.png", "b.JPG", "deep/c.webp", "deep/er/d.tiff"]),
+        ("/*", ["a.png", "b.JPG"]),
+        ("/**", ["a.png", "b.JPG", "deep/c.webp", "deep/er/d.tiff"]),
+        ("/**/*", ["a.png", "b.JPG", "deep/c.webp", "deep/er/d.tiff"]),
+        ("/d*/*", ["deep/c.webp"]),
+        ("/*.odd", ["e.odd"]),
+        ("/**/*.t*", ["deep/er/d.tiff", "notes.txt"]),
+        ("/e.odd", ["e.odd"]),
+        ("/notes.txt", ["notes.txt"]),
+    ],
+)
+def test_patterns_name_images_unless_they_name_a_suffix(
+    pattern: str, expected: list[str], photos: Path
+) -> None:
+    """A directory of photos also holds what is no photo; hidden files are never meant."""
+    assert names(photos, rows(images=f"{photos}{pattern}")) == expected
+    assert names(photos, rows(images=f"file://{photos}{pattern}")) == expected
+
+
+def test_a_row_is_its_file_as_listed(photos: Path) -> None:
+    """Size and time identify the content: nothing is read while planning."""
+    [row] = rows(images=f"{photos}/*.png")
+    uri = f"{photos}/a.png"
+    found = os.stat(uri)
+    assert row == Row(
+        row_id=uri,
+        kind="image",
+        sources=(uri,),
+        content_id=content_id_from(uri=uri, size=found.st_size, mtime_ns=found.st_mtime_ns),
+    )
+
+
+def test_overlapping_patterns_name_a_file_once(photos: Path) -> None:
+    """In one order, whatever the order of the patterns."""
+    patterns = [f"{photos}/deep", f"{photos}/*.png", f"{photos}", f"{photos}/deep/c.webp"]
+    found = rows(images=patterns)
+    assert names(photos, found) == ["a.png", "b.JPG", "deep/c.webp", "deep/er/d.tiff"]
+    assert found == rows(images=patterns[::-1])
+    assert not any(row.failure for row in found)
+
+
+def test_relative_patterns_give_absolute_names(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers may run in another directory; the table may outlive this one."""
+    monkeypatch.chdir(photos.parent)
+    assert rows(images="photos/*.png")[0].sources == (f"{photos}/a.png",)
+    config = InputConfig.model_validate(
+        {"images": ["photos", "s3://b/p/*"], "allowed_roots": "more"}
+    )
+    absolute = with_absolute_paths(config)
+    assert absolute.images == (str(photos), "s3://b/p/*")
+    assert absolute.allowed_roots == (f"{photos.parent}/more",)
+
+
+def test_a_name_that_is_not_utf8_becomes_a_uri(photos: Path) -> None:
+    """The table's columns could not hold it otherwise."""
+    with open(os.fsencode(photos) + b"/\xff?.gif", "wb") as file:
+        file.write(b"x")
+    [row] = rows(images=f"{photos}/*.gif")
+    assert row.row_id == row.sources[0] == f"file://{photos}/%FF%3F.gif"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("{}/*.gif", "nothing found at {}/*.gif; {}/ holds others, e.g. .f.jpg, a.png, b.JPG"),
+        ("{}/none/*.jpg", "{}/none/ does not exist"),
+        ("{}/none", "{}/none does not exist"),
+        ("{}/empty", "{}/empty holds no file"),
+        ("gs://bucket/*.jpg", "'gs://bucket/*.jpg' cannot be listed"),
+        ("https://me:secret@host/a.jpg", "'https://host/a.jpg' cannot be listed"),
+    ],
+)
+def test_nothing_found_says_what_is_there(pattern: str, message: str, photos: Path) -> None:
+    """When the input is opened, not when a row is wanted."""
+    (photos / "empty").mkdir()
+    config = InputConfig.model_validate({"images": pattern.format(photos)})
+    with pytest.raises(ConfigError) as caught:
+        open_input(config)
+    assert "input.images: " in str(caught.value)
+    assert message.replace("{}", str(photos)) in str(caught.value)
+
+
+def test_one_job_may_read_all_kinds(photos: Path) -> None:
+    """Manifest, then images, then documents; rows of files carry nothing."""
+    (photos / "m.csv").write_text("image,n\nb.JPG,1\n")
+    (photos / "p.pdf").write_bytes(b"pdf")
+    config = InputConfig.model_validate(
+        {
+            "manifest": f"{photos}/m.csv",
+            "images": f"{photos}/*.png",
+            "documents": str(photos),
+            "columns": {"image": "image"},
+            "carry": "n",
+        }
+    )
+    opened = open_input(config)
+    found = list(opened.rows())
+    assert [(row.kind, row.sources[0], row.carry) for row in found] == [
+        ("image", f"{photos}/b.JPG", ("1",)),
+        ("image", f"{photos}/a.png", (None,)),
+        ("document", f"{photos}/p.pdf", (None,)),
+    ]
+    assert opened.carry_schema.names == ["n"]
+    assert list(opened.rows()) == found  # the same again
+
+
+def test_ids_are_unique_over_all_kinds(photos: Path) -> None:
+    """A manifest may name a row as another input does."""
+    (photos / "m.csv").write_text(f"id,image\n{photos}/a.png,b.JPG\n")
+    found = rows(
+        manifest=f"{photos}/m.csv",
+        images=f"{photos}/*.png",
+        columns={"id": "id", "image": "image"},
+    )
+    assert [row.row_id for row in found] == [f"{photos}/a.png", f"{photos}/a.png#2"]

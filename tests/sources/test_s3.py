@@ -1,0 +1,105 @@
+"""Every kind of input from an object store, over HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dsvl_pipeline import storage
+from dsvl_pipeline.config import InputConfig
+from dsvl_pipeline.errors import ConfigError, FetchError
+from dsvl_pipeline.keys import content_id_from
+from dsvl_pipeline.sources.fetch import Fetcher
+from dsvl_pipeline.sources.open import open_input
+from tests.s3 import FaultyServer, Rule
+
+pytestmark = pytest.mark.s3
+
+
+def config(**settings: object) -> InputConfig:
+    """A job's input section."""
+    return InputConfig.model_validate(settings)
+
+
+def test_images_are_listed_with_their_etags(s3_bucket: str) -> None:
+    """So that a changed object runs again, and an untouched one does not."""
+    for name in ("p/b.jpg", "p/a.png", "p/x.txt", "other/c.jpg"):
+        storage.put(f"{s3_bucket}/{name}", name.encode())
+    job = config(images=f"{s3_bucket}/p")
+    found = list(open_input(job).rows())
+    assert [row.row_id for row in found] == [f"{s3_bucket}/p/a.png", f"{s3_bucket}/p/b.jpg"]
+    etag = hashlib.md5(b"p/a.png").hexdigest()
+    assert found[0].content_id == content_id_from(uri="", etag=etag, size=7)
+    storage.put(f"{s3_bucket}/p/a.png", b"changed")
+    again = list(open_input(job).rows())
+    assert again[0].content_id != found[0].content_id
+    assert again[1] == found[1]
+
+
+def test_a_manifest_is_read_and_what_it_names(s3_bucket: str) -> None:
+    """Relative names lie beside it, absolute ones anywhere in the stores."""
+    table = pa.table({"image": ["a.jpg", "../q/b.jpg", f"{s3_bucket}/c.jpg"]})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    storage.put(f"{s3_bucket}/p/m.parquet", buffer.getvalue())
+    job = config(manifest=f"{s3_bucket}/p/*.parquet", columns={"image": "image"})
+    uris = [row.sources[0] for row in open_input(job).rows()]
+    assert uris == [f"{s3_bucket}/{key}" for key in ("p/a.jpg", "q/b.jpg", "c.jpg")]
+    storage.put(uris[0], b"pixels")
+    fetched = Fetcher(job).read(uris[0])
+    assert fetched.data == b"pixels"
+    assert fetched.sha256 == hashlib.sha256(b"pixels").hexdigest()
+    assert fetched.etag == hashlib.md5(b"pixels").hexdigest()
+
+
+def test_what_cannot_be_read_has_a_code(s3_bucket: str) -> None:
+    """As for any other source."""
+    storage.put(f"{s3_bucket}/a.jpg", b"12345")
+    storage.put(f"{s3_bucket}/empty.jpg", b"")
+    fetch = Fetcher(config(images=f"{s3_bucket}/*.jpg", max_image_bytes=4))
+
+    def code(uri: str) -> str:
+        with pytest.raises(FetchError) as caught:
+            fetch.read(uri)
+        return caught.value.code
+
+    assert code(f"{s3_bucket}/none.jpg") == "not_found"
+    assert code(f"{s3_bucket}/a.jpg") == "too_large"
+    assert code(f"{s3_bucket}/empty.jpg") == "empty"
+    assert code("s3://") == "url_invalid"
+
+
+def test_a_busy_store_costs_no_row(s3_faults: FaultyServer) -> None:
+    """Two refusals and a body cut short, as on any busy day."""
+    uri = f"{s3_faults.uri}/a.jpg"
+    storage.put(uri, bytes(10_000))
+    s3_faults.rules = [
+        Rule(method="GET", path="a.jpg", action="slow_down", count=2),
+        Rule(method="GET", path="a.jpg", action="truncate"),
+    ]
+    assert len(Fetcher(config(images=uri)).read(uri).data) == 10_000
+
+
+def test_a_store_that_stays_down_makes_retryable_rows(s3_faults: FaultyServer) -> None:
+    """The run goes on; the next one asks again."""
+    uri = f"{s3_faults.uri}/a.jpg"
+    storage.put(uri, b"x")
+    s3_faults.rules = [Rule(method="GET", path="a.jpg", action="slow_down", count=-1)]
+    with pytest.raises(FetchError) as caught:
+        Fetcher(config(images=uri)).read(uri)
+    assert (caught.value.code, caught.value.is_retryable) == ("unavailable", True)
+
+
+def test_nothing_found_says_what_is_there(s3_bucket: str) -> None:
+    """A missing bucket is told from an empty one."""
+    storage.put(f"{s3_bucket}/p/x.txt", b"x")
+    with pytest.raises(ConfigError, match=r"holds others, e\.g\. x\.txt"):
+        open_input(config(images=f"{s3_bucket}/p/*.jpg"))
+    with pytest.raises(ConfigError, match="holds no file"):
+        open_input(config(images=f"{s3_bucket}/q/*.jpg"))
+    with pytest.raises(ConfigError, match="no such bucket"):
+        open_input(config(images="s3://no-such-bucket/q/*.jpg"))
