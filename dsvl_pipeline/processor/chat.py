@@ -15,7 +15,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dsvl_pipeline.errors import CheckpointError, PromptError
-from dsvl_pipeline.processor.tokens import read_json
+from dsvl_pipeline.processor.tokens import read_optional_json
 
 Message = Mapping[str, Any]
 """``{"role": ..., "content": text}``, or content as a list of parts, each
@@ -135,7 +135,7 @@ def read_template(directory: Path) -> str | None:
     if path.exists():
         return path.read_text(encoding="utf-8")
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        found = read_json(directory / name).get("chat_template")
+        found = read_optional_json(directory / name).get("chat_template")
         if isinstance(found, list):
             found = {entry["name"]: entry["template"] for entry in found}
         if isinstance(found, dict):

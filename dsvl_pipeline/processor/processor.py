@@ -104,10 +104,8 @@ class Processor:
         rendered = self._template.render(messages, add_generation_prompt=add_generation_prompt)
         prompt_ids = self.expand(self.tokenizer.encode(rendered))
         wanted = chat.count_images(messages)
-        found, rest = divmod(
-            np.count_nonzero(prompt_ids == self.image_token_id), self.num_image_tokens
-        )
-        if (found, rest) != (wanted, 0):
+        found = int(np.count_nonzero(prompt_ids == self.image_token_id)) // self.num_image_tokens
+        if found != wanted:
             raise PromptError(
                 "prompt_template",
                 f"the messages hold {_count(wanted, 'image part')}, but the checkpoint's chat "
@@ -128,7 +126,7 @@ class Processor:
             raise PromptError(
                 "prompt_too_long",
                 f"the prompt takes {len(expanded)} tokens ({self.num_image_tokens} for each of "
-                f"{_count(np.count_nonzero(is_image), 'image')}), but the model has "
+                f"{_count(int(is_image.sum()), 'image')}), but the model has "
                 f"{self.max_prompt_tokens} positions; shorten the text or use fewer images",
             )
         return expanded

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from dsvl_pipeline.errors import CheckpointError
+from dsvl_pipeline.model.json_files import read_json
 
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask", "image")
 
@@ -84,8 +85,8 @@ class GuardedTokenizer:
             )
         spec = read_json(path)
         config = {
-            **read_json(directory / "special_tokens_map.json"),
-            **read_json(directory / "tokenizer_config.json"),
+            **read_optional_json(directory / "special_tokens_map.json"),
+            **read_optional_json(directory / "tokenizer_config.json"),
         }
         named = {f"{role}_token": _content(config.get(f"{role}_token")) for role in _ROLES}
         named = {name: token for name, token in named.items() if isinstance(token, str)}
@@ -135,21 +136,13 @@ class GuardedTokenizer:
         return text
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_optional_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; an absent file counts as an empty one.
 
     Raises:
         CheckpointError: It is not a JSON object.
     """
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}; it must be a JSON object")
-    return found
+    return read_json(path) if path.exists() else {}
 
 
 def _is_control(added_token: Mapping[str, Any]) -> bool:

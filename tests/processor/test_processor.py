@@ -125,9 +125,9 @@ def test_the_real_sizes_equal_the_reference(shape: tuple[int, int]) -> None:
 def test_an_odd_spare_pixel_falls_right_or_below() -> None:
     """And the shorter edge never falls below the least."""
     wide = letterbox(Image.new("RGB", (40, 15), "red"), side=40, fill=(1, 2, 3))
-    rows = np.asarray(wide)[:, 0, 0] == 255
+    rows = wide[:, 0, 0] == 255
     assert (rows[:12].any(), rows[12:27].all(), rows[27:].any()) == (False, True, False)
-    thin = np.asarray(letterbox(Image.new("RGB", (1, 200), "red"), side=40, fill=(1, 2, 3)))
+    thin = letterbox(Image.new("RGB", (1, 200), "red"), side=40, fill=(1, 2, 3))
     assert (thin[0, :, 0] == 255).sum() == 14
     assert thin[0, 0].tolist() == [1, 2, 3]
 
