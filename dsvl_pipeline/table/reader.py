@@ -98,16 +98,14 @@ def read_parts(
     rows = pa.concat_tables(tables, promote_options="permissive").select(union.names)
     if columns is None:
         return rows
-    known = output_schema()
-    missing = [name for name in columns if name not in rows.column_names]
-    unknown = [name for name in missing if name not in known.names]
-    if unknown:
-        raise TableError(
-            f"{storage.redact(snapshot.uri)}: no part has the columns {unknown}; there are "
-            f"{rows.column_names}"
-        )
-    for name in missing:
-        rows = rows.append_column(
-            known.field(name), pa.nulls(rows.num_rows, known.field(name).type)
-        )
+    ours = output_schema()
+    for name in columns:
+        if name not in rows.column_names:
+            if name not in ours.names:
+                raise TableError(
+                    f"{storage.redact(snapshot.uri)}: no part has a column {name!r}; "
+                    f"the output's own columns are {', '.join(ours.names)}"
+                )
+            field = ours.field(name)
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
     return rows.select(list(columns))

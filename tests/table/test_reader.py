@@ -1,0 +1,100 @@
+"""Readers: the log decides, columns may come and go, a part that left is looked for again."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from dsvl_pipeline import storage
+from dsvl_pipeline.errors import NotFoundError, TableError
+from dsvl_pipeline.table import reader
+from dsvl_pipeline.table.log import Snapshot
+from dsvl_pipeline.table.reader import committed_keys, counts, read_table
+from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
+from tests.table.rows import SCHEMA, image_rows, keys_of, open_table, page_rows, write
+
+
+def test_an_empty_table_has_the_output_columns(table_uri: str) -> None:
+    """Who plots a table that has just been opened gets no traceback."""
+    with pytest.raises(NotFoundError):
+        read_table(table_uri)
+    open_table(table_uri).close()
+    assert read_table(table_uri).schema == output_schema()
+    assert committed_keys(table_uri, 0).column_names == list(KEY_COLUMNS)
+    assert counts(table_uri).total == 0
+
+
+def test_parts_of_several_versions_are_one_table(table_uri: str) -> None:
+    """A column that came or went, or grew wider, breaks no reader; the newest order leads."""
+    old = image_rows({"a": "1"}).drop_columns(["node", "category"])
+    index = old.schema.get_field_index("attempt")
+    old = old.set_column(index, "attempt", pa.array([1], pa.int8()))
+    new = image_rows({"b": "2"}).append_column("language", pa.array(["en"]))
+    with open_table(table_uri) as writer:
+        writer.commit([write(writer, old)])
+        writer.commit([write(writer, new)])
+    rows = read_table(table_uri)
+    assert rows.column_names == [*SCHEMA.names, "language"]
+    assert rows["language"].to_pylist() == [None, "en"]
+    assert rows["category"].to_pylist() == [None, "shoes"]
+    assert rows["attempt"].to_pylist() == [1, None]
+    assert rows.schema.field("attempt").type == pa.int32()
+
+
+def test_columns_are_read_in_the_order_asked(table_uri: str) -> None:
+    """One of ours that no part has yet is null; one that is nobody's is a mistake."""
+    with open_table(table_uri) as writer:
+        writer.commit([write(writer, image_rows({"a": "1"}).drop_columns(["device"]))])
+    rows = read_table(table_uri, columns=["text", "device", "row_id"])
+    assert rows.to_pylist() == [{"text": "1", "device": None, "row_id": "a"}]
+    with pytest.raises(TableError, match="no part has a column 'txet'"):
+        read_table(table_uri, columns=["txet"])
+
+
+def test_committed_keys_are_those_of_one_shard(table_uri: str) -> None:
+    """A plan holds one shard in memory at a time."""
+    with open_table(table_uri, num_shards=2) as writer:
+        receipts = [
+            write(writer, image_rows({"a": "1"}, status="error"), shard=0),
+            write(writer, page_rows("doc", [0, 1], 2, "p"), shard=1),
+        ]
+        writer.commit(receipts)
+    first, second = (committed_keys(table_uri, shard) for shard in (0, 1))
+    assert first.equals(image_rows({"a": "1"}, status="error").select(KEY_COLUMNS))
+    assert second["num_pages"].to_pylist() == [2, 2]
+    assert committed_keys(writer.snapshot, 1, columns=["row_id"]).num_rows == 2
+
+
+def test_counts_come_from_the_log_alone(table_uri: str) -> None:
+    """`dsvl status` must not read 10^9 rows."""
+    with open_table(table_uri) as writer:
+        writer.commit([write(writer, image_rows({"a": "1", "b": "1"}))])
+        writer.commit([write(writer, image_rows({"c": "", "d": ""}, status="error"))])
+    storage.delete([i.uri for i in storage.list_objects(storage.join(table_uri, "data"))])
+    found = counts(table_uri)
+    assert (found.ok, found.degraded, found.errors, found.total) == (2, 0, 2, 4)
+    assert found.error_codes == {"boom": 2}
+
+
+def test_a_table_is_read_again_when_a_run_ends_meanwhile(
+    table_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run deletes at its end the parts that its commits had replaced."""
+    with open_table(table_uri) as writer:
+        writer.commit([write(writer, image_rows({"a": "1"}))])
+        early = writer.snapshot
+        writer.finish()
+    with open_table(table_uri) as writer:
+        new = image_rows({"a": "2"})
+        writer.commit([write(writer, new)], superseded=keys_of(new))
+        writer.finish()
+    real = reader.read_snapshot
+    answers: list[Snapshot] = [early]
+
+    def read_once_early(uri: str, version: int | None = None) -> Snapshot:
+        return answers.pop() if answers else real(uri, version)
+
+    monkeypatch.setattr(reader, "read_snapshot", read_once_early)
+    assert read_table(table_uri)["text"].to_pylist() == ["2"]
+    with pytest.raises(TableError, match="in the log but not on the store"):
+        read_table(table_uri, version=early.version)
