@@ -12,6 +12,7 @@ import pytest
 
 from dsvl_pipeline.cli import main
 from dsvl_pipeline.config import load_job
+from dsvl_pipeline.table.schema import output_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -72,6 +73,15 @@ def test_the_readmes_job_file_is_one(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(block, encoding="utf-8")
     assert load_job(path).input.columns.image == "image_uri"
+
+
+def test_the_readmes_columns_exist() -> None:
+    """Under these names, in the table's schema."""
+    table = README.partition("| column | holds |")[2].partition("\n\n")[0]
+    first_cells = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+    names = [name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)]
+    assert len(names) > 8
+    assert set(names) <= set(output_schema().names)
 
 
 def test_the_readmes_links_and_tree_exist() -> None:

@@ -35,8 +35,9 @@ def describe(progress: Progress) -> str:
     parts = [
         f"{progress.rows_done:,} of {about}{amount(progress.rows_total, 'row')}",
         f"{progress.rows_failed:,} failed",
-        f"{progress.rows_per_s:.1f} rows/s",
     ]
+    if progress.rows_per_s > 0:  # 0 until a rate can be told
+        parts.append(f"{progress.rows_per_s:.1f} rows/s")
     if progress.phase == "committing":
         parts.append("committing")
     elif progress.eta_s is not None:

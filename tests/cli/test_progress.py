@@ -35,6 +35,10 @@ def at(**changes: Any) -> Progress:
             {"is_total_exact": False, "eta_s": None},
             "1,200 of at least 5,000 rows, 3 failed, 14.3 rows/s",
         ),
+        (
+            {"rows_done": 16, "rows_per_s": 0.0, "eta_s": None},
+            "16 of 5,000 rows, 3 failed",
+        ),
         ({"phase": "committing"}, "1,200 of 5,000 rows, 3 failed, 14.3 rows/s, committing"),
         ({"phase": "planning", "elapsed_s": 7}, "planning, 7 s"),
         ({"phase": "starting", "elapsed_s": 65}, "starting, 1 min 5 s"),

@@ -1,11 +1,11 @@
-"""``dsvl run`` up to the pipeline's door and back: a stand-in runs the job."""
+"""``dsvl run`` up to the pipeline's door and back: a stand-in runs the job, without Ray."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from dsvl_pipeline.cli import main, summary
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import RunStoppedError
 from dsvl_pipeline.pipeline.progress import Progress
+from dsvl_pipeline.pipeline.run import RunSummary
 
 JOB = """\
 name: try
@@ -41,7 +42,7 @@ class StandIn(ModuleType):
         limit: int | None,
         fresh: bool,
         on_progress: Callable[[Progress], None],
-    ) -> SimpleNamespace:
+    ) -> RunSummary:
         """Report two steps, then end as told."""
         self.calls.append((job, {"limit": limit, "fresh": fresh}))
         on_progress(Progress(phase="planning"))
@@ -61,7 +62,7 @@ class StandIn(ModuleType):
             "is_random_weights": False,
             "exit_code": 0,
         }
-        return SimpleNamespace(**{**usual, **self.changes})
+        return RunSummary(**{**usual, **self.changes})
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_progress_goes_to_standard_error(
     """Off a terminal: a line at the start and one at the end."""
     main.main(["run", job])
     lines = [line.partition(" ")[2] for line in capsys.readouterr().err.splitlines()]
-    assert lines == ["planning, 0 s", "90 of 100 rows, 0 failed, 0.0 rows/s, 5 s left"]
+    assert lines == ["planning, 0 s", "90 of 100 rows, 0 failed, 5 s left"]
 
 
 @pytest.mark.parametrize("given", [["JOB"], ["--config", "JOB"]])
