@@ -75,11 +75,12 @@ class Prepared:
         )
         write_run(self.writer.uri, self.manifest)
         if status == "done":
+            # Those of runs that were killed, too: whoever holds the lease is the only driver.
+            storage.delete(found.uri for found in storage.list_objects(_work(self.writer.uri)))
             self.writer.finish()
 
     def close(self) -> None:
-        """Give the lease back and delete the work files."""
-        storage.delete(uri for shard in self.shards for uri in shard.work_files)
+        """Give the lease back, however the run ended."""
         self.writer.close()
 
 
@@ -117,7 +118,7 @@ def prepare(job: JobConfig, *, limit: int | None, is_fresh: bool) -> Prepared:
                     wanted,
                     reader.committed_keys(writer.snapshot, shard),
                     recipe=recipe,
-                    work_uri=storage.join(writer.uri, "_dsvl", "plan", run_id, f"{shard:05d}"),
+                    work_uri=storage.join(_work(writer.uri), f"{run_id}-{shard:05d}"),
                     is_fresh=is_fresh,
                 )
                 for shard, wanted in spool.shards(writer.num_shards)
@@ -148,6 +149,10 @@ def prepare(job: JobConfig, *, limit: int | None, is_fresh: bool) -> Prepared:
         manifest=manifest,
         is_random_weights=hub.is_random_weights(checkpoint),
     )
+
+
+def _work(table_uri: str) -> str:
+    return storage.join(table_uri, "_dsvl", "plan")
 
 
 def _with_absolute_paths(job: JobConfig) -> JobConfig:

@@ -1,4 +1,4 @@
-"""How Ray is set up, and how much of the cluster a job takes. Facts: docs/ray.md."""
+"""How Ray is set up, and how much of the cluster a job takes."""
 
 from __future__ import annotations
 
@@ -72,6 +72,8 @@ def configure() -> None:
     context.wait_for_min_actors_s = -1
     context.execution_no_progress_timeout_s = 6 * 3600
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # It warns that progress bars are off, which they are because we show our own.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 def scale_of(job: JobConfig) -> Scale:

@@ -1,0 +1,313 @@
+"""Whole runs on a real Ray: every row once, whatever happens; the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from dsvl_pipeline import storage
+from dsvl_pipeline.errors import ConfigError, LeaseError, RunStoppedError
+from dsvl_pipeline.pipeline.run import RunSummary, run_job
+from dsvl_pipeline.table.reader import read_table
+from dsvl_pipeline.table.schema import payload_digest
+from dsvl_pipeline.table.verify import verify
+from tests.pipeline.jobs import fake_job, parse, plain_rows, write_manifest
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster() -> Iterator[None]:
+    """One cluster for the module; the first run starts it."""
+    import ray
+
+    yield
+    ray.shutdown()
+
+
+def run(job: dict[str, Any], **arguments: Any) -> RunSummary:
+    """Run a job as a job file holds it."""
+    return run_job(parse(job), **arguments)
+
+
+def assert_every_row_once(output: Path, row_ids: set[str]) -> pa.Table:
+    """Through the log and through the plain directory, and by the table's own verification."""
+    rows, plain = read_table(str(output)), plain_rows(output)
+    for table in (rows, plain):
+        assert table.num_rows == len(row_ids)
+        assert set(table["row_id"].to_pylist()) == row_ids
+    verification = verify(str(output))
+    assert (verification.problems, verification.unlogged) == ((), ())
+    assert verification.num_expected == len(row_ids)
+    return rows
+
+
+def test_a_job_runs_to_a_committed_table(tmp_path: Path) -> None:
+    """Manifest in, table out: each row with its answer, its carried columns and its lineage."""
+    source = write_manifest(str(tmp_path / "in"), 60)
+    summary = run(fake_job(source, str(tmp_path / "out")))
+    assert (summary.rows_new, summary.errors, summary.exit_code) == (60, 0, 0)
+    rows = assert_every_row_once(tmp_path / "out", {f"row-{n:05d}" for n in range(60)})
+    by_id = {row["row_id"]: row for row in rows.to_pylist()}
+    assert by_id["row-00004"]["group"] == "g1"
+    assert by_id["row-00004"]["source_uris"] == [str(tmp_path / "in" / "4.jpg")]
+    assert by_id["row-00004"]["image_widths"] == [24]
+    assert by_id["row-00004"]["num_prompt_tokens"] > 144
+    # The fake engine answers as a function of prompt and pixels: equal pictures, equal texts.
+    assert by_id["row-00004"]["text"] == by_id["row-00012"]["text"]
+    assert by_id["row-00004"]["text"] != by_id["row-00005"]["text"]
+    for name in ("recipe", "run_id", "processor_digest", "produced_at", "node", "code_version"):
+        assert rows[name].null_count == 0, name
+
+
+def test_the_same_command_computes_nothing_twice(tmp_path: Path) -> None:
+    """A second run over the same input leaves every part as it is."""
+    job = fake_job(write_manifest(str(tmp_path / "in"), 40), str(tmp_path / "out"))
+    run(job)
+    parts = sorted((tmp_path / "out" / "data").rglob("*.parquet"))
+    summary = run(job)
+    assert (summary.rows_new, summary.rows_up_to_date) == (0, 40)
+    assert sorted((tmp_path / "out" / "data").rglob("*.parquet")) == parts
+
+
+def test_only_what_changed_runs_again(tmp_path: Path) -> None:
+    """New rows and a second prompt are computed; a reworded prompt replaces its own answers."""
+    source = write_manifest(str(tmp_path / "in"), 20)
+    job = fake_job(source, str(tmp_path / "out"))
+    run(job)
+    write_manifest(str(tmp_path / "in"), 30)
+    assert run(job).rows_new == 10
+    job["prompts"].append({"id": "colour", "text": "Which colour?"})
+    assert run(job).rows_new == 30
+    job["prompts"][1]["text"] = "What colour is it?"
+    assert run(job).rows_new == 30
+    rows = read_table(str(tmp_path / "out"))
+    assert rows.num_rows == plain_rows(tmp_path / "out").num_rows == 60
+    assert verify(str(tmp_path / "out")).problems == ()
+
+
+def test_fresh_replaces_every_answer(tmp_path: Path) -> None:
+    """--fresh computes all rows again, and the table holds each of them once."""
+    job = fake_job(write_manifest(str(tmp_path / "in"), 20), str(tmp_path / "out"))
+    first = run(job)
+    second = run(job, fresh=True)
+    assert second.rows_new == 20
+    rows = assert_every_row_once(tmp_path / "out", {f"row-{n:05d}" for n in range(20)})
+    assert set(rows["run_id"].to_pylist()) == {second.run_id} != {first.run_id}
+
+
+def test_limit_reads_the_first_rows_and_the_rest_follows(tmp_path: Path) -> None:
+    """A trial with --limit is the start of the whole run, not a waste."""
+    job = fake_job(write_manifest(str(tmp_path / "in"), 30), str(tmp_path / "out"))
+    assert run(job, limit=7).rows_new == 7
+    assert run(job).rows_new == 23
+
+
+def test_two_runs_of_one_plan_agree(tmp_path: Path) -> None:
+    """Batches, shards and order differ, what is said does not."""
+    source = write_manifest(str(tmp_path / "in"), 50)
+    one = fake_job(source, str(tmp_path / "one"), mean_delay_s=0.01)
+    other = fake_job(source, str(tmp_path / "other"))
+    # The engine's settings are part of the recipe, so both are the same but for the batches.
+    other["engine"] = one["engine"]
+    other["cluster"] = {"cpus_per_engine": 0.1, "rows_per_batch": 5}
+    other["output"]["num_shards"] = 3
+    run(one)
+    run(other)
+    tables = [read_table(str(tmp_path / name)) for name in ("one", "other")]
+    assert payload_digest(tables[0]) == payload_digest(tables[1])
+
+
+def test_bad_rows_become_error_rows(tmp_path: Path) -> None:
+    """A broken line, a missing file and a missing image are rows like any other."""
+    source = write_manifest(str(tmp_path / "in"), 10)
+    manifest = tmp_path / "in" / "manifest.jsonl"
+    (tmp_path / "in" / "torn.jpg").write_bytes((tmp_path / "in" / "0.jpg").read_bytes()[:300])
+    bad = [
+        "{not json",
+        json.dumps({"id": "lost", "image": "lost.jpg", "group": "g"}),
+        json.dumps({"id": "none", "image": None, "group": "g"}),
+        json.dumps({"id": "torn", "image": "torn.jpg", "group": "g"}),
+        json.dumps({"id": "row-00000", "image": "1.jpg", "group": "g"}),
+    ]
+    manifest.write_text(manifest.read_text() + "\n" + "\n".join(bad))
+    job = fake_job(source, str(tmp_path / "out"))
+    summary = run(job)
+    assert summary.errors == 5
+    assert summary.exit_code == 1  # a third is more than max_error_fraction
+    assert set(summary.error_codes) >= {"manifest_line", "not_found", "no_image", "duplicate_id"}
+    rows = read_table(str(tmp_path / "out"))
+    errors = rows.filter(pc.equal(rows["status"], "error")).to_pylist()
+    assert len(rows) == 15
+    assert all(row["error_message"] and row["text"] is None for row in errors)
+    assert run(job).rows_new == 0
+
+
+def test_a_killed_engine_is_replaced(tmp_path: Path) -> None:
+    """Requests that kill their process run again elsewhere, and no row is lost or doubled."""
+    (tmp_path / "crashes").mkdir()
+    source = write_manifest(str(tmp_path / "in"), 120)
+    crashes = {"crash_rate": 0.03, "crash_dir": str(tmp_path / "crashes"), "seed": 1}
+    summary = run(fake_job(source, str(tmp_path / "out"), **crashes))
+    assert list((tmp_path / "crashes").iterdir())
+    assert summary.errors == 0
+    assert_every_row_once(tmp_path / "out", {f"row-{n:05d}" for n in range(120)})
+
+
+def test_documents_and_images_share_a_table(tmp_path: Path) -> None:
+    """The demo's samples: each image a row, each page a row, the broken file an error."""
+    samples = Path("dsvl_pipeline/demo/samples")
+    job = fake_job({}, str(tmp_path / "out"))
+    job["input"] = {
+        "images": [f"{samples}/*.{suffix}" for suffix in ("jpg", "png", "webp")],
+        "documents": f"{samples}/*.pdf",
+    }
+    summary = run(job)
+    images = [p for p in samples.iterdir() if p.suffix in (".jpg", ".png", ".webp")]
+    assert summary.error_codes == {"image_truncated": 1}
+    rows = read_table(str(tmp_path / "out"))
+    pages = rows.filter(pc.is_valid(rows["page_index"]))
+    assert sorted(pages["page_index"].to_pylist()) == [0, 1, 2]
+    assert set(pages["num_pages"].to_pylist()) == {3}
+    assert rows.num_rows == len(images) + 3
+    verification = verify(str(tmp_path / "out"))
+    assert (verification.problems, verification.num_expected) == ((), rows.num_rows)
+    assert run(job).rows_new == 0
+
+
+@pytest.mark.s3
+def test_the_same_job_over_s3_gives_the_same_rows(tmp_path: Path, s3_bucket: str) -> None:
+    """Input and output on a real HTTP S3 server; workers find it by their environment."""
+    script = (
+        "import json, sys; from dsvl_pipeline.pipeline.run import run_job\n"
+        "from dsvl_pipeline.config import JobConfig\n"
+        "print(run_job(JobConfig.model_validate(json.loads(sys.argv[1]))).rows_new)\n"
+    )
+    texts = []
+    for folder in (str(tmp_path), s3_bucket):
+        source = write_manifest(storage.join(folder, "in"), 40)
+        job = fake_job(source, storage.join(folder, "out"))
+        # A cluster of its own: the module's was started before the server was known.
+        done = subprocess.run(
+            [sys.executable, "-c", script, json.dumps(job)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        rows = read_table(job["output"]["uri"])
+        assert verify(job["output"]["uri"]).problems == ()
+        texts.append(dict(zip(rows["row_id"].to_pylist(), rows["text"].to_pylist(), strict=True)))
+    assert len(texts[0]) == 40
+    assert texts[0] == texts[1]
+
+
+DRIVER = """
+import json, sys
+from dsvl_pipeline.config import JobConfig
+from dsvl_pipeline.errors import DsvlError
+from dsvl_pipeline.pipeline.run import run_job
+try:
+    run_job(JobConfig.model_validate(json.loads(sys.argv[1])))
+except DsvlError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+def start_driver(job: dict[str, Any]) -> subprocess.Popen[bytes]:
+    """Start a run in a process group of its own, with a cluster of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, json.dumps(job)],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_for(condition: Callable[[], object], limit_s: float = 90.0) -> None:
+    """Wait until something is true."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.1)
+
+
+def committed_rows(output: Path) -> int:
+    """Rows that the log names so far."""
+    return read_table(str(output)).num_rows if list(output.glob("_dsvl/log/*.json")) else 0
+
+
+def test_a_killed_driver_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """2,000 rows; the driver dies by SIGKILL in the middle; the same job goes on."""
+    source = write_manifest(str(tmp_path / "in"), 2000)
+    output = tmp_path / "out"
+    job = fake_job(source, str(output), mean_delay_s=0.02)
+    job["output"] |= {"rows_per_part": 100, "seconds_per_part": 1}
+    driver = start_driver(job)
+    wait_for(lambda: committed_rows(output) >= 200)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = committed_rows(output)
+    assert 200 <= before < 2000
+    summary = run(job)
+    assert summary.rows_new == 2000 - before
+    assert_every_row_once(output, {f"row-{n:05d}" for n in range(2000)})
+
+
+def test_sigterm_commits_what_is_complete(tmp_path: Path) -> None:
+    """A drained node or Ctrl-C must not cost the answers that were there."""
+    source = write_manifest(str(tmp_path / "in"), 1500)
+    output = tmp_path / "out"
+    job = fake_job(source, str(output), mean_delay_s=0.05)
+    job["output"] |= {"rows_per_part": 100, "seconds_per_part": 1}
+    driver = start_driver(job)
+    wait_for(lambda: committed_rows(output) >= 100)
+    os.kill(driver.pid, signal.SIGTERM)
+    assert driver.wait(timeout=60) == RunStoppedError.exit_code
+    before = committed_rows(output)
+    assert 100 <= before < 1500
+    assert run(job).rows_new == 1500 - before
+    assert_every_row_once(output, {f"row-{n:05d}" for n in range(1500)})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"manifest": "no-such.jsonl"}, "no-such.jsonl"),
+        ({"manifest": "empty.jsonl"}, "empty"),
+        ({"columns": {"id": "id", "image": "imgae"}}, "imgae"),
+        ({"carry": ["status"]}, "status"),
+    ],
+)
+def test_wrong_jobs_end_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], words: str
+) -> None:
+    """Each mistake has its own message and leaves nothing behind."""
+    monkeypatch.chdir(tmp_path)
+    source = write_manifest("in", 3)
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(ConfigError, match=words) as caught:
+        run(fake_job(source | change, "out"))
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_drivers_do_not_share_a_table(tmp_path: Path) -> None:
+    """The second is told who holds the table, and how to go on."""
+    from dsvl_pipeline.table.writer import TableWriter
+
+    source = write_manifest(str(tmp_path / "in"), 3)
+    job = fake_job(source, str(tmp_path / "out"))
+    held = TableWriter.open(str(tmp_path / "out"), num_shards=1, run_id="other", recipe="r")
+    with held, pytest.raises(LeaseError, match="other"):
+        run(job)
+    assert run(job).rows_new == 3
