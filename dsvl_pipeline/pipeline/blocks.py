@@ -79,8 +79,9 @@ def image_columns(rows: Sequence[Sequence[ImageInput]]) -> dict[str, pa.Array]:
         "digests": pa.ListArray.from_arrays(offsets, digests),
         "low_res": _pixel_column(offsets, [image.low_res for image in images]),
     }
-    if all(image.high_res is not None for image in images):
-        columns["high_res"] = _pixel_column(offsets, [image.high_res for image in images])
+    high_res = [image.high_res for image in images if image.high_res is not None]
+    if len(high_res) == len(images):
+        columns["high_res"] = _pixel_column(offsets, high_res)
     return columns
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
@@ -24,17 +27,24 @@ def build(plan: ShardPlan, config: StageConfig, scale: Scale) -> Dataset:
     """
     # A batch is bounded by its images, not its rows: pixels are what fills the object store.
     rows = max(1, min(scale.rows_per_batch, _MAX_IMAGES_PER_BATCH // max(1, plan.max_images)))
-    whole_block = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+    whole_block: dict[str, Any] = {
+        "batch_size": None,
+        "batch_format": "pyarrow",
+        "zero_copy_batch": True,
+    }
 
-    work = ray.data.from_items(list(plan.work_files), override_num_blocks=len(plan.work_files))
+    work: Dataset = ray.data.from_items(
+        list(plan.work_files), override_num_blocks=len(plan.work_files)
+    )
     work = work.map_batches(read_work, num_cpus=0.1, **whole_block)
     if plan.num_documents:
         work = work.repartition(target_num_rows_per_block=_DOCUMENTS_PER_TASK)
-        work = work.map_batches(list_pages, fn_kwargs={"config": config}, num_cpus=1, **whole_block)
+        work = work.map_batches(
+            functools.partial(list_pages, config=config), num_cpus=1, **whole_block
+        )
     work = work.repartition(target_num_rows_per_block=rows)
     requests = work.map_batches(
-        preprocess,
-        fn_kwargs={"config": config},
+        functools.partial(preprocess, config=config),
         num_cpus=1,
         memory=_PREPROCESS_MEMORY_BYTES,
         **whole_block,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO
@@ -217,7 +217,7 @@ def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table
     """
     ids = pc.unique(documents["row_id"])
     of_documents = final.filter(pc.is_in(final["row_id"], ids))
-    committed: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    committed: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in of_documents.to_pylist():
         committed.setdefault((row["row_id"], row["prompt_id"]), []).append(row)
     nothing = keys.prompt_digest("")

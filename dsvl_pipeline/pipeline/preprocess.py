@@ -7,7 +7,7 @@ that Ray retries it. Row counts never depend on what failed, else a retry could 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -153,7 +153,7 @@ def _prepare(
         for uri in row["sources"]:
             at = (uri, row["page_index"])
             if at not in seen:
-                seen[at] = _caught(lambda uri=uri: tools.picture(uri, row["page_index"]))
+                seen[at] = _picture(tools, *at)
             picture = seen[at]
             if isinstance(picture, RowError):
                 raise picture
@@ -177,9 +177,9 @@ def _prepare(
     }
 
 
-def _caught(read: Callable[[], _Picture]) -> _Picture | RowError:
+def _picture(tools: _Tools, uri: str, page_index: int | None) -> _Picture | RowError:
     try:
-        return read()
+        return tools.picture(uri, page_index)
     except RowError as error:
         return error
 

@@ -82,7 +82,7 @@ def scale_of(job: JobConfig) -> Scale:
     Raises:
         ConfigError: More engines are wanted than the cluster has GPUs; Ray would wait for ever.
     """
-    resources = ray.cluster_resources()
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus = int(resources.get("GPU", 0)) if job.engine.kind == "model" else 0
     wanted = job.cluster.replicas
     if wanted == "auto":
@@ -104,9 +104,9 @@ def scale_of(job: JobConfig) -> Scale:
     slots = job.engine.max_num_sequences
     slots = DEFAULT_SLOTS[has_gpu] if slots == "auto" else slots
     rows = min(job.cluster.rows_per_batch, 32)
-    batches = job.cluster.batches_in_flight
+    wanted_batches = job.cluster.batches_in_flight
     # With rows in flight below four times its slots a continuous-batching engine starves.
-    batches = math.ceil(4 * slots / rows) if batches == "auto" else batches
+    batches = math.ceil(4 * slots / rows) if wanted_batches == "auto" else wanted_batches
     dtype = job.model.dtype
     if dtype == "auto":
         dtype = "bfloat16" if has_gpu else "float32"
