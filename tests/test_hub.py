@@ -151,7 +151,16 @@ def test_the_digest_is_that_of_the_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"changed": true}')
     assert hub.weights_digest(tmp_path) == expected
     (tmp_path / "a.safetensors").write_bytes(b"other")
+    os.utime(tmp_path / "a.safetensors", (1, 1))  # clocks of file systems are coarse
     assert hub.weights_digest(tmp_path) == hashlib.sha256(b"othersecond").hexdigest()
+
+
+def test_weights_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """14 GB at every question would be a minute each."""
+    write(tmp_path, "model.safetensors")
+    expected = hub.weights_digest(tmp_path)
+    monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("read again"))
+    assert hub.weights_digest(tmp_path) == expected
 
 
 def test_random_weights_say_so(tmp_path: Path) -> None:

@@ -118,6 +118,17 @@ def test_missing_tensors_are_counted(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_an_original_hybrid_is_not_taken_for_the_single_tower(tmp_path: Path) -> None:
+    """A wrong guess at the cause is worse than none."""
+    write_checkpoint(tmp_path, dialect="original")
+    edit_tensors(tmp_path, lambda tensors: tensors.pop("aligner.high_up_proj.weight"))
+    with pytest.raises(CheckpointError) as error:
+        load(tmp_path)
+    assert "1 of" in str(error.value)
+    assert "tensors are missing, first 'aligner.high_up_proj.weight'" in str(error.value)
+    assert "1.3B" not in str(error.value)
+
+
 def test_unknown_tensors_are_refused(tmp_path: Path) -> None:
     """A tensor nobody reads may be a layer that the config forgets."""
     write_checkpoint(tmp_path)

@@ -98,6 +98,10 @@ def test_packed_sequences_do_not_see_each_other(pair: tuple[Any, DeepseekVL]) ->
     for start, end in pairwise(starts):
         expected = reference(input_ids=ids[None, start:end]).logits[0]
         torch.testing.assert_close(model.logits(hidden[start:end]), expected, **CLOSE)
+        # to the bit, because each starts again at position 0
+        one = model.embed(ids[start:end], None)
+        alone = model.forward_dense(one, torch.tensor([0, end - start]))
+        assert torch.equal(hidden[start:end], alone)
 
 
 @torch.no_grad()
