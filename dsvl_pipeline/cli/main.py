@@ -53,7 +53,7 @@ def run_as_job(default_job: str) -> int:
     Args:
         default_job: The job file that is read if the arguments name none.
     """
-    parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=f"{run.HELP[:1].upper()}{run.HELP[1:]}.")
     run.add_arguments(parser, default_job=default_job)
     return _guarded(_with_debug(parser).parse_args())
 
