@@ -22,7 +22,9 @@ from PIL import Image
 from benchmarks.results import write_results
 from dsvl_pipeline import hub
 from dsvl_pipeline.config import InputConfig, JobConfig
-from dsvl_pipeline.pipeline.run import Progress, run_job
+from dsvl_pipeline.pipeline.progress import Progress
+from dsvl_pipeline.pipeline.run import run_job
+from dsvl_pipeline.processor import image
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.sources.fetch import Fetcher
 
@@ -87,7 +89,7 @@ def _plain(source: InputConfig, images: Path) -> dict[str, float]:
         started = time.perf_counter()
         data = fetcher.read(str(path)).data
         fetched = time.perf_counter()
-        picture = processor.decode_image(data)
+        picture = image.decode(data)
         decoded = time.perf_counter()
         processor.image(picture)
         processor.prompt_ids([{"role": "user", "content": content}])

@@ -82,7 +82,7 @@ def scale_of(job: JobConfig) -> Scale:
     Raises:
         ConfigError: More engines are wanted than the cluster has GPUs; Ray would wait for ever.
     """
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    resources: dict[str, float] = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0)) if job.engine.kind == "model" else 0
     wanted = job.cluster.replicas
     if wanted == "auto":
