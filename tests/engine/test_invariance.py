@@ -5,6 +5,7 @@ Letters: ``S`` edge of a picture in pixels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,19 @@ class Tiny:
         )
 
 
+@pytest.fixture(scope="module")
+def _one_thread() -> Iterator[None]:
+    """Products this small only wait for a second thread, for seconds where cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module", params=["hybrid", "single"])
-def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _one_thread: None
+) -> Tiny:
     """Both architectures."""
     directory = tmp_path_factory.mktemp(request.param)
     reference = write_checkpoint(directory, is_hybrid=request.param == "hybrid", seed=8)
