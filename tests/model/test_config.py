@@ -13,6 +13,7 @@ import pytest
 from dsvl_pipeline import hub
 from dsvl_pipeline.errors import CheckpointError
 from dsvl_pipeline.model.config import (
+    GenerationDefaults,
     read_generation_config,
     read_image_config,
     read_model_config,
@@ -171,15 +172,19 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 def test_generation_defaults_are_those_of_transformers(tmp_path: Path) -> None:
     """``generate()`` without arguments must do the same on both sides."""
-    from transformers import GenerationConfig
-
     write_checkpoint(tmp_path)
-    found = read_generation_config(tmp_path)
-    # transformers 5 leaves unset values None and fills them in when generating
-    expected = GenerationConfig()._get_default_generation_params()
-    for name in ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "max_length"):
-        assert getattr(found, name) == expected[name], name
-    assert (found.eos_token_ids, found.pad_token_id) == ((1,), 1)
+    # as documented for transformers' GenerationConfig (5.23), which itself leaves them None
+    assert read_generation_config(tmp_path) == GenerationDefaults(
+        eos_token_ids=(1,),
+        pad_token_id=1,
+        do_sample=False,
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        max_new_tokens=None,
+        max_length=20,
+    )
 
 
 def test_several_ends_of_sequence_are_kept(tmp_path: Path) -> None:
