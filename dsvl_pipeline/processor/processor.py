@@ -27,7 +27,7 @@ class Processor:
         image_config: How pictures are made.
         image_token_id: The id that vision features replace.
         num_image_tokens: How many of them an image takes.
-        max_prompt_tokens: Positions the model has.
+        max_prompt_tokens: Longest prompt that leaves room for a new token.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Processor:
             template=template or chat.BUILT_IN_TEMPLATE,
             image_config=read_image_config(directory),
             num_image_tokens=model.num_image_tokens,
-            max_prompt_tokens=model.text.max_positions,
+            max_prompt_tokens=model.text.max_positions - 1,
         )
 
     def image(self, source: bytes | Image.Image) -> ImageInput:
@@ -127,7 +127,8 @@ class Processor:
                 "prompt_too_long",
                 f"the prompt takes {len(expanded)} tokens ({self.num_image_tokens} for each of "
                 f"{_count(int(is_image.sum()), 'image')}), but the model has "
-                f"{self.max_prompt_tokens} positions; shorten the text or use fewer images",
+                f"room for {self.max_prompt_tokens} and a first new one; shorten the text or use "
+                "fewer images",
             )
         return expanded
 

@@ -99,7 +99,11 @@ class GuardedTokenizer:
     @property
     def image_token_id(self) -> int:
         """Id of the token that vision features replace."""
-        return _id(self._spec, self.named_tokens["image_token"])
+        return self.token_id(self.named_tokens["image_token"])
+
+    def token_id(self, token: str) -> int:
+        """Id of a control token."""
+        return _id(self._spec, token)
 
     @cached_property
     def plain(self) -> Tokenizer:

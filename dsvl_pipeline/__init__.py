@@ -1,0 +1,38 @@
+"""Run DeepSeek-VL over very many images and document pages.
+
+The public names are loaded when they are first asked for, so that importing the package loads
+neither torch nor ray.
+"""
+
+_HOMES = {
+    "DeepseekVLConfig": "api.config",
+    "DeepseekVLForConditionalGeneration": "api.models",
+    "DeepseekVLHybridConfig": "api.config",
+    "DeepseekVLHybridForConditionalGeneration": "api.models",
+    "DeepseekVLHybridImageProcessor": "api.processors",
+    "DeepseekVLHybridModel": "api.models",
+    "DeepseekVLHybridProcessor": "api.processors",
+    "DeepseekVLImageProcessor": "api.processors",
+    "DeepseekVLModel": "api.models",
+    "DeepseekVLProcessor": "api.processors",
+    "Engine": "engine.engine",
+    "JobConfig": "config",
+    "read_table": "table.reader",
+    "run_job": "pipeline.run",
+}
+_OTHER_NAMES = {"Engine": "ModelEngine"}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    home = import_module(f"{__name__}.{_HOMES[name]}")
+    return getattr(home, _OTHER_NAMES.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

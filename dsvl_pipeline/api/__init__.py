@@ -1,0 +1,1 @@
+"""The public classes, under the names and with the manners of the reference documentation."""

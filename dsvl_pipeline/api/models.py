@@ -1,0 +1,312 @@
+"""The public model classes, over this project's own model and engine.
+
+Letters: ``B`` prompts, ``T`` tokens of the longest, ``N`` images of all prompts, ``L`` image tokens
+of one, ``D`` width, ``V`` vocabulary, ``S`` edge of a picture in pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from dsvl_pipeline import hub
+from dsvl_pipeline.api import generation
+from dsvl_pipeline.api.config import DeepseekVLConfig, DeepseekVLHybridConfig, read_config
+from dsvl_pipeline.model.checkpoint import load_model
+from dsvl_pipeline.model.config import read_generation_config, read_image_config
+from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFeatures:
+    """Attributes: ``pooler_output`` ``[N, L, D]``: what takes the place of the image tokens."""
+
+    pooler_output: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOutput:
+    """What `DeepseekVLModel` computes.
+
+    Attributes:
+        last_hidden_state: ``[B, T, D]`` behind the final norm; zeros at padding.
+        image_hidden_states: ``[N * L, D]``; None without images.
+    """
+
+    last_hidden_state: Tensor
+    image_hidden_states: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CausalOutput:
+    """What `DeepseekVLForConditionalGeneration` computes.
+
+    Attributes:
+        logits: ``[B, T, V]``; zeros at padding.
+        image_hidden_states: ``[N * L, D]``; None without images.
+    """
+
+    logits: Tensor
+    image_hidden_states: Tensor | None
+
+
+class _PretrainedModel:
+    """What both model classes are: a loaded network with its checkpoint's config."""
+
+    is_hybrid: ClassVar[bool] = False
+
+    def __init__(self, model: DeepseekVL, directory: Path) -> None:
+        self.model = model
+        kind = DeepseekVLHybridConfig if self.is_hybrid else DeepseekVLConfig
+        self.config = kind(model.config)
+        self.generation_config = read_generation_config(directory)
+        self._image_config = read_image_config(directory)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        device_map: torch.device | str | int | Mapping[str, Any] | None = None,
+        attn_implementation: str | None = None,
+    ) -> Self:
+        """Load a checkpoint.
+
+        Args:
+            name: A directory, a hub id, or ``demo``.
+            revision: Commit, tag or branch of a hub id.
+            dtype: Of all weights; by default, and for ``auto``, what config.json says.
+            torch_dtype: Older name of ``dtype``.
+            device_map: A device; ``auto`` is the first GPU, or the CPU without one, as is None.
+            attn_implementation: Accepted and without effect: the kernels follow the device.
+
+        Raises:
+            CheckpointError: Files are missing or broken, or it is of the other architecture.
+        """
+        directory = hub.resolve(str(name), revision)
+        read_config(directory, is_hybrid=cls.is_hybrid, class_name=cls.__name__)
+        chosen = _dtype(dtype if dtype is not None else torch_dtype, directory)
+        return cls(load_model(directory, dtype=chosen, device=_device(device_map)), directory)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def eval(self) -> Self:
+        """Do nothing: a loaded model is never in training mode."""
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast the weights, with the arguments of ``torch.nn.Module.to``."""
+        self.model.to(*args, **kwargs)
+        return self
+
+    @torch.no_grad()
+    def get_image_features(
+        self, pixel_values: Tensor, high_res_pixel_values: Tensor | None = None
+    ) -> ImageFeatures:
+        """Turn pictures, as the processor makes them, into image tokens."""
+        if (high_res_pixel_values is not None) != self.is_hybrid:
+            wanted, found = ("", "no ") if self.is_hybrid else ("no ", "")
+            raise ValueError(
+                f"the model has {wanted}high-resolution tower, but {found}high_res_pixel_values "
+                "were given; use the processor of the same checkpoint"
+            )
+        high_res = high_res_pixel_values
+        if high_res is not None:
+            high_res = high_res.to(self.device, self.dtype)
+        low_res = pixel_values.to(self.device, self.dtype)
+        return ImageFeatures(pooler_output=self.model.encode_images(low_res, high_res))
+
+    @torch.no_grad()
+    def _run(
+        self,
+        input_ids: Tensor,
+        mask: Tensor,
+        pixel_values: Tensor | None,
+        high_res_pixel_values: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return hidden states of the unmasked tokens, ``[tokens, D]``, and image features."""
+        features = None
+        if pixel_values is not None:
+            found = self.get_image_features(pixel_values, high_res_pixel_values)
+            features = found.pooler_output.flatten(0, 1)  # (N * L, D)
+        ends = mask.sum(1).cumsum(0)
+        starts = torch.cat([ends.new_zeros(1), ends]).to(torch.int32)
+        hidden = self.model.embed(input_ids.to(self.device)[mask], features)
+        return self.model.forward_dense(hidden, starts), features
+
+    def _mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        return attention_mask.to(self.device).bool()
+
+
+class DeepseekVLModel(_PretrainedModel):
+    """Towers and language model without the head."""
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        high_res_pixel_values: Tensor | None = None,
+    ) -> ModelOutput:
+        """Run whole prompts, as the processor makes them, without gradients."""
+        mask = self._mask(input_ids, attention_mask)
+        hidden, features = self._run(input_ids, mask, pixel_values, high_res_pixel_values)
+        return ModelOutput(last_hidden_state=_unpack(hidden, mask), image_hidden_states=features)
+
+    forward = __call__
+
+
+class DeepseekVLForConditionalGeneration(_PretrainedModel):
+    """The whole model."""
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        high_res_pixel_values: Tensor | None = None,
+    ) -> CausalOutput:
+        """Run whole prompts, as the processor makes them, without gradients."""
+        mask = self._mask(input_ids, attention_mask)
+        hidden, features = self._run(input_ids, mask, pixel_values, high_res_pixel_values)
+        with torch.no_grad():
+            logits = _unpack(self.model.logits(hidden), mask)
+        return CausalOutput(logits=logits, image_hidden_states=features)
+
+    forward = __call__
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        high_res_pixel_values: Tensor | None = None,
+        *,
+        max_new_tokens: int | None = None,
+        max_length: int | None = None,
+        do_sample: bool | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
+        pad_token_id: int | None = None,
+    ) -> Tensor:
+        """Answer prompts, on an engine of this project.
+
+        What is not given comes from ``generation_config.json``, else from transformers' defaults:
+        greedy, 20 new tokens, and top-k 50 when sampling. Sampling draws its seeds from torch's
+        global generator, so that ``torch.manual_seed`` repeats it.
+
+        Args:
+            input_ids: ``int[B, T]``, padded on the left.
+            attention_mask: ``[B, T]``, 0 at padding; None means none.
+            pixel_values: ``[N, 3, S, S]``, the pictures of all prompts in order.
+            high_res_pixel_values: The same for the other tower, if there is one.
+            max_new_tokens: Most new tokens of each answer.
+            max_length: Most tokens of padded prompt and answer together, unless
+                ``max_new_tokens`` is given.
+            do_sample: Whether to sample rather than to take the likeliest token.
+            temperature: Divides the logits.
+            top_k: Keep the k likeliest tokens; 0 keeps all.
+            top_p: Keep the smallest set of tokens whose probabilities reach this sum.
+            min_p: Drop tokens less likely than this share of the likeliest one.
+            repetition_penalty: Above 1 makes tokens of prompt and answer less likely.
+            eos_token_id: Any of these ends an answer.
+            pad_token_id: Fills behind shorter answers; by default the first end of sequence.
+
+        Returns:
+            ``int64[B, T + new]``: the prompts as given, then the answers, end of sequence included.
+
+        Raises:
+            PromptError: The engine cannot run a prompt, e.g. because it is too long.
+            ValueError: Arguments contradict each other.
+        """
+        defaults = self.generation_config
+        eos_ids = defaults.eos_token_ids
+        if eos_token_id is not None:
+            eos_ids = (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
+        settings = generation.Settings(
+            max_new_tokens=generation.num_new_tokens(
+                defaults, input_ids.shape[1], max_new_tokens, max_length
+            ),
+            is_sampled=_given(do_sample, defaults.do_sample),
+            temperature=_given(temperature, defaults.temperature),
+            top_k=_given(top_k, defaults.top_k),
+            top_p=_given(top_p, defaults.top_p),
+            min_p=_given(min_p, 0.0),
+            repetition_penalty=_given(repetition_penalty, defaults.repetition_penalty),
+            eos_token_ids=eos_ids,
+        )
+        prompts = generation.unpad(input_ids, attention_mask)
+        images = generation.deal_images(
+            prompts, self.model.config, pixel_values, high_res_pixel_values
+        )
+        answers = generation.answer(self.model, self._image_config, prompts, images, settings)
+        pad = _given(pad_token_id, _given(defaults.pad_token_id, settings.default_pad_id))
+        return torch.cat([input_ids, generation.pad_right(answers, pad, like=input_ids)], dim=1)
+
+
+# The names of the reference documentation: what differs is which checkpoints they take.
+class DeepseekVLHybridModel(DeepseekVLModel):
+    """Two towers and language model without the head."""
+
+    is_hybrid = True
+
+
+class DeepseekVLHybridForConditionalGeneration(DeepseekVLForConditionalGeneration):
+    """The whole model with two towers."""
+
+    is_hybrid = True
+
+
+def _dtype(wanted: torch.dtype | str | None, directory: Path) -> torch.dtype:
+    if isinstance(wanted, torch.dtype):
+        return wanted
+    if wanted in (None, "auto"):
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        wanted = config.get("dtype") or config.get("torch_dtype") or "float32"
+    dtype = getattr(torch, str(wanted), None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype is {wanted!r}; it must be a torch dtype such as 'bfloat16'")
+    return dtype
+
+
+def _device(device_map: torch.device | str | int | Mapping[str, Any] | None) -> torch.device:
+    if isinstance(device_map, Mapping):
+        device_map = device_map.get("")
+    if device_map in (None, "auto"):
+        is_gpu = device_map == "auto" and torch.cuda.is_available()
+        return torch.device("cuda" if is_gpu else "cpu")
+    return torch.device(device_map)
+
+
+def _unpack(values: Tensor, mask: Tensor) -> Tensor:
+    """Put values of unmasked tokens back into their places: ``[B, T, ...]``."""
+    padded = values.new_zeros((*mask.shape, *values.shape[1:]))
+    padded[mask] = values
+    return padded
+
+
+def _given(given: T | None, default: T) -> T:
+    return default if given is None else given

@@ -1,0 +1,280 @@
+"""The public models against those of transformers, on the same random weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import dsvl_pipeline
+from dsvl_pipeline.errors import PromptError
+from tests.api.examples import FAMILIES, family_name, user, write_pictures
+from tests.checkpoints import EOS_TOKEN_ID, NUM_IMAGE_TOKENS, write_checkpoint
+
+INPUTS = {
+    "add_generation_prompt": True,
+    "tokenize": True,
+    "return_dict": True,
+    "return_tensors": "pt",
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures, and room for checkpoints."""
+    root = tmp_path_factory.mktemp("models")
+    write_pictures(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def urls(root: Path) -> list[str]:
+    """Paths of the pictures."""
+    return sorted(map(str, root.glob("*.png")))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Each of the two."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def reference(family: str, root: Path) -> Any:
+    """The class of transformers whose weights the checkpoint holds."""
+    return write_checkpoint(root / family, is_hybrid=family == "hybrid")
+
+
+@pytest.fixture(scope="module")
+def model(family: str, root: Path, reference: Any) -> Any:
+    """Ours, in float32."""
+    assert reference is not None  # it writes the files
+    kind = getattr(dsvl_pipeline, family_name(family, "ForConditionalGeneration"))
+    return kind.from_pretrained(root / family, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def inputs(family: str, root: Path, model: Any, urls: list[str]) -> Any:
+    """Unequal prompts with 0, 1 and 3 images."""
+    assert model is not None
+    kind = getattr(dsvl_pipeline, family_name(family, "Processor"))
+    chats = [
+        user("Say something about nothing at all, please, and take your time."),
+        user("What?", urls[0]),
+        user("Compare these three.", *urls),
+    ]
+    return kind.from_pretrained(root / family).apply_chat_template(chats, **INPUTS)
+
+
+def test_logits_equal_the_reference(model: Any, reference: Any, inputs: Any) -> None:
+    """Over whole tensors, in float32; padding is zero."""
+    with torch.no_grad():
+        wanted = reference(**inputs)
+    found = model(**inputs)
+    is_token = inputs.attention_mask.bool()
+    assert_close(found.logits[is_token], wanted.logits[is_token], rtol=0, atol=1e-4)
+    assert not found.logits[~is_token].any()
+    assert_close(found.image_hidden_states, wanted.image_hidden_states, rtol=0, atol=1e-4)
+    assert not found.logits.requires_grad
+
+
+def test_the_model_without_head_gives_hidden_states(
+    family: str, root: Path, reference: Any, inputs: Any
+) -> None:
+    """Behind the final norm, as the reference does."""
+    kind = getattr(dsvl_pipeline, family_name(family, "Model"))
+    found = kind.from_pretrained(root / family, dtype="float32").eval().forward(**inputs)
+    with torch.no_grad():
+        wanted = reference.model(**inputs)
+    is_token = inputs.attention_mask.bool()
+    assert_close(
+        found.last_hidden_state[is_token], wanted.last_hidden_state[is_token], rtol=0, atol=1e-4
+    )
+    assert not found.last_hidden_state[~is_token].any()
+
+
+def test_image_features_equal_the_reference(model: Any, reference: Any, inputs: Any) -> None:
+    """``pooler_output`` is what takes the place of image tokens."""
+    pixels = {key: value for key, value in inputs.items() if "pixel" in key}
+    with torch.no_grad():
+        wanted = reference.model.get_image_features(**pixels).pooler_output
+    found = model.get_image_features(**pixels).pooler_output
+    assert found.shape == (4, NUM_IMAGE_TOKENS, 64)
+    assert_close(found, wanted, rtol=0, atol=1e-4)
+
+
+def test_text_alone_needs_no_pictures(model: Any, reference: Any, inputs: Any) -> None:
+    """And no attention mask, where nothing is padded."""
+    ids = inputs.input_ids[:1, -20:]
+    with torch.no_grad():
+        wanted = reference(input_ids=ids).logits
+    found = model(ids)
+    assert found.image_hidden_states is None
+    assert_close(found.logits, wanted, rtol=0, atol=1e-4)
+
+
+def generate_both(model: Any, reference: Any, inputs: Any, **options: Any) -> tuple[Any, Any]:
+    """Ours and theirs."""
+    return model.generate(**inputs, **options), reference.generate(**inputs, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_new_tokens": 24},
+        {"max_new_tokens": 12, "repetition_penalty": 1.3},
+        {"max_length": 310},
+        {},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
+def test_greedy_ids_equal_the_reference(
+    model: Any, reference: Any, inputs: Any, options: dict[str, Any]
+) -> None:
+    """For a batch of unequal prompts with 0, 1 and 3 images."""
+    reference.generation_config.pad_token_id = EOS_TOKEN_ID
+    found, wanted = generate_both(model, reference, inputs, do_sample=False, **options)
+    assert found.dtype == torch.int64
+    assert found.tolist() == wanted.tolist()
+
+
+def test_answers_that_end_early_are_padded_on_the_right(
+    model: Any, reference: Any, inputs: Any
+) -> None:
+    """With the end of sequence kept, and the pad id behind it."""
+    plain = model.generate(**inputs, max_new_tokens=16)
+    width = inputs.input_ids.shape[1]
+    # Ids that the first answers hold in their middle end them there.
+    ends = [int(plain[0, width + 4]), int(plain[1, width + 7])]
+    for pad in (5, 7):
+        options = {"eos_token_id": ends, "pad_token_id": pad, "max_new_tokens": 16}
+        found, wanted = generate_both(model, reference, inputs, do_sample=False, **options)
+        assert found.tolist() == wanted.tolist()
+        assert (found[:, width:] == pad).any()
+    one = model.generate(**inputs, eos_token_id=ends[0], max_new_tokens=16)
+    assert one[0, width:].tolist().index(ends[0]) <= 4
+
+
+def test_sampling_follows_torchs_seed(model: Any, inputs: Any) -> None:
+    """``torch.manual_seed`` repeats a call; rows and calls differ otherwise."""
+    twice = {key: torch.cat([value, value]) for key, value in inputs.items()}
+    options = {"do_sample": True, "max_new_tokens": 12, "temperature": 1.5, "top_k": 0}
+    torch.manual_seed(3)
+    first = model.generate(**twice, **options)
+    second = model.generate(**twice, **options)
+    torch.manual_seed(3)
+    assert model.generate(**twice, **options).tolist() == first.tolist()
+    assert second.tolist() != first.tolist()
+    half = len(first) // 2
+    assert first[:half].tolist() != first[half:].tolist()
+
+
+@pytest.mark.parametrize("filters", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 0.999}], ids=str)
+def test_the_narrowest_filter_is_greedy(model: Any, inputs: Any, filters: dict[str, float]) -> None:
+    """Every filter reaches the engine."""
+    options = {"max_new_tokens": 8, "do_sample": True, "top_k": 0, **filters}
+    found = model.generate(**inputs, **options)
+    assert found.tolist() == model.generate(**inputs, max_new_tokens=8).tolist()
+
+
+def test_a_greedy_call_leaves_torchs_generator_alone(model: Any, inputs: Any) -> None:
+    """As in the reference."""
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    model.generate(**inputs, max_new_tokens=2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_wrong_arguments_are_named(model: Any, inputs: Any) -> None:
+    """None is silently ignored."""
+    with pytest.raises(TypeError, match="num_beams"):
+        model.generate(**inputs, num_beams=4)
+    width = inputs.input_ids.shape[1]
+    with pytest.raises(ValueError, match=f"prompts take {width} tokens, but max_length is 9"):
+        model.generate(**inputs, max_length=9)
+    with pytest.raises(ValueError, match="image tokens for 4 images, but pixel_values holds 0"):
+        model.generate(inputs.input_ids, inputs.attention_mask)
+    high = inputs.get("high_res_pixel_values")
+    other = None if high is not None else inputs.pixel_values
+    with pytest.raises(ValueError, match="high_res_pixel_values were given"):
+        model.get_image_features(inputs.pixel_values, other)
+    long = torch.full((1, 600), 9)
+    with pytest.raises(PromptError, match="prompt 0: the prompt has 600 tokens") as caught:
+        model.generate(long)
+    assert caught.value.code == "prompt_too_long"
+
+
+def test_dtype_and_device_are_chosen_as_the_reference_does(family: str, root: Path) -> None:
+    """By default the checkpoint's own dtype, on the CPU."""
+    kind = getattr(dsvl_pipeline, family_name(family, "Model"))
+    assert kind.from_pretrained(root / family).dtype == torch.float32
+    half = kind.from_pretrained(root / family, torch_dtype="bfloat16", device_map="cpu")
+    assert (half.dtype, half.device) == (torch.bfloat16, torch.device("cpu"))
+    assert half.to(torch.float32).dtype == torch.float32
+    placed = kind.from_pretrained(root / family, dtype="auto", device_map={"": "cpu"})
+    assert placed.device == torch.device("cpu")
+    with pytest.raises(ValueError, match="dtype is 'float33'; it must be a torch dtype"):
+        kind.from_pretrained(root / family, dtype="float33")
+
+
+def test_the_usage_example_with_one_image(family: str, root: Path, urls: list[str]) -> None:
+    """Only imports, path and image URL differ from the reference documentation's."""
+    processor = getattr(dsvl_pipeline, family_name(family, "Processor")).from_pretrained(
+        root / family
+    )
+    model = getattr(dsvl_pipeline, family_name(family, "ForConditionalGeneration")).from_pretrained(
+        root / family, torch_dtype=torch.bfloat16, device_map="auto", attn_implementation="sdpa"
+    )
+    messages = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "url": urls[0]},
+                {"type": "text", "text": "Describe this image."},
+            ],
+        }
+    ]
+    inputs = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    ).to(model.device, dtype=torch.bfloat16)
+    output = model.generate(**inputs, max_new_tokens=40, do_sample=True)
+    width = inputs.input_ids.shape[1]
+    assert output.shape[0] == 1
+    assert width < output.shape[1] <= width + 40
+    assert output[0, :width].tolist() == inputs.input_ids[0].tolist()
+    text = processor.decode(output[0], skip_special_tokens=True)
+    assert "User: Describe this image.\n\nAssistant:" in text
+
+
+def test_the_usage_example_with_two_conversations(family: str, root: Path, urls: list[str]) -> None:
+    """Two images and one, no padding argument."""
+    processor = getattr(dsvl_pipeline, family_name(family, "Processor")).from_pretrained(
+        root / family
+    )
+    model = getattr(dsvl_pipeline, family_name(family, "ForConditionalGeneration")).from_pretrained(
+        root / family, torch_dtype=torch.bfloat16, device_map="auto"
+    )
+    messages = [
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "What's the difference between"},
+                    {"type": "image", "url": urls[0]},
+                    {"type": "text", "text": " and "},
+                    {"type": "image", "url": urls[1]},
+                ],
+            }
+        ],
+        user("What do you see in this image?", urls[2]),
+    ]
+    inputs = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    ).to(model.device, dtype=torch.bfloat16)
+    assert inputs.pixel_values.shape[0] == 3
+    output = model.generate(**inputs, max_new_tokens=40, do_sample=True)
+    texts = processor.batch_decode(output, skip_special_tokens=True)
+    assert "What's the difference between and \n\nAssistant:" in texts[0]
+    assert "What do you see in this image?\n\nAssistant:" in texts[1]

@@ -1,0 +1,217 @@
+"""The public processors against those of transformers, over the same files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+import dsvl_pipeline
+from dsvl_pipeline.errors import CheckpointError, PromptError
+from tests.api.examples import FAMILIES, family_name, user, write_pictures
+from tests.checkpoints import write_checkpoint
+from tools.demo_checkpoint.files import EOS, IMAGE
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of each family, and three pictures."""
+    root = tmp_path_factory.mktemp("api")
+    for family in FAMILIES:
+        write_checkpoint(root / family, is_hybrid=family == "hybrid")
+    write_pictures(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def urls(root: Path) -> list[str]:
+    """Paths of the pictures."""
+    return sorted(map(str, root.glob("*.png")))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Each of the two."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def processor(family: str, root: Path) -> Any:
+    """Ours."""
+    return getattr(dsvl_pipeline, family_name(family, "Processor")).from_pretrained(root / family)
+
+
+@pytest.fixture(scope="module")
+def reference(family: str, root: Path) -> Any:
+    """That of transformers, with its PIL image processor."""
+    import transformers
+    from transformers.models.deepseek_vl import image_processing_pil_deepseek_vl as single
+    from transformers.models.deepseek_vl_hybrid import image_processing_pil_deepseek_vl_hybrid
+
+    name = family_name(family, "Processor")
+    found = getattr(transformers, name).from_pretrained(root / family)
+    home = single if family == "single" else image_processing_pil_deepseek_vl_hybrid
+    kind = getattr(home, family_name(family, "ImageProcessorPil"))
+    found.image_processor = kind.from_pretrained(root / family)
+    return found
+
+
+def assert_same(found: Any, wanted: Any) -> None:
+    """Equal keys, shapes, types and values."""
+    assert {*found} == {*wanted}
+    for key in wanted:
+        assert_close(found[key], wanted[key], rtol=0, atol=0)
+
+
+OPTIONS = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+
+
+@pytest.mark.parametrize("num_images", [0, 1, 3])
+def test_one_conversation_equals_the_reference(
+    processor: Any, reference: Any, urls: list[str], num_images: int
+) -> None:
+    """All tensors, bit by bit."""
+    messages = user("What is in these pictures?", *urls[:num_images])
+    found = processor.apply_chat_template(messages, return_tensors="pt", **OPTIONS)
+    assert_same(found, reference.apply_chat_template(messages, return_tensors="pt", **OPTIONS))
+
+
+@pytest.mark.parametrize("padding", [{}, {"padding": True}, {"padding": True, "truncation": True}])
+def test_several_conversations_are_padded_on_the_left(
+    processor: Any, reference: Any, urls: list[str], padding: dict[str, bool]
+) -> None:
+    """With or without being asked: tensors cannot be ragged."""
+    chats = [user("One?", *urls[:2]), user("And the other one?", urls[2]), user("Hm")]
+    found = processor.apply_chat_template(chats, return_tensors="pt", **OPTIONS, **padding)
+    reference.tokenizer.padding_side = "left"
+    wanted = reference.apply_chat_template(chats, return_tensors="pt", padding=True, **OPTIONS)
+    assert_same(found, wanted)
+    assert found.attention_mask[2, 0] == 0
+    assert (found.attention_mask[:, -1] == 1).all()
+
+
+def test_text_and_ids_alone_can_be_had(processor: Any, reference: Any, urls: list[str]) -> None:
+    """By the reference's two flags."""
+    chats = [user("One?", urls[0]), user("Two")]
+    assert processor.apply_chat_template(chats) == reference.apply_chat_template(chats)
+    one = processor.apply_chat_template(chats[0], add_generation_prompt=True)
+    assert one == reference.apply_chat_template(chats[0], add_generation_prompt=True)
+    ids = processor.apply_chat_template(chats, tokenize=True)
+    assert_close(
+        ids,
+        processor.apply_chat_template(
+            chats, **OPTIONS | {"add_generation_prompt": False}
+        ).input_ids,
+    )
+    ragged = processor.apply_chat_template(chats, tokenize=True, return_tensors=None)
+    assert [len(row) for row in ragged] == [len(row) - (row == 1).sum() for row in ids]
+    padded = processor.apply_chat_template(
+        chats, tokenize=True, return_tensors=None, padding="longest"
+    )
+    assert padded == ids.tolist()
+
+
+def test_text_and_images_may_come_apart(processor: Any, reference: Any, urls: list[str]) -> None:
+    """The reference's older way: the text is trusted, its placeholders count."""
+    texts = [f"User: {IMAGE}{IMAGE}What?\n\nAssistant:", "User: Hm\n\nAssistant:"]
+    images = [Image.open(url) for url in urls[:2]]
+    found = processor(text=texts, images=images, return_tensors="pt")
+    reference.tokenizer.padding_side = "left"
+    assert_same(found, reference(text=texts, images=images, return_tensors="pt", padding=True))
+    only = processor(images=images, return_tensors="pt")
+    assert_close(only.pixel_values, found.pixel_values, rtol=0, atol=0)
+    with pytest.raises(PromptError, match=r"2 image placeholders .* but 1 images") as caught:
+        processor(text=texts, images=images[:1])
+    assert caught.value.code == "image_count"
+
+
+def test_pictures_come_from_anywhere(processor: Any, urls: list[str]) -> None:
+    """Path, file URL, picture, bytes, array: one picture, one result."""
+    path = Path(urls[0])
+    with Image.open(path) as image:
+        image.load()
+    wanted = processor.image_processor(image, return_tensors="np")
+    for source in (urls[0], path, path.as_uri(), path.read_bytes(), np.asarray(image), [[image]]):
+        found = processor.image_processor(source, return_tensors="np")
+        for key in wanted:
+            np.testing.assert_array_equal(found[key], wanted[key])
+    for part in ({"image": image}, {"image": urls[0]}, {"url": path.as_uri()}, {"path": urls[0]}):
+        chat = [{"role": "user", "content": [{"type": "image", **part}]}]
+        found = processor.apply_chat_template(chat, return_tensors="np", **OPTIONS)
+        np.testing.assert_array_equal(found["pixel_values"], wanted["pixel_values"])
+
+
+def test_pictures_on_the_network_are_refused_clearly(processor: Any) -> None:
+    """Fetching what a text names needs the guard of sources/."""
+    with pytest.raises(ValueError, match=r"https://x\.org/a\.jpg is on the network.*download it"):
+        processor.image_processor("https://x.org/a.jpg")
+
+
+def test_image_parts_need_their_picture(processor: Any) -> None:
+    """A placeholder alone would be filled with the next conversation's picture."""
+    chat = [{"role": "user", "content": [{"type": "image"}]}]
+    assert IMAGE in processor.apply_chat_template(chat)
+    with pytest.raises(PromptError, match="1 image parts, but they name 0 pictures") as caught:
+        processor.apply_chat_template(chat, tokenize=True)
+    assert caught.value.code == "image_count"
+
+
+def test_control_tokens_in_a_chat_stay_text(processor: Any) -> None:
+    """The reference takes them for its own."""
+    inputs = processor.apply_chat_template(user(IMAGE + EOS), **OPTIONS)
+    assert (inputs.input_ids == processor.image_token_id).sum() == 0
+    assert IMAGE + EOS in processor.decode(inputs.input_ids[0], skip_special_tokens=True)
+
+
+def test_decoding_equals_the_reference(processor: Any, reference: Any) -> None:
+    """Of rows of tensors, with and without what an end of sequence leaves."""
+    ids = processor(text=["Hi there .", "Well , I do n't know !" + EOS]).input_ids
+    for options in (
+        {},
+        {"skip_special_tokens": True},
+        {"skip_special_tokens": True, "clean_up_tokenization_spaces": True},
+    ):
+        found = processor.batch_decode(ids, **options)
+        assert found == reference.batch_decode(ids, **options)
+        assert found[1] == processor.decode(ids[1].tolist(), **options)
+
+
+def test_inputs_are_moved_and_only_floats_cast(processor: Any, urls: list[str]) -> None:
+    """``.to(device, dtype=...)`` of the examples must leave ids integers."""
+    inputs = processor.apply_chat_template(user("What?", urls[0]), **OPTIONS)
+    moved = inputs.to("cpu", dtype=torch.bfloat16)
+    assert moved is inputs
+    assert moved.pixel_values.dtype == torch.bfloat16
+    assert moved["input_ids"].dtype == moved.attention_mask.dtype == torch.int64
+    assert {**moved}.keys() == {**inputs}.keys()
+    assert inputs.to(torch.float32).pixel_values.dtype == torch.float32
+    assert inputs.to("meta").pixel_values.device.type == "meta"
+    with pytest.raises(AttributeError, match="no 'labels'; there are input_ids"):
+        _ = inputs.labels
+
+
+def test_a_checkpoint_of_the_other_family_is_refused(family: str, root: Path) -> None:
+    """With the name of the class that takes it."""
+    other = next(one for one in FAMILIES if one != family)
+    for kind in ("Config", "Processor", "ImageProcessor", "Model", "ForConditionalGeneration"):
+        name = family_name(family, kind)
+        with pytest.raises(CheckpointError, match=f"use {family_name(other, kind)}$"):
+            getattr(dsvl_pipeline, name).from_pretrained(root / other)
+
+
+def test_the_config_is_the_models_shape(family: str, root: Path) -> None:
+    """As frozen dataclasses."""
+    config = getattr(dsvl_pipeline, family_name(family, "Config")).from_pretrained(root / family)
+    assert config.image_token_id == 2
+    assert config.text_config.hidden_size == 64
+    assert config.vision_config.image_size_px == 48
+    assert (config.high_res_vision_config is not None) == (family == "hybrid")
+
+
+def test_unknown_kinds_of_tensors_are_refused(processor: Any) -> None:
+    """Only torch and numpy are here."""
+    with pytest.raises(ValueError, match="return_tensors is 'tf'; it must be 'pt', 'np' or None"):
+        processor(text="x", return_tensors="tf")
