@@ -37,11 +37,11 @@ class Row:
     """One entry of a job's input, before prompts and pages multiply it.
 
     Attributes:
-        row_id: The id column; without one a digest (see ``table/keys.py``); for files and
+        row_id: The id column; without one a digest (see `dsvl_pipeline.keys`); for files and
             documents their URI without query string or user info.
         kind: ``image`` rows are asked as they are; a ``document`` row stands for all its pages.
         sources: What to read: image URIs in order (none for a text prompt), or one document URI.
-        content_id: What identifies the content without reading it (``table/keys.py``).
+        content_id: What identifies the content without reading it (`dsvl_pipeline.keys`).
         prompt: The manifest's own prompt, asked under ``prompt_id="column"``; None without one.
         carry: Values of the carried columns, in the order of the job file.
         failure: Set when the entry itself is bad; it then becomes one error row.

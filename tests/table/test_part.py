@@ -75,7 +75,12 @@ def test_lineage_costs_next_to_nothing(tmp_path: Path) -> None:
     for name in ("model", "weights_digest", "recipe", "node", "run_id"):
         index = many.schema.get_field_index(name)
         many = many.set_column(index, many.schema.field(name), pa.array(["d" * 64] * 4000))
-    assert _write(str(tmp_path), many).num_bytes - bare < 5 * 400
+    receipt = _write(str(tmp_path), many)
+    assert receipt.num_bytes - bare < 5 * 400
+    columns = pq.ParquetFile(tmp_path / receipt.path).metadata.row_group(0).to_dict()["columns"]
+    encoded = {c["path_in_schema"] for c in columns if "RLE_DICTIONARY" in c["encodings"]}
+    assert {"model", "node", "status", "prompt_id"} <= encoded
+    assert not {"row_id", "row_key", "text"} & encoded
 
 
 def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
