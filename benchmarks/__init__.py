@@ -1,0 +1,1 @@
+"""A script and a results file for every figure the README gives."""

@@ -45,9 +45,10 @@ def main() -> None:
     budget = run["running_s"] * cores
     shares = {name: seconds / budget for name, seconds in cost.items()}
     shares["ray, writing, waiting"] = 1 - sum(shares.values())
-    print(f"{args.rows} JPEGs of {args.side} x {args.side}, {cores} cores")
-    print(f"plain process:  {args.rows / sum(cost.values()):7.1f} rows/s on one core")
-    print(f"pipeline:       {args.rows / run['running_s']:7.1f} rows/s, after {run['start_s']:.1f} s")
+    print(f"{args.rows} JPEGs of {args.side} x {args.side}")
+    print(f"plain process:  {args.rows / sum(cost.values()):7.1f} rows/s on 1 core")
+    rate = args.rows / run["running_s"]
+    print(f"pipeline:       {rate:7.1f} rows/s on {cores} cores, after {run['start_s']:.1f} s")
     for name, share in shares.items():
         print(f"  {name:24s} {share:6.1%}")
     write_results("pipeline", {"rows": args.rows, "side": args.side, "run": run, "share": shares})

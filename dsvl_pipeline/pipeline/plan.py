@@ -43,6 +43,7 @@ class ShardPlan:
         num_documents: How many of the work rows are documents.
         num_up_to_date: Rows of the table that need not run again, pages counted.
         num_staying: Rows of the table that nobody asks for any more.
+        num_staying_errors: How many of them are error rows.
         stale: Logical keys of committed rows that this run replaces.
         max_images: Most images in one row.
     """
@@ -53,6 +54,7 @@ class ShardPlan:
     num_documents: int
     num_up_to_date: int
     num_staying: int
+    num_staying_errors: int
     stale: pa.Table
     max_images: int
 
@@ -165,12 +167,11 @@ def plan_shard(
     is_final = pc.invert(pc.and_(pc.equal(committed["status"], "error"), retry))
     final = committed.filter(is_final) if not is_fresh else committed.slice(0, 0)
     asked = pa.array(sorted({*pc.unique(wanted["prompt_id"]).to_pylist(), ""}))
-    concerned = committed.filter(
-        pc.and_(
-            pc.is_in(committed["row_id"], pc.unique(wanted["row_id"])),
-            pc.is_in(committed["prompt_id"], asked),
-        )
+    is_concerned = pc.and_(
+        pc.is_in(committed["row_id"], pc.unique(wanted["row_id"])),
+        pc.is_in(committed["prompt_id"], asked),
     )
+    concerned, staying = (committed.filter(m) for m in (is_concerned, pc.invert(is_concerned)))
     is_document = pc.and_(pc.equal(wanted["kind"], "document"), pc.is_null(wanted["row_key"]))
     simple, documents = wanted.filter(pc.invert(is_document)), wanted.filter(is_document)
 
@@ -191,7 +192,8 @@ def plan_shard(
         num_rows=todo.num_rows,
         num_documents=pc.sum(pc.equal(todo["kind"], "document")).as_py() or 0,
         num_up_to_date=concerned.num_rows - stale.num_rows,
-        num_staying=committed.num_rows - concerned.num_rows,
+        num_staying=staying.num_rows,
+        num_staying_errors=pc.sum(pc.equal(staying["status"], "error")).as_py() or 0,
         stale=stale.select(LOGICAL_KEY),
         max_images=pc.max(sizes).as_py() or 0,
     )

@@ -51,7 +51,7 @@ class RunSummary:
         error_codes: Rows of the whole table by error code.
         seconds: Wall-clock time.
         is_random_weights: Whether the checkpoint was never trained, so that answers are noise.
-        exit_code: 0, or 1 when more than ``max_error_fraction`` of the rows failed.
+        exit_code: 0, or 1 when more than ``max_error_fraction`` of the rows asked for failed.
     """
 
     run_id: str
@@ -301,7 +301,9 @@ def _stop_on_signals() -> Iterator[threading.Event]:
 def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
     job = prepared.config.job
     counts = reader.counts(job.output.uri)
-    total = counts.ok + counts.degraded + counts.errors
+    # Rows that stay although nobody asks for them any more are not this job's failures.
+    num_rows = counts.total - sum(shard.num_staying for shard in prepared.shards)
+    num_errors = counts.errors - sum(shard.num_staying_errors for shard in prepared.shards)
     return RunSummary(
         run_id=prepared.manifest.run_id,
         output_uri=storage.redact(job.output.uri),
@@ -313,5 +315,5 @@ def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
         error_codes=counts.error_codes,
         seconds=progress.elapsed_s,
         is_random_weights=prepared.is_random_weights,
-        exit_code=int(counts.errors > job.max_error_fraction * total),
+        exit_code=int(num_errors > job.max_error_fraction * num_rows),
     )

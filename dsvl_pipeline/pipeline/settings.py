@@ -42,6 +42,8 @@ def connect(job: JobConfig) -> None:
         return
     address = None if job.cluster.address == "auto" else job.cluster.address
     joins = address is not None or "RAY_ADDRESS" in os.environ
+    # It warns that the new cluster asks for a token, which is as it should be.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     try:
         ray.init(
             address=address,

@@ -279,6 +279,16 @@ def test_sigterm_commits_what_is_complete(tmp_path: Path) -> None:
     assert_every_row_once(output, {f"row-{n:05d}" for n in range(1500)})
 
 
+def test_old_failures_do_not_fail_a_new_job(tmp_path: Path) -> None:
+    """A table may hold errors of inputs that nobody asks for any more."""
+    bad = write_manifest(str(tmp_path / "in"), 4)
+    (tmp_path / "in" / "0.jpg").write_bytes(b"no picture")
+    assert run(fake_job(bad, str(tmp_path / "out"))).exit_code == 1
+    good = write_manifest(str(tmp_path / "good"), 6, first=10)
+    summary = run(fake_job(good, str(tmp_path / "out")))
+    assert (summary.ok + summary.degraded, summary.errors, summary.exit_code) == (9, 1, 0)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
