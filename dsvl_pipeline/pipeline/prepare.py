@@ -70,6 +70,7 @@ class Prepared:
             self.manifest,
             status=status,
             finished_at=_now(),
+            prompt_ids=self._prompt_ids(),
             rows_expected=rows_expected,
             table_version=self.writer.snapshot.version,
         )
@@ -78,6 +79,12 @@ class Prepared:
             # Those of runs that were killed, too: whoever holds the lease is the only driver.
             storage.delete(found.uri for found in storage.list_objects(_work(self.writer.uri)))
             self.writer.finish()
+
+    def _prompt_ids(self) -> tuple[str, ...]:
+        """What every document of the table was asked; unknown where rows of other inputs stay."""
+        if any(shard.num_staying for shard in self.shards):
+            return ()
+        return tuple(prompt.id for prompt in self.config.job.prompts)
 
     def close(self) -> None:
         """Give the lease back, however the run ended."""

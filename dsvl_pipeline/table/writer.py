@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsvl_pipeline import keys, storage
+from dsvl_pipeline.errors import ConfigError, NotFoundError
 from dsvl_pipeline.table.claim import check_claims
 from dsvl_pipeline.table.format import create_format
 from dsvl_pipeline.table.lease import LEASE_TIME_S, Lease
@@ -63,7 +64,13 @@ class TableWriter:
             LeaseError: Another driver is at work.
             TableError: The table is damaged, or made by a newer version.
         """
-        check_claims(storage.join(uri, "_dsvl"), run_id)
+        try:
+            check_claims(storage.join(uri, "_dsvl"), run_id)
+        except NotFoundError as error:
+            raise ConfigError(
+                f"the output {storage.redact(uri)} cannot be created: {error}; give a directory "
+                "that can be made, or s3://BUCKET/PREFIX of a bucket that exists"
+            ) from error
         table_format = create_format(uri, num_shards=num_shards)
         lease = Lease.acquire(uri, run_id=run_id, time_s=lease_s)
         try:
