@@ -174,7 +174,7 @@ class WebReader:
         if self._session is None:
             connector = aiohttp.TCPConnector(
                 socket_factory=self._guarded_socket,
-                # One address after the other: in a race aiohttp would swallow the refusal.
+                # One address after the other: what a race makes of a refusal differs by version.
                 happy_eyeballs_delay=None,
                 limit=64,
             )
