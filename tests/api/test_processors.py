@@ -134,7 +134,7 @@ def test_pictures_come_from_anywhere(processor: Any, urls: list[str]) -> None:
     with Image.open(path) as image:
         image.load()
     wanted = processor.image_processor(image, return_tensors="np")
-    for source in (urls[0], path, path.as_uri(), path.read_bytes(), np.asarray(image), [[image]]):
+    for source in (urls[0], path, path.as_uri(), path.read_bytes(), np.asarray(image), ([image],)):
         found = processor.image_processor(source, return_tensors="np")
         for key in wanted:
             np.testing.assert_array_equal(found[key], wanted[key])

@@ -215,6 +215,17 @@ def test_special_strings_are_split_like_any_text(
     assert len(inner) == len(text.encode())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_added_tokens_that_are_not_special_are_text_as_well(
+    processors: dict[str, Processor], kind: str
+) -> None:
+    """``encode_special_tokens`` of tokenizers alone would leave them tokens."""
+    processor = processors[kind]
+    tool_id = processor.tokenizer.plain.token_to_id("<tool>")
+    assert tool_id in processor.tokenizer.plain.encode("a <tool> b").ids
+    assert tool_id not in processor.prompt_ids(user("a <tool> b"))
+
+
 def test_plain_string_content_is_one_text_part(processors: dict[str, Processor]) -> None:
     """The converted templates read lists of parts only, and would drop a string silently."""
     for processor in processors.values():
@@ -239,7 +250,9 @@ def test_the_built_in_template_writes_the_original_chat_format(tmp_path: Path) -
     assert processor.prompt_text(chat) == f"{system}\n\n{turns}"
     own = [{"role": "system", "content": "Be brief."}, *chat]
     assert processor.prompt_text(own) == f"Be brief.\n\n{turns}"
-    assert processor.prompt_ids(chat)[0] == processor.tokenizer.plain.token_to_id(BOS)
+    edit(tmp_path / "tokenizer.json", post_processor=None)
+    bare = Processor.from_pretrained(tmp_path)
+    assert bare.prompt_ids(chat)[0] == bare.tokenizer.plain.token_to_id(BOS)
     assert processor.prompt_text(chat[:2], add_generation_prompt=False).endswith("A cat.")
 
 
