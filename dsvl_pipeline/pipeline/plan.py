@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
@@ -24,12 +24,17 @@ import pyarrow.parquet as pq
 from dsvl_pipeline import keys, storage
 from dsvl_pipeline.config import PromptConfig
 from dsvl_pipeline.pipeline.blocks import work_row, work_schema
-from dsvl_pipeline.records import Row
+from dsvl_pipeline.records import Row, RowFailure
 from dsvl_pipeline.table.schema import LOGICAL_KEY, logical_key
 
 ROWS_PER_SHARD = 3_000_000
 ROWS_PER_WORK_FILE = 10_000
 _ROWS_PER_CHUNK = 20_000
+_NO_PROMPT = RowFailure(
+    code="no_prompt",
+    message="the row's prompt column is empty and the job has no other prompt; fill it in, or "
+    "give the job prompts",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,15 +133,17 @@ class Spool:
 
     def _asks(self, row: Row) -> Iterator[dict[str, Any]]:
         """One work row for each prompt, or one for a row that is bad as it stands."""
+        prompts = self._prompts
+        if row.prompt is not None:
+            prompts = [("column", row.prompt, keys.prompt_digest(row.prompt)), *prompts]
+        if not prompts and row.failure is None:
+            row = replace(row, failure=_NO_PROMPT)
         asked = work_row(row, self._carry)
         if row.failure is not None:
             digest = keys.prompt_digest(row.failure.message)
             yield asked | {"row_key": keys.row_key(row.content_id, None, digest, self._recipe)}
             return
-        own = []
-        if row.prompt is not None:
-            own = [("column", row.prompt, keys.prompt_digest(row.prompt))]
-        for prompt_id, text, digest in [*own, *self._prompts]:
+        for prompt_id, text, digest in prompts:
             row_key = None
             if row.kind == "image":
                 row_key = keys.row_key(row.content_id, None, digest, self._recipe)

@@ -176,6 +176,12 @@ def test_a_bad_row_is_one_row_and_is_settled_once(tmp_path: Path) -> None:
     assert (todo, result.stale.num_rows) == ([], 0)
 
 
+def test_a_row_without_any_prompt_is_an_error_row(tmp_path: Path) -> None:
+    """An empty prompt column must not make the row vanish."""
+    _, todo = planned(tmp_path, [image("a"), image("b", prompt="What?")], prompts=())
+    assert [(row["row_id"], row["error_code"]) for row in todo] == [("a", "no_prompt"), ("b", None)]
+
+
 def test_a_complete_document_is_not_opened(tmp_path: Path) -> None:
     """Committed pages say how many there are; all there means nothing to do."""
     result, todo = planned(tmp_path, [document("d")], committed_pages(document("d"), [0, 1, 2], 3))
