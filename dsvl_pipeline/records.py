@@ -166,7 +166,8 @@ class ImageInput:
     """One picture, ready for the device.
 
     Attributes:
-        digest: Equal pixels, equal digest: encoded once. 16 bytes of a hash of what follows.
+        digest: 16 bytes; equal digest, equal pixels: encoded once. Of the file they were decoded
+            from, where there is one, else of the pixels.
         high_res: ``uint8[S, S, 3]`` for SAM (1024 px), or normalised ``float32[3, S, S]`` as the
             public ``generate()`` gets it; None for single-tower models.
         low_res: ``uint8[S, S, 3]`` for SigLIP (384 px), or normalised ``float32[3, S, S]``.

@@ -210,15 +210,17 @@ class _Tools:
 
     def picture(self, uri: str, page_index: int | None) -> _Picture:
         """Fetch and decode an image, or fetch a document and render a page of it."""
+        digest = None  # a page is not its document
         if page_index is None:
             fetched = self.fetcher.read(uri)
+            digest = bytes.fromhex(fetched.sha256)[:16]
             picture = image.decode(fetched.data)
         else:
             fetched = self.document(uri)
             picture = self.renderer.render(fetched.data, page_index)
         low, high = zip(*picture.getextrema(), strict=True)
         return _Picture(
-            image=self.processor.image(picture),
+            image=self.processor.image(picture, source_digest=digest),
             width=picture.width,
             height=picture.height,
             fetched=fetched,

@@ -120,43 +120,57 @@ def letterbox(
     return _pad(scaled, width=side, height=side, fill=fill)
 
 
-def image_input(image: Image.Image, config: ImageConfig) -> ImageInput:
+def image_input(
+    image: Image.Image, config: ImageConfig, *, source_digest: bytes | None = None
+) -> ImageInput:
     """Make what the towers see of an RGB picture.
 
     With two towers the low-resolution pixels come from the padded high-resolution ones, background
     included.
+
+    Args:
+        image: RGB picture of any size.
+        config: Sizes and filters.
+        source_digest: Of the bytes that were decoded, where they are known: takes the place of a
+            digest of the pixels, which are seven times as many.
     """
     low, high, min_edge = config.low_res, config.high_res, config.min_size_px
     if high is None:
         scaled = _scale(image, low.side_px, low.resample, min_edge)
         low_res = _pad(scaled, width=low.side_px, height=low.side_px, fill=low.background)
-        return ImageInput(digest=digest(None, low_res), high_res=None, low_res=low_res)
+        name = source_digest or digest(None, low_res)
+        return ImageInput(digest=name, high_res=None, low_res=low_res)
     # Upstream takes 0 (nearest) for "not given" here, and falls back to the other tower's.
     scaled = _scale(image, high.side_px, high.resample or low.resample, min_edge)
     high_res = _pad(scaled, width=high.side_px, height=high.side_px, fill=high.background)
-    low_res = low_res_copy(scaled, high_res, low, fill=high.background)
-    return ImageInput(digest=digest(high_res, low_res), high_res=high_res, low_res=low_res)
+    low_res = low_res_copy(scaled, side=high.side_px, low=low, fill=high.background)
+    name = source_digest or digest(high_res, low_res)
+    return ImageInput(digest=name, high_res=high_res, low_res=low_res)
 
 
-def low_res_copy(
-    scaled: Image.Image, high_res: Pixels, low: TowerImageConfig, *, fill: RGB
-) -> Pixels:
+def low_res_copy(scaled: Image.Image, *, side: int, low: TowerImageConfig, fill: RGB) -> Pixels:
     """Resize the high-resolution square, sparing the bars where that makes no difference.
 
     Args:
-        scaled: What lies between the bars of ``high_res``.
-        high_res: ``uint8[S, S, 3]``.
+        scaled: What lies between the bars of the square.
+        side: Edge of the square.
         low: Size and filter of the copy.
         fill: Colour of the bars.
     """
-    side = low.side_px
-    if scaled.height == high_res.shape[0]:
-        return np.array(Image.fromarray(high_res).resize((side, side), low.resample))
     # Pillow resizes every row, rounds to bytes, then every column. Rows of one colour stay what
-    # they are, so the bars can be added between its two steps.
-    rows = scaled.resize((side, scaled.height), low.resample)
-    columns = _pad(rows, width=side, height=high_res.shape[0], fill=fill)
-    return np.array(Image.fromarray(columns).resize((side, side), low.resample))
+    # they are, so the bars above and below can wait until between its two steps.
+    wide = _on_canvas(scaled, side, scaled.height, fill)
+    rows = wide.resize((low.side_px, scaled.height), low.resample)
+    square = _on_canvas(rows, low.side_px, side, fill)
+    return np.array(square.resize((low.side_px, low.side_px), low.resample))
+
+
+def _on_canvas(image: Image.Image, width: int, height: int, fill: RGB) -> Image.Image:
+    if image.size == (width, height):
+        return image
+    canvas = Image.new("RGB", (width, height), fill)
+    canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+    return canvas
 
 
 def digest(high_res: Pixels | None, low_res: Pixels) -> bytes:

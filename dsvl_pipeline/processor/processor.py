@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,14 +73,24 @@ class Processor:
             max_prompt_tokens=model.text.max_positions - 1,
         )
 
-    def image(self, source: bytes | Image.Image) -> ImageInput:
+    def image(
+        self, source: bytes | Image.Image, *, source_digest: bytes | None = None
+    ) -> ImageInput:
         """Prepare a picture for the towers.
+
+        Args:
+            source: A file's bytes, or a picture of any mode.
+            source_digest: Of the bytes that a picture was decoded from, where the caller has it.
 
         Raises:
             ImageError: It cannot be decoded safely.
         """
-        picture = image.decode(source) if isinstance(source, bytes) else image.to_rgb(source)
-        return image.image_input(picture, self.image_config)
+        if isinstance(source, bytes):
+            source_digest = hashlib.sha256(source, usedforsecurity=False).digest()[:16]
+            picture = image.decode(source)
+        else:
+            picture = image.to_rgb(source)
+        return image.image_input(picture, self.image_config, source_digest=source_digest)
 
     def prompt_text(
         self, messages: Sequence[Message], *, add_generation_prompt: bool = True
