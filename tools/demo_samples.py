@@ -40,7 +40,7 @@ _PAGES = {
     ],
     "page-sign": ["OPEN", "Mon to Fri", "9 to 17"],
 }
-_CHAPTERS = [
+CHAPTERS = [
     ["Chapter 1", "", "A row goes in and exactly", "one row comes out."],
     ["Chapter 2", "", "What is broken is marked,", "never dropped."],
     ["Chapter 3", "", "The same command again", "goes on where it stopped."],
@@ -113,7 +113,7 @@ def samples() -> dict[str, bytes]:
         Image.Transpose.ROTATE_90
     )
     receipt = page(["Tea      2.10", "Cake     3.40", "Sum      5.50"], paper="beige", ink="navy")
-    chapters = [page(lines, size=34) for lines in _CHAPTERS]
+    chapters = [page(lines, size=34) for lines in CHAPTERS]
     photo = _encode(day, "JPEG", quality=80)
     return {
         "page-letter.png": _encode(pages["page-letter"].convert("L"), "PNG"),

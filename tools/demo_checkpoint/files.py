@@ -1,11 +1,23 @@
-"""The demo checkpoint's config, tokenizer, chat template and processor, in the hub's format.
+"""Config, tokenizer, chat template and processor of small checkpoints, in the hub's format.
 
-Sizes: SAM side 512 px, SigLIP side 192 px, patch 16, so a grid of 12 x 12 = 144 image tokens.
+Sizes of the untrained one: SAM side 512 px, SigLIP side 192 px, patch 16, so a grid of 12 x 12 = 144 image tokens.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
+
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+)
 
 BOS, EOS, IMAGE = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<image_placeholder>"
 
@@ -16,7 +28,7 @@ CHAT_TEMPLATE = (
     "You are a helpful language and vision assistant. You are able to understand the visual "
     "content that the user provides, and assist the user with a variety of tasks using natural "
     "language.\n\n"
-    "{%- for message in messages -%}"
+    "{% for message in messages -%}"
     "{%- set role = message['role'] | lower -%}"
     "{{ {'user': 'User: ', 'assistant': 'Assistant: '}.get(role, role | capitalize + ': ') }}"
     "{%- for part in message['content'] -%}"
@@ -37,22 +49,38 @@ CHAT_TEMPLATE = (
 )
 
 
-def tokenizer() -> Any:
-    """A byte-level tokenizer without merges: 256 bytes and the three special tokens."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+def byte_tokenizer(phrases: Sequence[str] = ()) -> Tokenizer:
+    """A tokenizer without merges: three special tokens, 256 bytes, and fixed phrases.
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: index for index, token in enumerate([BOS, EOS, IMAGE, *alphabet])}
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    Args:
+        phrases: Texts that are one token wherever they occur; everything else is bytes.
+    """
+    bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
+    spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    spelled = ["".join(piece for piece, _ in spell.pre_tokenize_str(text)) for text in phrases]
+    vocab = {token: index for index, token in enumerate([BOS, EOS, IMAGE, *bytes_, *spelled])}
+    # A piece that is in the vocabulary is that token; the others fall apart into bytes.
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[], ignore_merges=bool(phrases)))
+    backend.pre_tokenizer = spell
+    if phrases:
+        pattern = "|".join(map(re.escape, phrases))
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(Regex(pattern), behavior="isolated"), spell]
+        )
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(t, special=True) for t in (BOS, EOS, IMAGE)])
     backend.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, vocab[BOS])]
     )
+    return backend
+
+
+def tokenizer() -> Any:
+    """A byte-level tokenizer without merges: 256 bytes and the three special tokens."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
+        tokenizer_object=byte_tokenizer(),
         bos_token=BOS,
         eos_token=EOS,
         pad_token=EOS,
