@@ -1,5 +1,6 @@
-"""Make a checkpoint of a training's state: bfloat16 weights under the hub's names, without the head
-that names cells.
+"""Make a checkpoint of a training's state: bfloat16 weights under the hub's names.
+
+The head that names cells stays behind.
 
 python -m tools.demo_checkpoint.export STATE CHECKPOINT
 """

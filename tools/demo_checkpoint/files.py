@@ -1,6 +1,7 @@
 """Config, tokenizer, chat template and processor of small checkpoints, in the hub's format.
 
-Sizes of the untrained one: SAM side 512 px, SigLIP side 192 px, patch 16, so a grid of 12 x 12 = 144 image tokens.
+Sizes of the untrained one: SAM side 512 px, SigLIP side 192 px, patch 16, so a grid of 12 x 12 =
+144 image tokens.
 """
 
 from __future__ import annotations

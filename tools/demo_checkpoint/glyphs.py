@@ -61,8 +61,10 @@ def faces() -> dict[str, Path | None]:
         folders.append(Path(found.origin).parent / "mpl-data" / "fonts" / "ttf")
     here: dict[str, Path | None] = {BUILT_IN: None}
     for name in _WANTED:
-        files = [folder / f"{name}.ttf" for folder in folders]
-        here.update({name: file for file in files[:1] + files[1:] if file.is_file()})
+        files = (folder / f"{name}.ttf" for folder in folders)
+        file = next(filter(Path.is_file, files), None)
+        if file is not None:
+            here[name] = file
     return here
 
 

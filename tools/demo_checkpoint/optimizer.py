@@ -19,6 +19,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _NUM_ITERATIONS = 5
 _MOMENTUM = 0.95
 _BETAS, _EPS = (0.9, 0.98), 1e-8
+_ADAM_SHARE = 0.5  # of the learning rate
 _WEIGHT_DECAY = 0.02
 
 
@@ -70,7 +71,7 @@ class Optimizer:
         """Change the weights and clear the gradients.
 
         Args:
-            lr: Learning rate, as one would give it to Adam.
+            lr: Learning rate of the matrices; Adam has half of it.
             max_norm: Greater gradients are scaled down to it.
 
         Returns:
@@ -93,7 +94,7 @@ class Optimizer:
         self.square.lerp_(gradient.square(), 1 - _BETAS[1])
         mean = self.mean / (1 - _BETAS[0] ** self.num_steps)
         square = self.square / (1 - _BETAS[1] ** self.num_steps)
-        weights.sub_(mean / (square.sqrt() + _EPS), alpha=lr)
+        weights.sub_(mean / (square.sqrt() + _EPS), alpha=lr * _ADAM_SHARE)
         self.gradients.zero_()
         return norm
 

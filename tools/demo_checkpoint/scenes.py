@@ -79,7 +79,9 @@ def random_scene(random: Random, frame: Frame) -> Scene:
     num_groups = random.choices((1, 2, 3), (25, 50, 25))[0]
     kinds = random.sample([(s, c) for s in SHAPES for c in COLOURS], num_groups)
     groups = []
-    for (shape, colour), region in zip(kinds, _regions(random, frame, relation, num_groups)):
+    for (shape, colour), region in zip(
+        kinds, _regions(random, frame, relation, num_groups), strict=True
+    ):
         count = random.randint(1, _MOST[num_groups])
         things = tuple(_place(random, region, count))
         groups.append(Group(shape=shape, colour=colour, things=things))

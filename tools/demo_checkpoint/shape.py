@@ -19,8 +19,7 @@ from tokenizers import Tokenizer
 from tools.demo_checkpoint.files import BOS, CHAT_TEMPLATE, EOS, IMAGE, byte_tokenizer
 
 TRANSCRIBE, DESCRIBE = "Transcribe the text in the image.", "Describe the image."
-# Jinja drops the two newlines behind the system's text.
-BEFORE_IMAGE = CHAT_TEMPLATE.partition("\n\n")[0] + "User: "
+BEFORE_IMAGE = CHAT_TEMPLATE.partition("\n\n")[0] + "\n\nUser: "
 PHRASES = (BEFORE_IMAGE, TRANSCRIBE, DESCRIBE, "\n\nAssistant:")
 BOS_ID, EOS_ID, IMAGE_ID = 0, 1, 2
 NUM_IMAGE_TOKENS = 256

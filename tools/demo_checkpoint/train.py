@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,9 @@ _STEPS_BETWEEN_TALKS = 10
 _WARM_UP_STEPS = 150
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, train, save."""
-    options = _options()
+    options = _options(arguments)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     started = time.monotonic()
     torch.set_num_threads(max(1, min(4, torch.get_num_threads())))
@@ -147,6 +147,8 @@ class Trainer:
                 name: value.to(self.device, non_blocking=True) for name, value in batch.items()
             }
             self._step(batch, plan["lr"], window)
+            if progress.num_steps >= options.max_steps:
+                break
             if progress.num_steps % _STEPS_BETWEEN_TALKS:
                 continue
             now = time.monotonic()
@@ -220,7 +222,7 @@ class Trainer:
                 progress.steps_at_level, progress.skill = 0, 0.0
         plan = [
             {
-                "stop": left <= 0 or progress.num_steps >= options.max_steps,
+                "stop": left <= 0,
                 "exam": is_exam,
                 "save": is_save,
                 "lr": lr,
@@ -235,6 +237,8 @@ class Trainer:
 
     def _examine(self) -> None:
         """Let every rank answer its own questions, and print the sum."""
+        if not self.options.exam_size:
+            return
         began = time.monotonic()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             counts = self.exam.sit(self.reader, self.device)
@@ -303,7 +307,7 @@ class _Window:
         }
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tools.demo_checkpoint.train", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="where to go on from and save")
     parser.add_argument("--seconds", type=float, default=500, help="time in all, start included")
@@ -319,7 +323,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--exam-size", type=int, default=32, help="pages and scenes of a rank")
     parser.add_argument("--save-seconds", type=float, default=150)
     parser.add_argument("--eager", action="store_true", help="do not compile")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
