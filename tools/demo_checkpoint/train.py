@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
 import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -119,6 +120,7 @@ class Trainer:
         state.load(options.state, self.optimizer)
         self.exam = Exam(self.image_config, rank=rank, size=options.exam_size)
         torch.manual_seed(progress.seed + 1000 * progress.num_steps + rank)
+        torch._dynamo.config.suppress_errors = True  # what does not compile still runs
         is_fast = self.device.type == "cuda" and not options.eager
         compiled = torch.compile if is_fast else lambda function, **_: function
         self.develop = compiled(develop, dynamic=False)
