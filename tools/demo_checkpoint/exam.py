@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from dsvl_pipeline.model.config import ImageConfig
 from dsvl_pipeline.processor.image import image_input
+from dsvl_pipeline.records import Pixels
 from tools.demo_checkpoint import held_out, shape
 from tools.demo_checkpoint.batches import ANSWER_TOKENS, prompt_id
 from tools.demo_checkpoint.reader import Reader
@@ -56,15 +59,25 @@ class Exam:
         return torch.tensor(counts, dtype=torch.float64, device=device)
 
     def _answers(
-        self, reader: Reader, images: list[object], prompt: str, most: int, device: torch.device
+        self,
+        reader: Reader,
+        images: list[Image.Image],
+        prompt: str,
+        most: int,
+        device: torch.device,
     ) -> list[str]:
-        inputs = [image_input(image, self._image_config) for image in images]
         low, high = self._image_config.low_res, self._image_config.high_res
         assert high is not None
+        low_res, high_res = [], []
+        for image in images:
+            made = image_input(image, self._image_config)
+            assert made.high_res is not None
+            low_res.append(made.low_res)
+            high_res.append(made.high_res)
         prompts = torch.full((len(images),), prompt_id(prompt), device=device)
         answers = reader.generate(
-            _normalise([entry.low_res for entry in inputs], low.table, device),
-            _normalise([entry.high_res for entry in inputs], high.table, device),
+            _normalise(low_res, low.table, device),
+            _normalise(high_res, high.table, device),
             prompts,
             most,
         )
@@ -76,8 +89,8 @@ class Exam:
         return text
 
 
-def _normalise(pixels: list[object], table: object, device: torch.device) -> Tensor:
+def _normalise(pixels: list[Pixels], table: NDArray[np.float32], device: torch.device) -> Tensor:
     """Bytes to pixel values by the processor's own table: ``float32[N, 3, S, S]``."""
-    stacked = np.stack(pixels)  # type: ignore[call-overload]
-    values = np.stack([table[channel][stacked[..., channel]] for channel in range(3)], axis=1)  # type: ignore[index]
+    stacked = np.stack(pixels)
+    values = np.stack([table[channel][stacked[..., channel]] for channel in range(3)], axis=1)
     return torch.from_numpy(values).to(device)
