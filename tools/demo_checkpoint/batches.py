@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tools.demo_checkpoint import pages, scenes, shape
-from tools.demo_checkpoint.drawing import SIDE, Drawing
+from tools.demo_checkpoint.drawing import Drawing
 from tools.demo_checkpoint.words import TRAINING
 
 NO_TARGET = -100  # as cross_entropy takes it
@@ -170,4 +170,3 @@ _BYTE_IDS = np.array([_ids(chr(byte))[0] for byte in range(128)], np.int64)
 _PROMPT_IDS = {prompt: _ids(prompt)[0] for prompt in (shape.TRANSCRIBE, shape.DESCRIBE)}
 BEFORE_IMAGE_IDS = (shape.BOS_ID, *_ids(shape.BEFORE_IMAGE))
 BEFORE_ANSWER_ID = _ids("\n\nAssistant:")[0]
-assert SIDE == shape.HIGH_RES_PX

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.demo_checkpoint.glyphs import CHARACTERS
-from tools.demo_checkpoint.shape import HIGH_RES_PX as SIDE
+from tools.demo_checkpoint.shape import HIGH_RES_PX
 
+SIDE = HIGH_RES_PX
 RGB = tuple[int, int, int]
 Frame = tuple[int, int, int, int]
 """Left, top, right, bottom of the picture between its bars."""
@@ -101,7 +102,9 @@ def random_matrix(random: Random, *, max_degrees: float) -> NDArray[np.float64]:
     scale, stretch = random.uniform(0.94, 1.06), random.uniform(0.97, 1.03)
     slant = random.uniform(-0.08, 0.08) * (random.random() < 0.2)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    return turn @ np.array([[scale * stretch, slant], [0.0, scale / stretch]])
+    stretched = np.array([[scale * stretch, slant], [0.0, scale / stretch]])
+    matrix: NDArray[np.float64] = turn @ stretched
+    return matrix
 
 
 def random_effects(random: Random, matrix: NDArray[np.float64]) -> Effects:

@@ -78,7 +78,7 @@ class Optimizer:
             Norm of the gradients.
         """
         self.num_steps += 1
-        norm = torch.linalg.vector_norm(self.gradients)
+        norm: Tensor = torch.linalg.vector_norm(self.gradients)
         self.gradients.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
         for part, shape in self._groups:
             gradient = self.gradients[part].view(shape)
@@ -114,7 +114,8 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     for _ in range(_NUM_ITERATIONS):
         product = x @ x.mT
         x = a * x + (b * product + c * product @ product) @ x
-    return (x.mT if is_tall else x).to(matrices.dtype)
+    output: Tensor = (x.mT if is_tall else x).to(matrices.dtype)
+    return output
 
 
 def _sort(

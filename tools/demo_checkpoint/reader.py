@@ -53,7 +53,7 @@ class Reader(nn.Module):
     def names(self, image_tokens: Tensor) -> Tensor:
         """Score what each slot of each cell may hold: ``[N, L, SLOTS, NUM_CLASSES]``."""
         scores: Tensor = self.naming(image_tokens)
-        return scores.unflatten(-1, (SLOTS, NUM_CLASSES))
+        return scores.view(*scores.shape[:-1], SLOTS, NUM_CLASSES)
 
     def logits(self, image_tokens: Tensor, prompt: Tensor, answer: Tensor) -> Tensor:
         """Score the answer's tokens, each from those before it.
