@@ -1,7 +1,8 @@
 """Which sequences run in the coming step, and on which pages. Torch-free.
 
 First come, first served. Whatever waits and fits is prefilled before the next decode, because a
-decode step costs about the same for one sequence as for many: a full batch is worth the wait.
+decode step costs about the same for one sequence as for many: a full batch is worth the wait. Not
+for ever, though: short answers that arrive without end would keep the long ones from ever decoding.
 When the pages run out, the youngest sequence gives all of its own back and waits again, in front;
 its tokens are recomputed by a prefill. The oldest one is thus never disturbed, so every sequence
 finishes.
@@ -46,6 +47,9 @@ class Decode:
 
 Step = Prefill | Decode
 
+# Prefills in a row while something could decode.
+_MOST_PREFILLS = 16
+
 
 class Scheduler:
     """Admit, grow, preempt and release sequences; plan one step at a time."""
@@ -57,6 +61,7 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._free_lanes = list(range(max_num_sequences - 1, -1, -1))
         self.num_preemptions = 0
+        self._num_prefills = 0  # since the last decode
 
     @property
     def num_waiting(self) -> int:
@@ -80,7 +85,14 @@ class Scheduler:
 
         The plan counts as done: ``num_computed`` and the page tables are those after the step.
         """
-        return self._next_prefill() or self._next_decode()
+        if self._num_prefills < _MOST_PREFILLS:
+            prefill = self._next_prefill()
+            if prefill is not None:
+                self._num_prefills += 1
+                return prefill
+        self._num_prefills = 0
+        # Where all that runs is still prefilling, there is nothing to decode.
+        return self._next_decode() or self._next_prefill()
 
     def finish(self, sequence: Sequence) -> None:
         """Let go of a sequence, running or waiting, and free its pages."""
@@ -118,12 +130,15 @@ class Scheduler:
         position = 0
         while position < len(self._running):
             sequence = self._running[position]
-            while not self._pool.grow(sequence.page_table, sequence.num_tokens):
+            # Its pages were taken when it was admitted.
+            while not sequence.is_prefilling and not self._pool.grow(
+                sequence.page_table, sequence.num_tokens
+            ):
                 self._preempt_youngest()
                 if sequence.lane is None:
                     break
             position += 1
-        chunks = tuple(_advance(sequence, 1) for sequence in self._running)
+        chunks = tuple(_advance(s, 1) for s in self._running if not s.is_prefilling)
         return Decode(chunks) if chunks else None
 
     def _preempt_youngest(self) -> None:

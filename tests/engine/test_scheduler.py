@@ -82,7 +82,10 @@ class World:
                 assert sum(chunk.end - chunk.start for chunk in step.chunks) <= self.step_tokens
             case Decode():
                 assert all(chunk.end - chunk.start == 1 for chunk in step.chunks)
-                assert len(step.chunks) == self.scheduler.num_running
+                assert all(chunk.start >= chunk.sequence.prefill_end for chunk in step.chunks)
+                prefilling = [s for s in self.open.values() if s.lane is not None]
+                prefilling = [s for s in prefilling if s.is_prefilling]
+                assert len(step.chunks) + len(prefilling) == self.scheduler.num_running
 
 
 ARRIVALS = st.lists(
@@ -183,6 +186,23 @@ def test_admission_reserves_the_prompt_and_one_page() -> None:
     exact = World(pages=4, page_size=2, lanes=4, step_tokens=100)
     exact.add(make_sequence(0, 7, 1))
     assert isinstance(exact.step(), Prefill), "a sequence that just fits alone is admitted"
+
+
+@pytest.mark.parametrize("num_prompt_tokens", [1, 50])
+def test_arrivals_without_end_do_not_starve_what_runs(num_prompt_tokens: int) -> None:
+    """Nor do long prompts in many chunks: the old one gets a token after 16 prefills at most."""
+    world = World(pages=1000, page_size=4, lanes=4, step_tokens=2)
+    old = make_sequence(0, 1, 20)
+    world.add(old)
+    for number in range(1, 400):
+        if old.number not in world.open:
+            break
+        world.add(make_sequence(number, num_prompt_tokens, 1))
+        world.step()
+    assert world.finished[-1] == 0
+    assert number == 2 + 17 * 19 - 1
+    while world.open:
+        assert world.step() is not None
 
 
 def test_a_sequence_that_can_never_fit_is_refused() -> None:
