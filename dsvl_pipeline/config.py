@@ -73,6 +73,9 @@ class InputConfig(Section):
         documents: PDFs (globs); each page is a row.
         columns: What the manifest's columns mean.
         carry: Manifest columns copied to the output.
+        check_changes: Whether to ask the store about each ``s3://`` object that a manifest names
+            (one request each), so that changed ones run again. Local files always do; a digest
+            in ``columns`` serves without a request. Listed images and documents need neither.
         allow_http: Whether rows may name http(s) URLs (public addresses only).
         allowed_roots: Local directories that rows may name besides those of the input itself.
         max_image_bytes: A larger file is an error row.
@@ -86,6 +89,7 @@ class InputConfig(Section):
     documents: tuple[str, ...] = ()
     columns: ColumnsConfig = ColumnsConfig()
     carry: tuple[str, ...] = ()
+    check_changes: bool = False
     allow_http: bool = False
     allowed_roots: tuple[str, ...] = ()
     max_image_bytes: int = Field(default=64 << 20, ge=1)

@@ -123,6 +123,7 @@ class DocumentRenderer:
                 "document_too_long",
                 f"the document has {num_pages:,} pages, at most {max_pages:,} are allowed; raise "
                 "input.document.max_pages",
+                is_retryable=True,
             )
         self._num_documents += 1
         self._document, self._num_pages = data, num_pages

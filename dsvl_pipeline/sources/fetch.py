@@ -4,6 +4,9 @@ A job file is trusted, what its manifest names is not: local files are read only
 directories, web addresses only where the job allows it and only public ones (see
 `dsvl_pipeline.sources.web`). Objects of a store are read with the job's own credentials, which
 decide what they may see.
+
+What can be mended without the row changing is retryable: a file that is missing, and whatever a
+setting refuses, since the settings here do not enter a row's key.
 """
 
 from __future__ import annotations
@@ -99,6 +102,7 @@ class Fetcher:
                     "scheme_refused",
                     f"{shown(uri)}: {scheme}: is not a scheme that rows may name; use a path, "
                     "file://, s3:// or (with input.allow_http) https://",
+                    is_retryable=True,
                 )
         if not fetched.data:
             raise FetchError("empty", f"{shown(uri)} holds no bytes")
@@ -111,17 +115,20 @@ class Fetcher:
                 raise FetchError(
                     "path_refused",
                     f"{shown(uri)} lies outside the job's directories "
-                    f"({', '.join(self._roots) or 'it has none'}); if it may be read, add its "
-                    "directory to input.allowed_roots",
+                    f"({shown(', '.join(self._roots)) or 'it has none'}); if it may be read, add "
+                    "its directory to input.allowed_roots",
+                    is_retryable=True,
                 )
             with open(path, "rb", opener=_open_at_once) as file:
                 size = os.fstat(file.fileno()).st_size
                 data = file.read(max_bytes + 1) if size <= max_bytes else b""
         except (FileNotFoundError, NotADirectoryError):
-            raise FetchError("not_found", f"{uri}: there is no such file") from None
+            raise FetchError(
+                "not_found", f"{shown(uri)}: there is no such file", is_retryable=True
+            ) from None
         except PermissionError:
             raise FetchError(
-                "access_denied", f"{uri}: no permission to read it", is_retryable=True
+                "access_denied", f"{shown(uri)}: no permission to read it", is_retryable=True
             ) from None
         except ValueError as error:  # a path with a null character
             raise FetchError(
@@ -144,6 +151,7 @@ class Fetcher:
                 "scheme_refused",
                 f"{shown(uri)}: this job may not read from the web; set input.allow_http: true "
                 "if it should",
+                is_retryable=True,
             )
         download = self._web.read(uri, max_bytes=max_bytes)
         return _fetched(download.data, etag=download.etag)
@@ -155,7 +163,7 @@ def _open_at_once(path: str, flags: int) -> int:
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise FetchError("not_a_file", f"{path} is not a regular file")
+    raise FetchError("not_a_file", f"{shown(path)} is not a regular file")
 
 
 def _read_object(uri: str, max_bytes: int) -> Fetched:
@@ -165,7 +173,9 @@ def _read_object(uri: str, max_bytes: int) -> Fetched:
             raise too_large(uri, found.size, max_bytes)
         data = storage.read(uri, max_bytes=max_bytes)
     except NotFoundError:
-        raise FetchError("not_found", f"{uri}: there is no such object") from None
+        raise FetchError(
+            "not_found", f"{shown(uri)}: there is no such object", is_retryable=True
+        ) from None
     except TooLargeError:
         raise too_large(uri, None, max_bytes) from None
     except AccessError as error:  # often the job's credentials, which someone will renew

@@ -9,13 +9,12 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import BinaryIO, Literal
-from urllib.parse import quote
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.keys import content_id_from
 from dsvl_pipeline.records import Row
-from dsvl_pipeline.sources.uris import local_path, name_of, scheme_of, shown
+from dsvl_pipeline.sources.uris import as_text, local_path, name_of, scheme_of, shown
 from dsvl_pipeline.stores.store import ObjectInfo
 
 MAX_OBJECT_BYTES = 2 << 30
@@ -56,7 +55,7 @@ def file_rows(
         num_carried: Columns that a manifest in the same job carries; files have none of them.
     """
     for file in files:
-        uri = _as_text(file.uri)
+        uri = as_text(file.uri)
         yield Row(
             row_id=name_of(uri),
             kind=kind,
@@ -79,7 +78,7 @@ def open_file(uri: str) -> BinaryIO:
     try:
         return open(local_path(uri), "rb")
     except OSError as error:
-        raise ConfigError(f"manifest {uri} cannot be opened: {error.strerror}") from None
+        raise ConfigError(f"manifest {shown(uri)} cannot be opened: {error.strerror}") from None
 
 
 def root_of(pattern: str) -> str | None:
@@ -137,12 +136,3 @@ def _nothing(pattern: str, setting: str, suffixes: tuple[str, ...]) -> str:
     if scheme_of(place) == "file" and not os.path.exists(place):
         return f"{setting}: nothing found at {pattern}: {place} does not exist"
     return f"{setting}: nothing found at {pattern}: {place} holds no file"
-
-
-def _as_text(path: str) -> str:
-    """Spell a file name that is not UTF-8 as a ``file://`` URI: tables hold text only."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "file://" + quote(os.fsencode(path))
-    return path

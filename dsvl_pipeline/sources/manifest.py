@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+import stat
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from dsvl_pipeline import storage
 from dsvl_pipeline.config import ColumnsConfig
-from dsvl_pipeline.errors import ConfigError, ManifestError
+from dsvl_pipeline.errors import AccessError, ConfigError, ManifestError, NotFoundError
 from dsvl_pipeline.keys import content_id_from, content_id_of_many, row_id_for
 from dsvl_pipeline.records import Row, RowFailure
 from dsvl_pipeline.sources.lines import (
@@ -27,7 +32,7 @@ from dsvl_pipeline.sources.lines import (
 )
 from dsvl_pipeline.sources.listing import find, open_file
 from dsvl_pipeline.sources.unique import number_equal_rows
-from dsvl_pipeline.sources.uris import directory_of, join, name_of, shown
+from dsvl_pipeline.sources.uris import directory_of, join, local_path, name_of, scheme_of, shown
 from dsvl_pipeline.stores.store import ObjectInfo
 
 _ROLES = ("id", "image", "document", "prompt", "sha256", "etag")
@@ -41,6 +46,7 @@ class Manifest:
         patterns: Files or globs, local or ``s3://``.
         columns: Which column holds what.
         carry: Columns copied to the output.
+        check_changes: Whether to ask the store about every object that the rows name.
 
     Attributes:
         kind: What the rows are.
@@ -53,7 +59,12 @@ class Manifest:
     """
 
     def __init__(
-        self, patterns: Sequence[str], columns: ColumnsConfig, carry: Sequence[str]
+        self,
+        patterns: Sequence[str],
+        columns: ColumnsConfig,
+        carry: Sequence[str],
+        *,
+        check_changes: bool = False,
     ) -> None:
         self.kind: Literal["image", "document"] = "document" if columns.document else "image"
         self._columns: dict[str, str] = {
@@ -61,6 +72,7 @@ class Manifest:
         }
         self._at = {role: position for position, role in enumerate(self._columns)}
         self._carry = tuple(carry)
+        self._check_changes = check_changes
         self._files = list(find(patterns, setting="input.manifest", suffixes=SUFFIXES))
         self._format = self._one_format()
         self.carry_schema = self._carry_schema(self._first_schema())
@@ -134,8 +146,11 @@ class Manifest:
                     return
                 self._check(file.uri, schema)
                 stream.seek(0)
-            for lines in read_lines(file.uri, stream, wanted, carry_types):
-                yield [self._row(line, directory, name) for line in lines]
+            threads = ThreadPoolExecutor(storage.NUM_THREADS) if self._check_changes else None
+            with threads or nullcontext():
+                run = threads.map if threads else map
+                for lines in read_lines(file.uri, stream, wanted, carry_types):
+                    yield list(run(lambda line: self._row(line, directory, name), lines))
 
     def _row(self, line: Line, directory: str, name: str) -> Row:
         try:
@@ -205,15 +220,38 @@ class Manifest:
 
     def _content_id(self, sources: Sequence[str], values: Sequence[Any]) -> bytes:
         if "sha256" not in self._at and "etag" not in self._at:
-            return content_id_of_many([content_id_from(uri=uri) for uri in sources])
+            return content_id_of_many([self._identify(uri) for uri in sources])
         sha256 = self._digests("sha256", len(sources), values)
         etag = self._digests("etag", len(sources), values)
         return content_id_of_many(
             [
                 content_id_from(uri=uri, sha256=sha, etag=tag)
+                if sha or tag
+                else self._identify(uri)
                 for uri, sha, tag in zip(sources, sha256, etag, strict=True)
             ]
         )
+
+    def _identify(self, uri: str) -> bytes:
+        """Identify what the manifest gives no digest of, so that it runs again once it changed.
+
+        What is not there counts as its bare URI; so does what would take a request to find out,
+        unless the job asks for that.
+        """
+        scheme = scheme_of(uri)
+        try:
+            if scheme == "file":
+                found = os.stat(local_path(uri))
+                if stat.S_ISREG(found.st_mode):
+                    size, mtime_ns = found.st_size, found.st_mtime_ns
+                    return content_id_from(uri=uri, size=size, mtime_ns=mtime_ns)
+            elif scheme == "s3" and self._check_changes:
+                info = storage.stat(uri)
+                return content_id_from(uri=uri, etag=info.etag, size=info.size)
+        # A store that fails otherwise stops the plan: every row would seem to have changed.
+        except (OSError, ValueError, NotFoundError, AccessError, ConfigError):
+            pass  # reading it will fail the row, and say why
+        return content_id_from(uri=uri)
 
     def _digests(self, role: str, count: int, values: Sequence[Any]) -> Sequence[str | None]:
         value = self._value(role, values)
@@ -243,10 +281,11 @@ class Manifest:
 
     def _wrong(self, role: str, values: Sequence[Any], wanted: str) -> ManifestError:
         found = values[self._at[role]]
-        shown = "nothing" if found is None or found == "" else f"{type(found).__name__} {found!r}"
-        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        text = "nothing" if found is None or found == "" else f"{type(found).__name__} {found!r}"
+        text = storage.redact_text(text)  # before it is cut: half a secret is one too
+        text = text if len(text) <= 80 else text[:77] + "..."
         return ManifestError(
-            "manifest_line", f"column {self._columns[role]!r} holds {shown}, expected {wanted}"
+            "manifest_line", f"column {self._columns[role]!r} holds {text}, expected {wanted}"
         )
 
 

@@ -28,7 +28,11 @@ class Input:
     def __init__(self, config: InputConfig) -> None:
         self._config = config
         self._manifest = (
-            Manifest(config.manifest, config.columns, config.carry) if config.manifest else None
+            Manifest(
+                config.manifest, config.columns, config.carry, check_changes=config.check_changes
+            )
+            if config.manifest
+            else None
         )
         self.carry_schema = self._manifest.carry_schema if self._manifest else pa.schema([])
         self._files()

@@ -6,7 +6,7 @@ import hashlib
 import os
 import posixpath
 import re
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from dsvl_pipeline.storage import redact
 
@@ -32,8 +32,9 @@ def local_path(uri: str) -> str:
 
 
 def shown(uri: str) -> str:
-    """Spell a URI for messages: without secrets, and short whatever it holds (``data:``)."""
-    text = redact(uri)
+    """Spell a URI or path for messages: text, without secrets, and short (``data:`` is not)."""
+    # Names that are not UTF-8 hold halves of characters, which tables refuse.
+    text = redact(uri).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     return text if len(text) <= 300 else text[:300] + "..."
 
 
@@ -52,6 +53,15 @@ def directory_of(uri: str) -> str:
     return uri.rpartition("/")[0]
 
 
+def as_text(path: str) -> str:
+    """Spell a file name that is not UTF-8 as a ``file://`` URI: tables hold text only."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "file://" + quote(os.fsencode(path))
+    return path
+
+
 def join(directory: str, name: str) -> str:
     """Resolve a name against a directory; absolute paths and URIs stay as they are.
 
@@ -60,7 +70,7 @@ def join(directory: str, name: str) -> str:
     if ":" in name and _SCHEME.match(name):
         return name
     if "://" not in directory or name.startswith("/"):
-        return os.path.normpath(os.path.join(directory, name))
+        return as_text(os.path.normpath(os.path.join(directory, name)))
     scheme, _, rest = directory.partition("://")
     bucket, _, prefix = rest.partition("/")
     return f"{scheme}://{bucket}{posixpath.normpath(posixpath.join('/', prefix, name))}"

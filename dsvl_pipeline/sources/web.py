@@ -24,6 +24,7 @@ from dsvl_pipeline.sources.uris import shown
 
 MAX_REDIRECTS = 3
 NUM_ATTEMPTS = 3
+_MAY_PASS_SOON = ("timeout", "unavailable")  # what else is retryable waits for a person
 FIRST_DELAY_S = 0.5
 CONNECT_TIMEOUT_S = 10.0
 
@@ -120,7 +121,7 @@ class WebReader:
             try:
                 return await self._read_once(url, max_bytes)
             except FetchError as error:
-                if not error.is_retryable or attempt == NUM_ATTEMPTS - 1:
+                if error.code not in _MAY_PASS_SOON or attempt == NUM_ATTEMPTS - 1:
                     raise
                 await asyncio.sleep(FIRST_DELAY_S * 2**attempt * random.uniform(0.5, 1.0))
         raise AssertionError("unreachable")
@@ -133,6 +134,7 @@ class WebReader:
                 "address_refused",
                 f"{shown(url)} leads to {refused}, which is not a public address; manifests may "
                 "name public servers only",
+                is_retryable=True,
             ) from None
         except TimeoutError:
             raise FetchError(
@@ -209,6 +211,7 @@ def _parse(text: str, *, base: URL | None = None) -> URL:
         raise FetchError(
             "scheme_refused",
             f"{shown(str(absolute))}: a web address must start with http:// or https://",
+            is_retryable=True,
         )
     if absolute.user is not None or absolute.password is not None:
         raise FetchError(
@@ -243,6 +246,7 @@ def too_large(uri: str, found: int | None, max_bytes: int) -> FetchError:
         "too_large",
         f"{shown(uri)} holds {size} than the limit of {max_bytes:,}; raise "
         "input.max_image_bytes or input.max_document_bytes if that is intended",
+        is_retryable=True,
     )
 
 
@@ -251,9 +255,17 @@ def _check_status(response: aiohttp.ClientResponse, url: str) -> None:
     if status == 200:
         return
     if status in (404, 410):
-        raise FetchError("not_found", f"{name}: the server has no such file (HTTP {status})")
+        raise FetchError(
+            "not_found",
+            f"{name}: the server has no such file (HTTP {status})",
+            is_retryable=True,
+        )
     if status in (401, 403, 407):
-        raise FetchError("access_denied", f"{name}: the server refuses access (HTTP {status})")
+        raise FetchError(
+            "access_denied",
+            f"{name}: the server refuses access (HTTP {status})",
+            is_retryable=True,
+        )
     if status in (408, 425, 429) or status >= 500:
         raise FetchError(
             "unavailable", f"{name}: the server answered HTTP {status}", is_retryable=True
@@ -267,7 +279,9 @@ def _etag(header: str | None) -> str | None:
 
 def _raise_dns(url: str, error: aiohttp.ClientConnectorDNSError) -> NoReturn:
     if error.os_error.errno == socket.EAI_NONAME:
-        raise FetchError("not_found", f"{shown(url)}: no server has this name") from None
+        raise FetchError(
+            "not_found", f"{shown(url)}: no server has this name", is_retryable=True
+        ) from None
     raise FetchError(
         "unavailable", f"{shown(url)}: the server's name could not be resolved", is_retryable=True
     ) from None

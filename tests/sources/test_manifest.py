@@ -6,6 +6,7 @@ import csv
 import datetime
 import gzip
 import json
+import os
 import random
 from collections.abc import Iterable
 from pathlib import Path
@@ -530,3 +531,82 @@ def test_a_bomb_of_short_values_ends_too(tmp_path: Path, monkeypatch: pytest.Mon
     table = pa.table({"sku": pa.array([7] * 1_000_000), "question": ["?"] * 1_000_000})
     pq.write_table(table, path, compression="zstd")
     assert "expands beyond" in refused(path, columns={"id": "sku", "prompt": "question"})
+
+
+# ------------------------------------------------------------------- changes
+
+
+def content_ids(path: Path, **settings: Any) -> list[bytes]:
+    """What identifies the content of each row."""
+    return [row.content_id for row in rows(path, columns={"image": "image"}, **settings)]
+
+
+def test_a_local_file_that_was_changed_or_repaired_runs_again(tmp_path: Path) -> None:
+    """Size and time tell, in each spelling; what did not change keeps its key."""
+    names = ["a.jpg", f"file://{tmp_path}/b%2Ejpg", "late.jpg", "s3://bucket/a.jpg"]
+    path = write(tmp_path / "m.csv", [{"image": name} for name in names])
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    (tmp_path / "b.jpg").write_bytes(b"b")
+    before = content_ids(path)
+    assert content_ids(path) == before
+    (tmp_path / "a.jpg").write_bytes(b"longer")
+    os.utime(tmp_path / "b.jpg", ns=(1, 1))
+    (tmp_path / "late.jpg").write_bytes(b"there at last")
+    changed = [one != other for one, other in zip(before, content_ids(path), strict=True)]
+    assert changed == [True, True, True, False]
+
+
+def test_a_listed_and_a_named_file_have_one_content(tmp_path: Path) -> None:
+    """Going from a glob to a manifest must not make rows run again for their content."""
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    path = write(tmp_path / "m.csv", [{"image": "a.jpg"}])
+    [listed] = open_input(InputConfig(images=(f"{tmp_path}/*.jpg",))).rows()
+    assert content_ids(path) == [listed.content_id]
+
+
+def test_a_digest_of_the_manifest_counts_more_than_the_file(tmp_path: Path) -> None:
+    """A copy of the same bytes is no change; a row without its digest is looked at."""
+    columns = {"image": "image", "sha256": "sha"}
+    records = [{"image": "a.jpg", "sha": "0" * 64}, {"image": "a.jpg", "sha": ""}]
+    path = write(tmp_path / "m.csv", records)
+    before = [row.content_id for row in rows(path, columns=columns)]
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    after = [row.content_id for row in rows(path, columns=columns)]
+    assert (after[0] == before[0], after[1] == before[1]) == (True, False)
+
+
+def test_names_that_no_file_can_have_count_as_themselves(tmp_path: Path) -> None:
+    """Reading them fails the row; the plan goes on."""
+    names = ["nul\0.jpg", "n" * 300, ".", "data:,x"]
+    path = write(tmp_path / "m.jsonl", [{"image": name} for name in names])
+    found = rows(path, columns={"image": "image"})
+    assert [row.content_id for row in found] == [
+        content_id_from(uri=row.sources[0]) for row in found
+    ]
+
+
+# ------------------------------------------------------------------ messages
+
+
+def test_a_bad_value_is_shown_without_its_secrets(tmp_path: Path) -> None:
+    """Messages are stored in the table, where others read them."""
+    path = tmp_path / "m.jsonl"
+    uri = "https://u:hunter2secret@host/a.jpg?sig=CANARY"
+    path.write_text(json.dumps({"image": {"uri": uri}}) + "\n")
+    [(_, message)] = failures(path, columns={"image": "image"}).values()
+    assert "https://host/a.jpg" in message
+    assert "hunter2secret" not in message
+    assert "CANARY" not in message
+
+
+def test_a_manifest_in_a_directory_that_is_not_utf8_gives_text(tmp_path: Path) -> None:
+    """Names and messages become columns of a table, which refuses anything else."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"pixels")
+    path = write(folder / "m.jsonl", [{"image": "a.jpg"}, {"image": 5}])
+    good, bad = rows(path, columns={"image": "image"})
+    assert good.sources == (f"file://{tmp_path}/%FF/a.jpg",)
+    assert bad.failure is not None
+    for text in (bad.row_id, bad.failure.message, *good.sources):
+        text.encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,6 +55,28 @@ def test_a_manifest_is_read_and_what_it_names(s3_bucket: str) -> None:
     assert fetched.data == b"pixels"
     assert fetched.sha256 == hashlib.sha256(b"pixels").hexdigest()
     assert fetched.etag == hashlib.md5(b"pixels").hexdigest()
+
+
+def test_a_changed_object_is_noticed_where_the_job_asks_for_it(
+    s3_bucket: str, tmp_path: Path
+) -> None:
+    """Without `check_changes` an object that a manifest names counts as its URI, at no request."""
+    path = tmp_path / "m.csv"
+    path.write_text(f"image\n{s3_bucket}/a.jpg\n{s3_bucket}/b.jpg\n{s3_bucket}/none.jpg\ns3://\n")
+    storage.put(f"{s3_bucket}/a.jpg", b"one")
+    storage.put(f"{s3_bucket}/b.jpg", b"same")
+
+    def ids(**settings: object) -> list[bytes]:
+        job = config(manifest=str(path), columns={"image": "image"}, **settings)
+        return [row.content_id for row in open_input(job).rows()]
+
+    unchecked, checked = ids(), ids(check_changes=True)
+    assert checked[2:] == unchecked[2:]  # what is not there is its URI
+    assert ids(check_changes=True) == checked
+    storage.put(f"{s3_bucket}/a.jpg", b"two")
+    assert ids() == unchecked
+    again = ids(check_changes=True)
+    assert (again[0] == checked[0], again[1:] == checked[1:]) == (False, True)
 
 
 def test_what_cannot_be_read_has_a_code(s3_bucket: str) -> None:
