@@ -24,6 +24,7 @@ __all__ = [
     "ObjectInfo",
     "delete",
     "exists",
+    "glob_objects",
     "join",
     "list_objects",
     "put",
@@ -73,40 +74,49 @@ def exists(uri: str) -> bool:
     return True
 
 
-def list_objects(prefix_or_glob: str, *, start_after: str | None = None) -> Iterator[ObjectInfo]:
+def list_objects(prefix: str, *, start_after: str | None = None) -> Iterator[ObjectInfo]:
     """Yield objects sorted by URI, from one chain of listing calls, a page at a time.
 
     Args:
-        prefix_or_glob: An object, a directory (all objects below it, however deep), or a pattern
-            with ``*``, ``?``, ``[...]`` inside path components and ``**`` for any number of them.
-            Nothing there gives nothing.
+        prefix: A directory (all objects below it, however deep), or an object. No character of
+            it means anything but itself. Nothing there gives nothing.
         start_after: Leave out this URI and all that sort before it.
+    """
+    directory = prefix.rstrip("/") + "/"
+    is_empty = True
+    for found in _store(prefix).walk(directory, is_flat=False, start_after=start_after):
+        is_empty = False
+        yield found
+    if is_empty and _is_object(prefix) and start_after is None:
+        yield stat(prefix)
+
+
+def glob_objects(pattern: str) -> Iterator[ObjectInfo]:
+    """Yield the objects that a user's pattern names, sorted by URI; as `list_objects` without one.
+
+    Args:
+        pattern: With ``*``, ``?``, ``[...]`` inside path components and ``**`` for any number of
+            them.
 
     Raises:
         ConfigError: The pattern is malformed, or its bucket is not spelled out.
     """
-    store = _store(prefix_or_glob)
-    magic = _MAGIC.search(prefix_or_glob)
+    store = _store(pattern)
+    magic = _MAGIC.search(pattern)
     if magic is None:
-        directory = prefix_or_glob.rstrip("/") + "/"
-        is_empty = True
-        for found in store.walk(directory, is_flat=False, start_after=start_after):
-            is_empty = False
-            yield found
-        if is_empty and _is_object(prefix_or_glob) and start_after is None:
-            yield stat(prefix_or_glob)
+        yield from list_objects(pattern)
         return
-    head, tail = prefix_or_glob[: magic.start()], prefix_or_glob[magic.start() :]
+    head, tail = pattern[: magic.start()], pattern[magic.start() :]
     if store is _S3 and "/" not in head.removeprefix("s3://"):
         raise ConfigError(
-            f"list {prefix_or_glob}: a pattern cannot stand for buckets; spell the bucket out"
+            f"list {pattern}: a pattern cannot stand for buckets; spell the bucket out"
         )
     try:
-        wanted = re.compile(glob_translate(prefix_or_glob))
+        wanted = re.compile(glob_translate(pattern))
     except ValueError as error:
-        raise ConfigError(f"list {prefix_or_glob}: {error}") from error
+        raise ConfigError(f"list {pattern}: {error}") from error
     is_flat = "/" not in tail and tail != "**"
-    for found in store.walk(head, is_flat=is_flat, start_after=start_after):
+    for found in store.walk(head, is_flat=is_flat, start_after=None):
         if wanted.match(found.uri):
             yield found
 

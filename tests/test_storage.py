@@ -154,8 +154,20 @@ def test_listing_finds_exactly_what_matches(root: str, pattern: str, wanted: lis
     for name in NAMES:
         storage.put(storage.join(root, name), b"1")
     asked = f"{root}/{pattern}" if pattern else root
-    found = [info.uri.removeprefix(f"{root}/") for info in storage.list_objects(asked)]
+    found = [info.uri.removeprefix(f"{root}/") for info in storage.glob_objects(asked)]
     assert found == sorted(wanted)
+
+
+@pytest.mark.parametrize("folder", ["v[1]", "what?", "st*r", "[", "a**b"])
+def test_a_listing_takes_every_name_literally(root: str, folder: str) -> None:
+    """Only what a job file calls a pattern is one; a table may lie anywhere."""
+    uris = [storage.join(root, folder, name) for name in ("a", "b")]
+    for uri in uris:
+        storage.put(uri, b"1")
+    storage.put(storage.join(root, "v1", "a"), b"1")
+    listed = storage.list_objects(storage.join(root, folder))
+    assert [info.uri for info in listed] == uris
+    assert [info.uri for info in storage.list_objects(uris[0])] == uris[:1]
 
 
 def test_listing_starts_after_a_name(root: str) -> None:
@@ -170,11 +182,11 @@ def test_listing_starts_after_a_name(root: str) -> None:
 def test_malformed_patterns_and_other_schemes_are_refused(root: str) -> None:
     """What is allowed is named."""
     with pytest.raises(ConfigError, match=r"\*\*"):
-        list(storage.list_objects(f"{root}/a**b/*"))
+        list(storage.glob_objects(f"{root}/a**b/*"))
     with pytest.raises(ConfigError, match=r"'gs://b/x' .* use a path, file:///PATH or s3://"):
         storage.read("gs://user:secret@b/x?token=1")
     with pytest.raises(ConfigError, match="spell the bucket out"):
-        list(storage.list_objects("s3://buck*/x"))
+        list(storage.glob_objects("s3://buck*/x"))
     with pytest.raises(ConfigError, match="must name a bucket and a key"):
         storage.read("s3://bucket")
 
@@ -215,7 +227,7 @@ def test_local_listing_follows_links_but_never_in_circles(tmp_path: Path) -> Non
     (tmp_path / "real/x.jpg").write_bytes(b"1")
     (tmp_path / "real/up").symlink_to(tmp_path)
     (tmp_path / "linked").symlink_to(tmp_path / "real")
-    found = [info.uri for info in storage.list_objects(f"{tmp_path}/linked/*")]
+    found = [info.uri for info in storage.glob_objects(f"{tmp_path}/linked/*")]
     assert found == [f"{tmp_path}/linked/x.jpg"]
     assert list(storage.list_objects(str(tmp_path)))
 
@@ -332,7 +344,7 @@ def test_listing_goes_on_after_the_first_page(
     monkeypatch.setattr(s3, "LIST_PAGE_SIZE", 3)
     for index in range(10):
         storage.put(f"{s3_bucket}/{index:05d}", b"1")
-    found = [info.uri for info in storage.list_objects(f"{s3_bucket}/*")]
+    found = [info.uri for info in storage.list_objects(s3_bucket)]
     assert found == [f"{s3_bucket}/{index:05d}" for index in range(10)]
 
 
@@ -345,7 +357,7 @@ def test_access_errors_say_what_to_check(
         storage.put("s3://no-such-bucket-here/x", b"1")
     assert caught.value.exit_code == 2
     with pytest.raises(AccessError, match="no such bucket"):
-        list(storage.list_objects("s3://no-such-bucket-here/x/*"))
+        list(storage.glob_objects("s3://no-such-bucket-here/x/*"))
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))

@@ -106,7 +106,7 @@ def _absolute(pattern: str, setting: str) -> str:
 def _list(pattern: str, suffixes: tuple[str, ...]) -> Iterator[ObjectInfo]:
     last = pattern.rpartition("/")[2]
     is_named = bool(_MAGIC.search(pattern)) and "." in last
-    for file in storage.list_objects(pattern):
+    for file in storage.glob_objects(pattern):
         name = file.uri.rpartition("/")[2]
         is_known = name.lower().endswith(suffixes) and not name.startswith(".")
         if is_named or is_known or file.uri == pattern:

@@ -180,7 +180,7 @@ def test_too_many_pages_are_an_error_and_never_cut() -> None:
         assert renderer.page_count(pictures("red", "red")) == 2
         with pytest.raises(DocumentError, match=r"3 pages.*max_pages") as caught:
             renderer.page_count(pictures(*COLOURS))
-    assert caught.value.code == "document_too_long"
+    assert (caught.value.code, caught.value.is_retryable) == ("document_too_long", True)
 
 
 def test_a_bad_page_leaves_the_others(renderer: DocumentRenderer) -> None:

@@ -44,6 +44,19 @@ def _bury_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "_process_started", lambda pid: next(starts))
 
 
+def test_a_table_may_lie_under_any_name(tmp_path: Path) -> None:
+    """Letters that mean something in patterns mean nothing in ``output.uri``."""
+    uri = str(tmp_path / "run[1]*?")
+    for answer in ("1", "2"):
+        with open_table(uri) as writer:
+            rows = image_rows({"a": answer})
+            writer.commit([write(writer, rows)], superseded=keys_of(rows))
+            writer.finish()
+    assert read_table(uri)["text"].to_pylist() == ["2"]
+    assert not verify(uri).problems
+    assert len(list((tmp_path / "run[1]*?" / "data").rglob("*.parquet"))) == 1
+
+
 def test_nothing_is_visible_before_its_commit(table_uri: str) -> None:
     """And all of it at once afterwards."""
     with open_table(table_uri) as writer:
@@ -114,7 +127,7 @@ def test_after_a_good_end_the_directory_is_the_table(table_uri: str, tmp_path: P
         write(writer, image_rows({"lost": "too"}))
         assert len(verify(table_uri).unlogged) == 3
         writer.finish()
-    parts = [i.uri for i in storage.list_objects(storage.join(table_uri, "data/**/*.parquet"))]
+    parts = [i.uri for i in storage.glob_objects(storage.join(table_uri, "data/**/*.parquet"))]
     assert len(parts) == len(writer.snapshot.parts)
     assert storage.read(notes) == b"somebody's"
     copy = tmp_path / "plain" / "data"
