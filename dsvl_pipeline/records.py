@@ -64,8 +64,9 @@ class SamplingParams:
 
     Attributes:
         max_new_tokens: Most tokens produced; reaching it ends with ``finish_reason="length"``.
-        temperature: Divides the logits; 0 means greedy (the other filters are then ignored).
-        top_k: Keep the k likeliest tokens; 0 keeps all.
+        temperature: Divides the logits; 0 means greedy (the other filters are then ignored). Not
+            between 0 and 1e-5, where quotients overflow.
+        top_k: Keep the k likeliest tokens; 0 keeps all. Below 2**31.
         top_p: Keep the smallest set of tokens whose probabilities reach this sum.
         min_p: Drop tokens less likely than this share of the likeliest one.
         repetition_penalty: Above 1 makes tokens of prompt and completion less likely.
@@ -92,8 +93,13 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
-        _require(self.temperature >= 0, "temperature", self.temperature, "0 (greedy) or more")
-        _require(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
+        _require(
+            self.temperature == 0 or self.temperature >= 1e-5,
+            "temperature",
+            self.temperature,
+            "0 (greedy) or at least 1e-5",
+        )
+        _require(0 <= self.top_k < 2**31, "top_k", self.top_k, "from 0 (off) to below 2**31")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1 (off)")
         _require(0 <= self.min_p < 1, "min_p", self.min_p, "from 0 (off) to below 1")
         _require(

@@ -71,17 +71,18 @@ class EngineCore:
             request: Its id must not be in use.
             submitted_s: On the monotonic clock.
         """
-        fault = find_fault(request, self._model_config, self._image_config)
-        if fault is None:
-            sequence = self._make_sequence(request, submitted_s)
-            try:
-                self._scheduler.add(sequence)
-            except CapacityError as error:
-                fault = RowFailure(code="capacity", message=str(error))
-            else:
-                self._sequences[request.request_id] = sequence
-                return
-        self._completions.append(_refusal(request, fault))
+        try:
+            fault = self._queue(request, submitted_s)
+        # A request is made by somebody else's code: an id of a wrong type, a nested list ... A bad
+        # one must not take the others down.
+        except Exception as error:
+            fault = RowFailure(
+                code="request_invalid",
+                message=f"taking the request in failed with {type(error).__name__}: {error}; "
+                "compare its fields with those that records.Request describes",
+            )
+        if fault is not None:
+            self._completions.append(_refusal(request, fault))
 
     def cancel(self, request_id: str) -> None:
         """Finish a request with what it has so far; nothing happens if it is unknown or done."""
@@ -132,6 +133,18 @@ class EngineCore:
             "kv_pages_total": float(self._pool.num_pages),
             **{f"{name}_s": seconds for name, seconds in self._seconds.items()},
         }
+
+    def _queue(self, request: Request, submitted_s: float) -> RowFailure | None:
+        fault = find_fault(request, self._model_config, self._image_config)
+        if fault is not None:
+            return fault
+        sequence = self._make_sequence(request, submitted_s)
+        try:
+            self._scheduler.add(sequence)
+        except CapacityError as error:
+            return RowFailure(code="capacity", message=str(error))
+        self._sequences[request.request_id] = sequence
+        return None
 
     def _make_sequence(self, request: Request, submitted_s: float) -> Sequence:
         sampling = request.sampling
@@ -187,7 +200,7 @@ def _refusal(request: Request, fault: RowFailure) -> Completion:
         completion_ids=np.empty(0, dtype=np.int32),
         text="",
         finish_reason="cancelled",
-        num_prompt_tokens=len(request.prompt_ids),
+        num_prompt_tokens=getattr(request.prompt_ids, "size", 0),
         timings={},
         error=fault,
     )

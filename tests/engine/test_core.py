@@ -203,6 +203,42 @@ def test_a_broken_request_is_answered_with_an_error(
         raise AssertionError(completion.error.message)
 
 
+@pytest.mark.parametrize("prompt_ids", [None, np.zeros((2, 2), np.int32), [[3], 3], {"a": 1}])
+def test_a_request_that_cannot_even_be_read_is_answered_with_an_error(prompt_ids: Any) -> None:
+    """Whoever made it, the others go on."""
+    core = make_core(ScriptedModel(says("hey")))
+    core.add(make_request("good"), submitted_s=0.0)
+    core.add(Request(request_id="bad", prompt_ids=prompt_ids), submitted_s=0.0)
+    done = run(core)
+    assert done["good"].text == "hey"
+    assert done["bad"].error is not None
+    assert done["bad"].error.code == "request_invalid"
+    assert "compare its fields with" in done["bad"].error.message
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"top_k": 2**31}, r"top_k is 2147483648; it must be from 0 \(off\) to below 2\*\*31"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"temperature": 1e-6}, r"temperature is 1e-06; it must be 0 \(greedy\) or at least 1e-5"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+    ],
+)
+def test_settings_that_overflow_on_the_device_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    """There they would end the engine, not the request."""
+    with pytest.raises(ValueError, match=message):
+        make_request(**settings)
+
+
+def test_the_bounds_of_the_settings_can_be_run() -> None:
+    """The likeliest token is all that such a temperature leaves."""
+    core = make_core(ScriptedModel(says("hey")))
+    assert answer(core, make_request(top_k=2**31 - 1, temperature=1e-5)).text == "hey"
+
+
 def test_a_cancelled_request_keeps_what_it_has() -> None:
     """Waiting or running; and its pages go to the others."""
     core = make_core(ScriptedModel({3: 110, 110: 110}), num_pages=10, page_size=4)
