@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsvl_pipeline.engine.engine import ModelEngine
+from dsvl_pipeline.engine.memory import kv_gib_for
 from dsvl_pipeline.errors import PromptError
 from dsvl_pipeline.model.config import GenerationDefaults, ImageConfig, ModelConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
@@ -70,10 +71,11 @@ def num_new_tokens(
     Raises:
         ValueError: ``max_length`` leaves no room for one.
     """
-    if max_new_tokens is None and max_length is None:
+    if max_new_tokens is None:
+        # Also where max_length is an argument: transformers merges both, and this one wins.
         max_new_tokens = defaults.max_new_tokens
-        if max_new_tokens is None and defaults.max_length == _DEFAULT_LENGTH:
-            max_new_tokens = _DEFAULT_LENGTH
+    if max_new_tokens is None and max_length is None and defaults.max_length == _DEFAULT_LENGTH:
+        max_new_tokens = _DEFAULT_LENGTH
     if max_new_tokens is not None:
         return max_new_tokens
     length = defaults.max_length if max_length is None else max_length
@@ -85,11 +87,19 @@ def num_new_tokens(
     return length - width
 
 
-def unpad(input_ids: Tensor, attention_mask: Tensor | None) -> list[PromptIds]:
+def infer_mask(input_ids: Tensor, pad: int | None, eos_token_ids: Sequence[int]) -> Tensor:
+    """Say what is padding where nobody did, as transformers does: what has the pad id.
+
+    Unless that may as well be the end of sequence of a chat's earlier answer.
+    """
+    if pad is None or pad in eos_token_ids:
+        return torch.ones_like(input_ids)
+    return input_ids != pad
+
+
+def unpad(input_ids: Tensor, attention_mask: Tensor) -> list[PromptIds]:
     """Take the prompts out of their rows."""
     ids = input_ids.cpu().numpy().astype(np.int32)
-    if attention_mask is None:
-        return list(ids)
     kept = attention_mask.bool().cpu().numpy()
     return [row[keep] for row, keep in zip(ids, kept, strict=True)]
 
@@ -151,7 +161,7 @@ def answer(
     ]
     engine = ModelEngine(
         model,
-        EngineConfig(max_num_sequences=min(len(requests), _MOST_SEQUENCES)),
+        _engine_config(model, [len(prompt) + settings.max_new_tokens for prompt in prompts]),
         decode=lambda _: "",  # nobody reads the text
         eos_token_ids=(),  # each request names its own
         image_config=image_config,
@@ -167,6 +177,24 @@ def answer(
                 f"prompt {completion.request_id}: {completion.error.message}",
             )
     return [completion.completion_ids.tolist() for completion in completions]
+
+
+def _engine_config(model: DeepseekVL, lengths: Sequence[int]) -> EngineConfig:
+    """Take memory for just these answers: unlike a job's, this engine lives for one call."""
+    page_size = EngineConfig().page_size_tokens
+    parameter = next(model.parameters())
+    longest = model.config.text.max_positions
+    at_once = sorted((min(length, longest) for length in lengths), reverse=True)[:_MOST_SEQUENCES]
+    gib = kv_gib_for(
+        at_once,
+        model.config,
+        page_size=page_size,
+        dtype=parameter.dtype,
+        device=parameter.device,
+    )
+    return EngineConfig(
+        kv_cache_gib=gib, max_num_sequences=len(at_once), page_size_tokens=page_size
+    )
 
 
 def pad_right(answers: Sequence[Sequence[int]], pad: int, *, like: Tensor) -> Tensor:

@@ -154,7 +154,16 @@ class _PretrainedModel:
     def _mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        return attention_mask.to(self.device).bool()
+        mask = attention_mask.to(self.device).bool()
+        # At most one change from 0 to 1 and one back: what is left out in the middle would have
+        # positions of its own in the reference, and has none here.
+        num_starts = mask[:, :1].sum(1) + (mask[:, 1:] & ~mask[:, :-1]).sum(1)
+        if (num_starts > 1).any():
+            raise ValueError(
+                f"attention_mask has zeros between ones in row {int(num_starts.argmax())}; only "
+                "padding on the left or right can be masked"
+            )
+        return mask
 
 
 class DeepseekVLModel(_PretrainedModel):
@@ -220,7 +229,8 @@ class DeepseekVLForConditionalGeneration(_PretrainedModel):
 
         Args:
             input_ids: ``int[B, T]``, padded on the left.
-            attention_mask: ``[B, T]``, 0 at padding; None means none.
+            attention_mask: ``[B, T]``, 0 at padding. Without one, padding is what has the pad id,
+                unless that is an end of sequence as well.
             pixel_values: ``[N, 3, S, S]``, the pictures of all prompts in order.
             high_res_pixel_values: The same for the other tower, if there is one.
             max_new_tokens: Most new tokens of each answer.
@@ -239,10 +249,12 @@ class DeepseekVLForConditionalGeneration(_PretrainedModel):
             ``int64[B, T + new]``: the prompts as given, then the answers, end of sequence included.
 
         Raises:
+            CheckpointError: ``generation_config.json`` asks for what this engine does not do.
             PromptError: The engine cannot run a prompt, e.g. because it is too long.
             ValueError: Arguments contradict each other.
         """
         defaults = self.generation_config
+        defaults.check_supported()
         eos_ids = defaults.eos_token_ids
         if eos_token_id is not None:
             eos_ids = (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
@@ -254,16 +266,18 @@ class DeepseekVLForConditionalGeneration(_PretrainedModel):
             temperature=_given(temperature, defaults.temperature),
             top_k=_given(top_k, defaults.top_k),
             top_p=_given(top_p, defaults.top_p),
-            min_p=_given(min_p, 0.0),
+            min_p=_given(min_p, defaults.min_p),
             repetition_penalty=_given(repetition_penalty, defaults.repetition_penalty),
             eos_token_ids=eos_ids,
         )
+        pad = _given(pad_token_id, _given(defaults.pad_token_id, settings.default_pad_id))
+        if attention_mask is None:
+            attention_mask = generation.infer_mask(input_ids, pad, eos_ids)
         prompts = generation.unpad(input_ids, attention_mask)
         images = generation.deal_images(
             prompts, self.model.config, pixel_values, high_res_pixel_values
         )
         answers = generation.answer(self.model, self._image_config, prompts, images, settings)
-        pad = _given(pad_token_id, _given(defaults.pad_token_id, settings.default_pad_id))
         return torch.cat([input_ids, generation.pad_right(answers, pad, like=input_ids)], dim=1)
 
 

@@ -26,6 +26,41 @@ RGB = tuple[int, int, int]
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
+# Of generation_config.json: what changes answers, with the value that does not. None where only
+# absence does nothing.
+_NEUTRAL: Mapping[str, object] = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
+    "penalty_alpha": 0.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "guidance_scale": 1.0,
+    "token_healing": False,
+    "top_h": None,
+    "max_time": None,
+    "stop_strings": None,
+    "bad_words_ids": None,
+    "force_words_ids": None,
+    "constraints": None,
+    "sequence_bias": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "exponential_decay_length_penalty": None,
+    "watermarking_config": None,
+    "dola_layers": None,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaConfig:
     """The language model's shape."""
@@ -165,6 +200,8 @@ class GenerationDefaults:
     Attributes:
         eos_token_ids: Any of them ends a completion; may be empty.
         pad_token_id: None where none is set; ``generate`` then pads with the first of the above.
+        unsupported: Settings that would change answers and that nothing here does, as
+            ``name=value``. They stop ``generate`` alone: a job has its own settings.
     """
 
     eos_token_ids: tuple[int, ...]
@@ -173,9 +210,19 @@ class GenerationDefaults:
     temperature: float
     top_k: int
     top_p: float
+    min_p: float
     repetition_penalty: float
     max_new_tokens: int | None
     max_length: int
+    unsupported: tuple[str, ...] = ()
+
+    def check_supported(self) -> None:
+        """Raise CheckpointError where ``generate`` could not do what the checkpoint asks for."""
+        if self.unsupported:
+            raise CheckpointError(
+                f"generation_config.json has {', '.join(self.unsupported)}, which cannot be done "
+                "here; take it out of the file"
+            )
 
 
 def read_model_config(directory: Path) -> ModelConfig:
@@ -243,9 +290,15 @@ def read_generation_config(directory: Path) -> GenerationDefaults:
         temperature=float(get(config, "temperature", 1.0)),
         top_k=get(config, "top_k", 50),
         top_p=float(get(config, "top_p", 1.0)),
+        min_p=float(get(config, "min_p", 0.0)),
         repetition_penalty=float(get(config, "repetition_penalty", 1.0)),
         max_new_tokens=get(config, "max_new_tokens", None),
         max_length=get(config, "max_length", 20),
+        unsupported=tuple(
+            f"{name}={config[name]!r}"
+            for name, neutral in _NEUTRAL.items()
+            if config.get(name) not in (None, neutral, [], {})
+        ),
     )
 
 

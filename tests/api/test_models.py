@@ -1,5 +1,7 @@
 """The public models against those of transformers, on the same random weights."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ import torch
 from torch.testing import assert_close
 
 import dsvl_pipeline
-from dsvl_pipeline.errors import PromptError
+from dsvl_pipeline.engine import memory
+from dsvl_pipeline.errors import CheckpointError, PromptError
 from tests.api.examples import FAMILIES, family_name, user, write_pictures
 from tests.checkpoints import EOS_TOKEN_ID, NUM_IMAGE_TOKENS, write_checkpoint
 
@@ -144,17 +147,127 @@ def test_answers_that_end_early_are_padded_on_the_right(
     model: Any, reference: Any, inputs: Any
 ) -> None:
     """With the end of sequence kept, and the pad id behind it."""
-    plain = model.generate(**inputs, max_new_tokens=16)
-    width = inputs.input_ids.shape[1]
-    # Ids that the first answers hold in their middle end them there.
-    ends = [int(plain[0, width + 4]), int(plain[1, width + 7])]
+    ends, width = early_ends(model, inputs), inputs.input_ids.shape[1]
     for pad in (5, 7):
         options = {"eos_token_id": ends, "pad_token_id": pad, "max_new_tokens": 16}
         found, wanted = generate_both(model, reference, inputs, do_sample=False, **options)
         assert found.tolist() == wanted.tolist()
         assert (found[:, width:] == pad).any()
     one = model.generate(**inputs, eos_token_id=ends[0], max_new_tokens=16)
-    assert one[0, width:].tolist().index(ends[0]) <= 4
+    assert one.tolist() == model.generate(**inputs, eos_token_id=ends, max_new_tokens=16).tolist()
+
+
+def early_ends(model: Any, inputs: Any) -> list[int]:
+    """Find ids that end the first answer before the last: its second one, and one it lacks."""
+    plain = model.generate(**inputs, max_new_tokens=16)[:, inputs.input_ids.shape[1] :].tolist()
+    return [list(dict.fromkeys(plain[0]))[1], EOS_TOKEN_ID]
+
+
+def test_without_a_pad_id_the_first_end_pads(
+    monkeypatch: pytest.MonkeyPatch, model: Any, reference: Any, inputs: Any
+) -> None:
+    """The original checkpoints name none."""
+    ends = early_ends(model, inputs)
+    set_defaults(monkeypatch, model, reference, pad_token_id=None)
+    for ids in (ends, ends[::-1]):
+        options = {"eos_token_id": ids, "max_new_tokens": 16, "do_sample": False}
+        found, wanted = generate_both(model, reference, inputs, **options)
+        assert found.tolist() == wanted.tolist()
+        assert found[0, -1] == ids[0]
+
+
+def set_defaults(
+    monkeypatch: pytest.MonkeyPatch, model: Any, reference: Any, **defaults: Any
+) -> None:
+    """Change what both would have read from generation_config.json."""
+    theirs = copy.deepcopy(reference.generation_config)
+    theirs.update(**defaults)
+    monkeypatch.setattr(reference, "generation_config", theirs)
+    monkeypatch.setattr(model, "generation_config", replace(model.generation_config, **defaults))
+
+
+@pytest.mark.parametrize("options", [{}, {"max_length": 310}, {"max_new_tokens": 3}], ids=str)
+def test_the_files_number_of_new_tokens_is_used_as_the_reference_does(
+    monkeypatch: pytest.MonkeyPatch,
+    model: Any,
+    reference: Any,
+    inputs: Any,
+    options: dict[str, int],
+) -> None:
+    """It wins over a max_length, even over one that is an argument."""
+    set_defaults(monkeypatch, model, reference, max_new_tokens=7, pad_token_id=EOS_TOKEN_ID)
+    found, wanted = generate_both(model, reference, inputs, do_sample=False, **options)
+    assert found.tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("pad", [5, EOS_TOKEN_ID])
+def test_a_mask_that_is_not_given_is_inferred_as_the_reference_does(
+    monkeypatch: pytest.MonkeyPatch, model: Any, reference: Any, pad: int
+) -> None:
+    """From the pad id, unless it is an end of sequence as well."""
+    ids = torch.randint(10, 259, (2, 30), generator=torch.Generator().manual_seed(1))
+    ids[0, :9] = pad
+    set_defaults(monkeypatch, model, reference, pad_token_id=pad)
+    options = {"max_new_tokens": 8, "do_sample": False}
+    found, wanted = generate_both(model, reference, {"input_ids": ids}, **options)
+    assert found.tolist() == wanted.tolist()
+    mask = torch.ones_like(ids)
+    mask[0, :9] = 0
+    masked = model.generate(ids, mask, **options)
+    assert (found.tolist() == masked.tolist()) == (pad == 5)
+
+
+def test_padding_in_the_middle_is_refused_by_forward(model: Any) -> None:
+    """The reference leaves a gap in the positions, which packed sequences cannot have."""
+    ids = torch.arange(10, 22).view(2, 6)
+    for mask in ([0, 0, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 0]):
+        assert model(ids, torch.tensor([[1] * 6, mask])).logits.shape[:2] == (2, 6)
+    with pytest.raises(ValueError, match="zeros between ones in row 1; only padding on the left"):
+        model(ids, torch.tensor([[1] * 6, [1, 1, 0, 1, 1, 1]]))
+
+
+def test_generate_takes_the_memory_that_its_answers_need(
+    monkeypatch: pytest.MonkeyPatch, model: Any, inputs: Any
+) -> None:
+    """A fixed amount would refuse long answers of large models."""
+    monkeypatch.setattr(memory, "_CPU_GIB", 0.0)
+    found = model.generate(**inputs, max_new_tokens=100)
+    assert found.shape == (3, inputs.input_ids.shape[1] + 100)
+    # as far as the model's context goes
+    ids = torch.randint(10, 259, (1, 500), generator=torch.Generator().manual_seed(1))
+    assert model.generate(ids, max_new_tokens=10**9).shape[1] <= 512
+
+
+def test_pictures_that_differ_in_high_resolution_alone_are_told_apart(
+    family: str, model: Any, inputs: Any
+) -> None:
+    """Features are kept by the digest of what both towers see."""
+    if family == "single":
+        return
+    ids = inputs.input_ids[1:2].repeat(2, 1)
+    mask = inputs.attention_mask[1:2].repeat(2, 1)
+    low = inputs.pixel_values[:1].repeat(2, 1, 1, 1)
+    high = inputs.high_res_pixel_values[:2].clone()
+    high[1] = -3 * high[0]
+    both = model.generate(ids, mask, low, high, max_new_tokens=12)
+    for row in range(2):
+        alone = model.generate(ids[:1], mask[:1], low[:1], high[row : row + 1], max_new_tokens=12)
+        assert both[row].tolist() == alone[0].tolist()
+    assert both[0].tolist() != both[1].tolist()
+
+
+def test_what_the_files_defaults_ask_for_is_done_or_refused(
+    monkeypatch: pytest.MonkeyPatch, model: Any, inputs: Any
+) -> None:
+    """Never silently left out; refused only by what would have to do it."""
+    changed = {"do_sample": True, "top_k": 0, "min_p": 0.999}
+    greedy = model.generate(**inputs, max_new_tokens=8)
+    monkeypatch.setattr(model, "generation_config", replace(model.generation_config, **changed))
+    assert model.generate(**inputs, max_new_tokens=8).tolist() == greedy.tolist()
+    refused = replace(model.generation_config, unsupported=("num_beams=4", "top_h=0.5"))
+    monkeypatch.setattr(model, "generation_config", refused)
+    with pytest.raises(CheckpointError, match=r"has num_beams=4, top_h=0\.5, which cannot be done"):
+        model.generate(**inputs)
 
 
 def test_sampling_follows_torchs_seed(model: Any, inputs: Any) -> None:

@@ -181,9 +181,27 @@ def test_generation_defaults_are_those_of_transformers(tmp_path: Path) -> None:
         temperature=1.0,
         top_k=50,
         top_p=1.0,
+        min_p=0.0,
         repetition_penalty=1.0,
         max_new_tokens=None,
         max_length=20,
+    )
+
+
+def test_settings_that_nothing_here_does_are_listed(tmp_path: Path) -> None:
+    """Where they would change answers; what leaves them alone, or is absent, does no harm."""
+    write_checkpoint(tmp_path)
+    path = tmp_path / "generation_config.json"
+    neutral = {"num_beams": 1, "no_repeat_ngram_size": 0, "typical_p": 1.0, "suppress_tokens": []}
+    harmless = {"use_cache": True, "length_penalty": 2.0, "bad_words_ids": None, "min_p": 0.25}
+    edit(path, lambda config: config.update(neutral | harmless))
+    assert read_generation_config(tmp_path).unsupported == ()
+    assert read_generation_config(tmp_path).min_p == 0.25
+    edit(path, lambda config: config.update(num_beams=3, min_new_tokens=2, suppress_tokens=[5]))
+    assert read_generation_config(tmp_path).unsupported == (
+        "num_beams=3",
+        "min_new_tokens=2",
+        "suppress_tokens=[5]",
     )
 
 
