@@ -235,8 +235,29 @@ def test_local_listing_follows_links_but_never_in_circles(tmp_path: Path) -> Non
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     """A named pipe would block a worker for ever."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(StorageError, match="not a regular file"):
+    with pytest.raises(NotFoundError, match="not a regular file"):
         storage.read(str(tmp_path / "pipe"))
+
+
+def test_a_path_below_a_file_or_of_a_directory_is_the_users_mistake(tmp_path: Path) -> None:
+    """What is read there is missing; what is written there names a wrong place: exit code 2."""
+    (tmp_path / "file").write_bytes(b"1")
+    (tmp_path / "folder").mkdir()
+    below, folder = str(tmp_path / "file" / "x" / "y"), str(tmp_path / "folder")
+    for read in (storage.read, storage.stat):
+        with pytest.raises(NotFoundError):
+            read(below)
+        with pytest.raises(NotFoundError, match="not a regular file"):
+            read(folder)
+    assert not storage.exists(below)
+    assert list(storage.list_objects(below)) == []
+    for put in (storage.put, storage.put_if_absent):
+        with pytest.raises(AccessError, match="part of its path is a file"):
+            put(below, b"1")
+    with pytest.raises(AccessError, match="this is a directory") as caught:
+        storage.put(folder, b"1")
+    assert caught.value.exit_code == 2
+    storage.delete([below])
 
 
 def test_local_permission_is_an_access_error(

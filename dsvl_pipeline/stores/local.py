@@ -27,7 +27,7 @@ class LocalStore:
             path = local_path(uri)
             # Opening a pipe or a device could wait for ever.
             if not stat_bits.S_ISREG(os.stat(path).st_mode):
-                raise StorageError(f"read {uri}: this is not a regular file")
+                raise NotFoundError(f"read {uri}: this is not a regular file")
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if max_bytes is not None and size > max_bytes:
@@ -70,7 +70,7 @@ class LocalStore:
             return True
 
     def delete(self, uri: str) -> None:
-        with _explained("delete", uri), suppress(FileNotFoundError):
+        with _explained("delete", uri), suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(local_path(uri))
 
 
@@ -164,6 +164,11 @@ def _explained(action: str, uri: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise NotFoundError(f"{action} {uri}: there is no such file") from error
+    except NotADirectoryError as error:
+        message = f"{action} {uri}: part of its path is a file, where a directory is needed"
+        raise (AccessError if action == "put" else NotFoundError)(message) from error
+    except IsADirectoryError as error:
+        raise AccessError(f"{action} {uri}: this is a directory; name a file in it") from error
     except PermissionError as error:
         raise AccessError(
             f"{action} {uri}: {error.strerror}; "

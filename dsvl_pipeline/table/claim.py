@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from dsvl_pipeline import storage
-from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.errors import ConfigError, NotFoundError, StorageError
 
 
 def claim(uri: str, document: dict[str, Any]) -> dict[str, Any]:
@@ -29,20 +30,35 @@ def check_claims(uri: str, token: str) -> None:
     """Make sure that the store refuses the second claim of a name.
 
     Args:
-        uri: A directory to write a small object in; it is deleted again.
+        uri: The table's place; a small object is written there and deleted again.
         token: Makes the object's name.
 
     Raises:
-        ConfigError: The store ignores the condition, so two drivers could overwrite each other.
+        ConfigError: Nothing can be written there, or the store ignores the condition, so that two
+            drivers could overwrite each other.
     """
-    probe = storage.join(uri, f"probe-{token}.json")
     try:
-        storage.put_if_absent(probe, b"first")
-        if storage.put_if_absent(probe, b"second"):
-            raise ConfigError(
-                f"output.uri: the store of {storage.redact(uri)} does not honour conditional "
-                "writes (If-None-Match: *), so two runs could destroy each other's results; use a "
-                "store that does (AWS S3, Ceph, MinIO), or a bucket without versioning on Ceph"
-            )
-    finally:
-        storage.delete([probe])
+        is_honoured = _is_second_refused(storage.join(uri, "_dsvl", f"probe-{token}.json"))
+    except (ConfigError, NotFoundError) as error:
+        raise ConfigError(
+            f"output.uri: {storage.redact(uri)} cannot be created or written: {error}; give a "
+            "directory that can be made, or s3://BUCKET/PREFIX of a bucket that exists"
+        ) from error
+    if not is_honoured:
+        raise ConfigError(
+            f"output.uri: the store of {storage.redact(uri)} does not honour conditional "
+            "writes (If-None-Match: *), so two runs could destroy each other's results; use a "
+            "store that does (AWS S3, Ceph, MinIO), or a bucket without versioning on Ceph"
+        )
+
+
+def _is_second_refused(probe: str) -> bool:
+    storage.put_if_absent(probe, b"first")
+    try:
+        is_written = storage.put_if_absent(probe, b"second")
+    except StorageError:
+        with suppress(StorageError):  # the first error is the one that says something
+            storage.delete([probe])
+        raise
+    storage.delete([probe])
+    return not is_written

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsvl_pipeline import keys, storage
-from dsvl_pipeline.errors import ConfigError, NotFoundError
+from dsvl_pipeline.errors import AccessError, ConfigError
 from dsvl_pipeline.table.claim import check_claims
 from dsvl_pipeline.table.format import create_format
 from dsvl_pipeline.table.lease import LEASE_TIME_S, Lease
@@ -60,17 +60,12 @@ class TableWriter:
             lease_s: See `Lease.acquire`.
 
         Raises:
-            ConfigError: The store cannot hold a table.
+            ConfigError: The store cannot hold a table, or something else lies in its place.
             LeaseError: Another driver is at work.
             TableError: The table is damaged, or made by a newer version.
         """
-        try:
-            check_claims(storage.join(uri, "_dsvl"), run_id)
-        except NotFoundError as error:
-            raise ConfigError(
-                f"the output {storage.redact(uri)} cannot be created: {error}; give a directory "
-                "that can be made, or s3://BUCKET/PREFIX of a bucket that exists"
-            ) from error
+        _refuse_strangers(uri)
+        check_claims(uri, run_id)
         table_format = create_format(uri, num_shards=num_shards)
         lease = Lease.acquire(uri, run_id=run_id, time_s=lease_s)
         try:
@@ -188,3 +183,26 @@ class TableWriter:
             lease=self.lease_number,
             metadata=part_metadata(rows),
         )
+
+
+def _refuse_strangers(uri: str) -> None:
+    """Make sure that a place is a table's or empty: readers of ``data/`` take all they find there.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    try:
+        # One object is enough to tell: a table's own sort first, but for names in capitals.
+        found = next(storage.list_objects(uri), None)
+        ours = storage.join(uri, "_dsvl")
+        if found is None or found.uri.startswith(ours + "/"):
+            return
+        if storage.exists(storage.join(ours, "format.json")):
+            return
+    except AccessError as error:
+        raise ConfigError(f"output.uri: cannot be read: {error}") from error
+    raise ConfigError(
+        f"output.uri: {storage.redact(uri)} is neither empty nor a table (it has no "
+        f"_dsvl/format.json); it holds {storage.redact(found.uri)}; give a new or empty directory "
+        "or prefix, or move away what is there"
+    )

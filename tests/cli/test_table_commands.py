@@ -71,6 +71,28 @@ def test_export_says_how_much_it_wrote(
 
 
 @pytest.mark.parametrize("command", [["status"], ["verify"], ["export", "copy.csv"]])
+def test_a_file_is_no_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """The manifest instead of the output: exit code 2 as well."""
+    (tmp_path / "m.csv").write_text("image\n")
+    name, *more = command
+    assert main.main([name, str(tmp_path / "m.csv"), *more]) == 2
+    assert "m.csv: there is no table here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("destination", ["folder.csv", "file.csv/x.csv"])
+def test_a_copy_to_a_wrong_place_is_a_mistake_of_the_command_line(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], destination: str
+) -> None:
+    """A directory that is called like a file, and a path below a file."""
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file.csv").touch()
+    assert main.main(["export", table, str(tmp_path / destination)]) == 2
+    assert destination in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["status"], ["verify"], ["export", "copy.csv"]])
 def test_a_missing_table_is_a_mistake_of_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:

@@ -20,7 +20,7 @@ import pyarrow.parquet
 import pytest
 
 from dsvl_pipeline import storage
-from dsvl_pipeline.errors import ConfigError, LeaseError, StorageError
+from dsvl_pipeline.errors import AccessError, ConfigError, LeaseError, StorageError
 from dsvl_pipeline.table import lease
 from dsvl_pipeline.table.lease import Lease
 from dsvl_pipeline.table.reader import counts, read_table
@@ -42,6 +42,61 @@ def _bury_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every driver so far count as one whose process has ended."""
     starts = itertools.count()
     monkeypatch.setattr(lease, "_process_started", lambda pid: next(starts))
+
+
+def test_a_place_that_holds_something_else_is_refused(table_uri: str) -> None:
+    """Readers of ``data/`` would take a stranger's files for the table's; nothing is written."""
+    stranger = storage.join(table_uri, "data", "photo.parquet")
+    storage.put(stranger, b"1")
+    with pytest.raises(ConfigError, match=r"output\.uri: .* neither empty nor a table") as caught:
+        open_table(table_uri)
+    assert stranger in str(caught.value)
+    assert [info.uri for info in storage.list_objects(table_uri)] == [stranger]
+
+
+def test_a_table_stays_one_whatever_is_laid_beside_it(table_uri: str) -> None:
+    """Also a file that sorts before all of ours, and a driver that died before the format."""
+    storage.put(storage.join(table_uri, "_dsvl", "probe-killed.json"), b"first")
+    open_table(table_uri).close()
+    storage.put(storage.join(table_uri, "A-NOTE.txt"), b"mine")
+    open_table(table_uri).close()
+
+
+@pytest.mark.parametrize("place", ["file", "file/table", "file/deep/table"])
+def test_a_place_at_or_below_a_file_names_the_setting(tmp_path: Path, place: str) -> None:
+    """A mistake of the job, not of the store: exit code 2."""
+    (tmp_path / "file").write_text("image\n")
+    with pytest.raises(ConfigError, match=r"^output\.uri: .*file") as caught:
+        open_table(str(tmp_path / place))
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.s3
+def test_a_wrong_bucket_names_the_setting(s3_bucket: str) -> None:
+    """And what was being done there, not the cleaning up after it."""
+    with pytest.raises(ConfigError, match=r"^output\.uri: .*no such bucket") as caught:
+        open_table("s3://no-such-bucket-here/table")
+    assert "delete" not in str(caught.value)
+
+
+def test_a_probe_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleting it fails too, but that is not what went wrong."""
+    refused: list[str] = []
+
+    def refuse(uri: str, body: bytes) -> bool:
+        if body == b"second":
+            raise AccessError(f"put {uri}: refused")
+        return True
+
+    def fail(uris: list[str]) -> None:
+        refused.extend(uris)
+        raise AccessError("delete: refused")
+
+    monkeypatch.setattr(storage, "put_if_absent", refuse)
+    monkeypatch.setattr(storage, "delete", fail)
+    with pytest.raises(ConfigError, match="put .*refused"):
+        open_table(str(tmp_path / "table"))
+    assert refused
 
 
 def test_a_table_may_lie_under_any_name(tmp_path: Path) -> None:
