@@ -204,17 +204,21 @@ class DeepseekVLProcessor:
         *,
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool = False,
-    ) -> str:
-        """Turn one prompt's or answer's ids into text.
+    ) -> str | list[str]:
+        """Turn one prompt's or answer's ids into text, or the rows of several into texts.
 
         Args:
-            token_ids: A list, array or tensor.
+            token_ids: An id, or a list, array or tensor of ids, or of rows of ids.
             skip_special_tokens: Whether to leave out control tokens.
             clean_up_tokenization_spaces: Accepted and without effect, as upstream: for the
                 byte-level tokenizers of these models it would only destroy spaces.
         """
-        ids = np.asarray(token_ids.cpu() if isinstance(token_ids, Tensor) else token_ids).ravel()
-        return self._processor.decode(ids.tolist(), skip_special_tokens=skip_special_tokens)
+        if isinstance(token_ids, Tensor | np.ndarray):
+            token_ids = token_ids.tolist()
+        if isinstance(token_ids, Sequence) and any(map(_is_row, token_ids)):
+            return self.batch_decode(token_ids, skip_special_tokens=skip_special_tokens)
+        ids = np.ravel(token_ids).tolist()
+        return self._processor.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def batch_decode(
         self,
@@ -224,7 +228,11 @@ class DeepseekVLProcessor:
         clean_up_tokenization_spaces: bool = False,
     ) -> list[str]:
         """Turn the rows of a tensor, or a list of id lists, into texts."""
-        return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in sequences]
+        texts: list[str] = []
+        for row in sequences if len(sequences) and _is_row(sequences[0]) else [sequences]:
+            text = self.decode(row, skip_special_tokens=skip_special_tokens)
+            texts += [text] if isinstance(text, str) else text
+        return texts
 
     def _inputs(
         self,
@@ -266,6 +274,10 @@ class DeepseekVLHybridProcessor(DeepseekVLProcessor):
     """Chats, texts and pictures to the inputs of a model with two towers."""
 
     is_hybrid = True
+
+
+def _is_row(ids: Any) -> bool:
+    return isinstance(ids, Sequence) or bool(np.ndim(ids))
 
 
 def _split(conversation: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[Any]]:

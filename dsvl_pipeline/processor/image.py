@@ -8,6 +8,7 @@ whatever its limit is set to, can only refuse more.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from hashlib import sha256
 
 import numpy as np
@@ -20,6 +21,8 @@ from dsvl_pipeline.records import ImageInput, Pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MAX_PIXELS = 64_000_000
+# Of deep grey, converted at a time: half a megabyte, which stays in a core's cache.
+_BAND_PIXELS = 1 << 16
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -136,8 +139,9 @@ def image_input(
     """
     low, high, min_edge = config.low_res, config.high_res, config.min_size_px
     if high is None:
-        scaled = _scale(image, low.side_px, low.resample, min_edge)
-        low_res = _pad(scaled, width=low.side_px, height=low.side_px, fill=low.background)
+        low_res = letterbox(
+            image, side=low.side_px, fill=low.background, resample=low.resample, min_edge=min_edge
+        )
         name = source_digest or digest(None, low_res)
         return ImageInput(digest=name, high_res=None, low_res=low_res)
     # Upstream takes 0 (nearest) for "not given" here, and falls back to the other tower's.
@@ -236,16 +240,36 @@ def _flatten_deep_grey(image: Image.Image) -> Image.Image:
     bits are taken as such, floats within 0 to 1 as shares of white, anything else is stretched
     from its least to its greatest value.
     """
-    grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
-    black, white = 0.0, 1.0 if image.mode == "F" else 65535.0
-    least, greatest = float(grey.min()), float(grey.max())
-    if least < black or greatest > white:
-        black, white = least, greatest if greatest > least else least + 1
-    scaled: NDArray[np.uint8] = np.rint((grey - black) * (255 / (white - black))).astype(np.uint8)
+    scaled = np.empty((image.height, image.width), np.uint8)
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        scaled[grey == transparent] = 255
+    black, white = _grey_range(image)
+    for rows, grey in _bands(image):
+        scaled[rows] = np.rint((grey - black) * (255 / (white - black)))
+        if isinstance(transparent, int):
+            scaled[rows][grey == transparent] = 255
     return Image.fromarray(scaled).convert("RGB")
+
+
+def _grey_range(image: Image.Image) -> tuple[float, float]:
+    """Return what becomes 0 and what becomes 255."""
+    black, white = 0.0, 1.0 if image.mode == "F" else 65535.0
+    if image.mode.startswith("I;16"):
+        return black, white
+    extremes = [(float(grey.min()), float(grey.max())) for _, grey in _bands(image)]
+    least, greatest = min(low for low, _ in extremes), max(high for _, high in extremes)
+    if least < black or greatest > white:
+        return least, greatest if greatest > least else least + 1
+    return black, white
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Give a picture as numbers, a few rows at a time: as a whole they take 8 bytes a pixel."""
+    num_rows = max(_BAND_PIXELS // image.width, 1)
+    for top in range(0, image.height, num_rows):
+        bottom = min(top + num_rows, image.height)
+        band = image.crop((0, top, image.width, bottom))
+        grey = np.nan_to_num(np.asarray(band, dtype=np.float64), posinf=0.0, neginf=0.0)
+        yield slice(top, bottom), grey
 
 
 def _decoding_error(error: Exception, data: bytes = b"") -> ImageError:

@@ -179,6 +179,15 @@ def test_decoding_equals_the_reference(processor: Any, reference: Any) -> None:
         assert found[1] == processor.decode(ids[1].tolist(), **options)
 
 
+def test_rows_of_ids_decode_to_a_list_as_the_reference_does(processor: Any, reference: Any) -> None:
+    """Of tensors, arrays and lists, of equal length and not; one row is one text in a list."""
+    ids = torch.tensor([[72, 80, 90], [100, 110, 120]])
+    for rows in (ids, ids[:1], ids.numpy(), ids.tolist(), [[72], [80, 90]], ids[0], [72, 80], 72):
+        assert processor.decode(rows) == reference.decode(rows)
+    for rows in (ids, list(ids), ids.tolist(), ids[0], [[72], [80, 90]]):
+        assert processor.batch_decode(rows) == reference.batch_decode(rows)
+
+
 def test_inputs_are_moved_and_only_floats_cast(processor: Any, urls: list[str]) -> None:
     """``.to(device, dtype=...)`` of the examples must leave ids integers."""
     inputs = processor.apply_chat_template(user("What?", urls[0]), **OPTIONS)

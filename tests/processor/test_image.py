@@ -4,6 +4,7 @@ import contextlib
 import io
 import pickle
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -77,6 +78,45 @@ def test_grey_and_one_bit_pictures_become_three_equal_channels() -> None:
     for format in ("PNG", "TIFF", "BMP", "PPM"):
         one_bit = Image.fromarray(np.array([[True, False]]))
         assert greys(encoded(one_bit, format)) == [255, 0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "greatest"),
+    [
+        (np.uint16, 0, 65535),
+        (np.int32, 0, 65535),
+        (np.int32, -(2**31), 2**31),
+        (np.float32, 0, 1),
+        (np.float32, -1e6, 1e9),
+    ],
+)
+def test_deep_grey_is_scaled_as_a_whole_in_little_memory(
+    kind: Any, least: float, greatest: float
+) -> None:
+    """Large pictures are converted a few rows at a time, by one range for all of them."""
+    source = np.random.default_rng(3)
+    pixels = source.uniform(least, greatest, (1500, 1001)).astype(kind)
+    pixels[700, 5:7] = (
+        least,
+        min(greatest, np.iinfo(np.int32).max if kind == np.int32 else greatest),
+    )
+    if kind == np.float32:
+        pixels[1400, :3] = np.nan, np.inf, -np.inf
+    image = Image.fromarray(pixels)
+    tracemalloc.start()
+    try:
+        found = np.asarray(to_rgb(image))
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    grey = np.nan_to_num(pixels.astype(np.float64), posinf=0, neginf=0)
+    black, white = 0.0, 1.0 if kind == np.float32 else 65535.0
+    if grey.min() < black or grey.max() > white:
+        black, white = grey.min(), grey.max()
+    wanted = np.rint((grey - black) * (255 / (white - black))).astype(np.uint8)
+    assert np.array_equal(found, wanted[..., None].repeat(3, 2))
+    # a byte for each of grey, its copy and three channels, and the rows at hand
+    assert most_bytes < 8 * pixels.size
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "JPEG2000"])
