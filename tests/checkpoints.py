@@ -5,7 +5,7 @@ the older dialects, by a table of its own that shares nothing with the package's
 
 Sizes: SigLIP 48 px and SAM 128 px of patch 16, so grids of 3 x 3 (9 image tokens) and 8 x 8; SAM's
 window of 3 needs padding to 9, and 8 -> 12 is the ratio of the 7B's 64 -> 96. The tokenizer is the
-demo's: 259 ids, image token 2, end of sequence 1.
+demo's without its phrases: 259 ids, image token 2, end of sequence 1.
 """
 
 from __future__ import annotations

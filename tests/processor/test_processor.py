@@ -226,7 +226,7 @@ def test_prompts_longer_than_the_model_are_a_bad_row(processor: Processor) -> No
     with pytest.raises(PromptError, match=r"takes 2048 tokens .* room for 2047 and") as caught:
         processor.prompt_ids(chat(0, "x" * (room + 1)))
     assert caught.value.code == "prompt_too_long"
-    with pytest.raises(PromptError, match="144 for each of 20 images"):
+    with pytest.raises(PromptError, match="256 for each of 20 images"):
         processor.prompt_ids(chat(20))
 
 

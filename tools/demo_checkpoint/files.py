@@ -1,8 +1,4 @@
-"""Config, tokenizer, chat template and processor of small checkpoints, in the hub's format.
-
-Sizes of the untrained one: SAM side 512 px, SigLIP side 192 px, patch 16, so a grid of 12 x 12 =
-144 image tokens.
-"""
+"""Tokenizer, chat template and processor of small checkpoints, in the hub's format."""
 
 from __future__ import annotations
 
@@ -92,7 +88,7 @@ def tokenizer() -> Any:
 
 
 def processor() -> Any:
-    """The processor of the demo checkpoint, with the 7B's own normalisation and resampling."""
+    """A processor with the 7B's own normalisation and resampling: 512 px, 192 px, 144 tokens."""
     from transformers import DeepseekVLHybridProcessor
     from transformers.models.deepseek_vl_hybrid import image_processing_pil_deepseek_vl_hybrid
 
@@ -108,56 +104,4 @@ def processor() -> Any:
         tokenizer=tokenizer(),
         chat_template=CHAT_TEMPLATE,
         num_image_tokens=144,
-    )
-
-
-def config(*, hidden: int = 128, num_layers: int = 2) -> Any:
-    """The demo's shape: the real architecture, small.
-
-    Args:
-        hidden: Width of the language model; the towers follow it.
-        num_layers: Layers of the language model.
-    """
-    from transformers import DeepseekVLHybridConfig
-
-    return DeepseekVLHybridConfig(
-        text_config={
-            "model_type": "llama",
-            "hidden_size": hidden,
-            "intermediate_size": hidden * 5 // 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "num_hidden_layers": num_layers,
-            "vocab_size": 259,
-            "max_position_embeddings": 2048,
-            "bos_token_id": 0,
-            "eos_token_id": 1,
-            "pad_token_id": 1,
-        },
-        vision_config={
-            "model_type": "siglip_vision_model",
-            "hidden_size": hidden // 2,
-            "intermediate_size": hidden,
-            "image_size": 192,
-            "patch_size": 16,
-            "hidden_act": "gelu",
-            "vision_use_head": False,
-            "num_attention_heads": 4,
-            "num_hidden_layers": 2,
-        },
-        high_res_vision_config={
-            "model_type": "sam_vision_model",
-            "hidden_size": hidden // 2,
-            "intermediate_size": hidden,
-            "mlp_dim": hidden,
-            "image_size": 512,
-            "patch_size": 16,
-            "num_attention_heads": 4,
-            "num_hidden_layers": 3,
-            "output_channels": 32,
-            "global_attn_indexes": [1, 2],
-            "window_size": 14,
-        },
-        image_token_id=2,
-        tie_word_embeddings=True,
     )
