@@ -11,13 +11,21 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.records import EngineConfig, FakeEngineConfig, SamplingParams
+
+AtLeastOne = Annotated[int, Field(ge=1)]
+_JOB_NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
+_PROMPT_ID = r"^[A-Za-z0-9_.-]{1,64}$"
+_IN_WORDS = {
+    _JOB_NAME: "use lower case letters, digits and dashes (not first or last), at most 40",
+    _PROMPT_ID: "use letters, digits, '_', '.' and '-', at most 64",
+}
 
 
 class Section(BaseModel):
@@ -116,6 +124,8 @@ class InputConfig(Section):
             raise ValueError("input.columns must name at least one of image, document, prompt")
         if columns.image and columns.document:
             raise ValueError("input.columns has both image and document; use two jobs")
+        if len(set(self.carry)) != len(self.carry):
+            raise ValueError(f"carry names a column twice ({', '.join(self.carry)}); keep one")
         return self
 
 
@@ -127,7 +137,7 @@ class PromptConfig(Section):
         text: What the user says; the images come before it.
     """
 
-    id: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    id: str = Field(pattern=_PROMPT_ID)
     text: str = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -162,7 +172,7 @@ class OutputConfig(Section):
     """
 
     uri: str
-    num_shards: int | Literal["auto"] = "auto"
+    num_shards: AtLeastOne | Literal["auto"] = "auto"
     rows_per_part: int = Field(default=2000, ge=1, le=100_000)
     seconds_per_part: float = Field(default=30.0, gt=0)
 
@@ -178,9 +188,9 @@ class ClusterConfig(Section):
         address: Ray cluster to join; ``auto`` joins a running one, else starts a local one.
     """
 
-    replicas: int | Literal["auto"] = "auto"
-    rows_per_batch: int = Field(default=16, ge=1, le=256)
-    batches_in_flight: int | Literal["auto"] = "auto"
+    replicas: AtLeastOne | Literal["auto"] = "auto"
+    rows_per_batch: int = Field(default=16, ge=1, le=32)
+    batches_in_flight: AtLeastOne | Literal["auto"] = "auto"
     cpus_per_engine: float = Field(default=1.0, gt=0)
     address: str = "auto"
 
@@ -188,7 +198,7 @@ class ClusterConfig(Section):
 class JobConfig(Section):
     """A whole job file. See ``configs/`` for commented examples."""
 
-    name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")
+    name: str = Field(pattern=_JOB_NAME)
     input: InputConfig
     prompts: tuple[PromptConfig, ...] = ()
     model: ModelSection
@@ -229,8 +239,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
         raise ConfigError(f"job file {path} cannot be read: {error}") from error
     values, lines = _parse(path, text)
     for override in overrides:
-        _apply(values, override)
-        lines[tuple(override.partition("=")[0].split("."))] = 0
+        lines[_apply(values, override)] = 0
     try:
         return JobConfig.model_validate(values)
     except ValidationError as error:
@@ -291,7 +300,8 @@ def _collect_lines(
             _collect_lines(path, value, (*at, index), into)
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def _apply(values: dict[str, Any], override: str) -> KeyPath:
+    """Put one ``--set`` in its place, and tell which that is."""
     name, equals, text = override.partition("=")
     if not equals or not name:
         raise ConfigError(f"--set {override}: expected KEY=VALUE, e.g. generation.temperature=0.2")
@@ -299,13 +309,33 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = yaml.load(text, _StrictLoader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from None
-    target = values
+    where: list[str | int] = []
+    target: Any = values
     *parents, last = name.split(".")
-    for parent in parents:
-        target = target.setdefault(parent, {})
-        if not isinstance(target, dict):
-            raise ConfigError(f"--set {override}: {parent} is not a section")
-    target[last] = value
+    for part in parents:
+        key = _key_in(target, part, where, override)
+        if isinstance(target, dict):
+            target.setdefault(key, {})
+        where.append(key)
+        target = target[key]
+    key = _key_in(target, last, where, override)
+    target[key] = value
+    return (*where, key)
+
+
+def _key_in(target: Any, part: str, where: list[str | int], override: str) -> str | int:
+    """Read one part of a ``--set`` key: a name in a section, a number from 0 in a list."""
+    if isinstance(target, dict):
+        return part
+    place = ".".join(map(str, where))
+    if not isinstance(target, list):
+        raise ConfigError(f"--set {override}: {place} is not a section")
+    if not part.isdecimal() or int(part) >= len(target):
+        raise ConfigError(
+            f"--set {override}: {place} is a list of {len(target)}; use a number from 0 to "
+            f"{len(target) - 1}, or set the whole list"
+        )
+    return int(part)
 
 
 def _explain_all(path: Path, lines: dict[KeyPath, int], error: ValidationError) -> list[str]:
@@ -335,6 +365,15 @@ def _explain(
         return f"{place}: {name}: no such key; {hint}known keys: {', '.join(keys)}"
     if kind == "missing":
         return f"{place}: {name}: required, but not given"
+    if found is None:
+        return f"{place}: {name}: found nothing (null); give a value, or leave the key out"
+    if kind in ("dataclass_type", "model_type", "model_attributes_type"):
+        message = f"this is a section; set {name}.KEY, with one of {', '.join(_keys_at(where))}"
+        return f"{place}: {name}: found {json.dumps(found, default=str)}: {message}"
+    if kind == "string_pattern_mismatch":
+        problems = [{"msg": _IN_WORDS[problem["ctx"]["pattern"]]}]
+    elif kind == "tuple_type":
+        problems = [{"msg": "Input should be a list"}]
     message = ", or ".join(one["msg"].removeprefix("Value error, ") for one in problems)
     shown = json.dumps(found, default=str)
     if isinstance(found, Mapping) or len(shown) > 80:

@@ -68,9 +68,9 @@ def weight_files(directory: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         files = [directory / Path(name).name for name in names]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, RecursionError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is not an index of shards: {error!r}") from error
-    missing = [file.name for file in files if not file.exists()]
+    missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(
             f"{directory}: {len(missing)} of {len(files)} shards are missing, first "
@@ -128,10 +128,15 @@ def _digest(versions: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def _download(name: str, revision: str | None) -> Path:
-    if not _HUB_ID.fullmatch(name):
+    if name.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(name):
         raise CheckpointError(
-            f"the checkpoint {name!r} does not exist; it must be '{DEMO}', a directory, or a hub "
-            f"id such as 'deepseek-community/deepseek-vl-7b-chat'"
+            f"the checkpoint {name!r} does not exist: no such directory; it must be '{DEMO}', a "
+            f"directory, or a hub id such as 'deepseek-community/deepseek-vl-7b-chat'"
+        )
+    if revision is None and Path(name).parent.is_dir():  # whoever means the hub can say so
+        raise CheckpointError(
+            f"the checkpoint {name!r} does not exist: {str(Path(name).parent)!r} is a directory "
+            f"here, but has no such one in it; if the hub is meant, give a revision"
         )
     # takes half a second, and most runs have a directory
     from huggingface_hub import errors, snapshot_download

@@ -95,7 +95,31 @@ def test_wrong_keys_are_found_at_every_depth(tmp_path: Path, text: str, message:
         (
             "cluster:\n  rows_per_batch: 1000",
             "job.yaml:11: cluster.rows_per_batch: found 1000: "
-            "Input should be less than or equal to 256",
+            "Input should be less than or equal to 32",
+        ),
+        (
+            "cluster: {replicas: 0}",
+            "job.yaml:10: cluster.replicas: found 0: Input should be greater than or equal to 1",
+        ),
+        (
+            "cluster: {batches_in_flight: 0}",
+            "job.yaml:10: cluster.batches_in_flight: found 0: "
+            "Input should be greater than or equal to 1",
+        ),
+        (
+            "generation: 3",
+            "job.yaml:10: generation: found 3: this is a section; set generation.KEY, with one of "
+            "max_new_tokens, temperature, ",
+        ),
+        (
+            "cluster: [auto]",
+            'job.yaml:10: cluster: found ["auto"]: this is a section; set cluster.KEY, with one '
+            "of replicas, ",
+        ),
+        (
+            "max_error_fraction:",
+            "job.yaml:10: max_error_fraction: found nothing (null); give a value, or leave the key "
+            "out",
         ),
         (
             "cluster: {replicas: many}",
@@ -150,6 +174,40 @@ def test_wrong_values_say_what_was_found_and_what_is_allowed(
             'prompts:\n  - {id: caption, text: "Describe the image."}\n',
             "",
             "job.yaml:1: the job: nothing is asked; give prompts, or input.columns.prompt",
+        ),
+        (
+            "photos/*.jpg",
+            "null",
+            "job.yaml:3: input.images: found nothing (null); give a value, or leave the key out",
+        ),
+        ("photos/*.jpg", "3", "job.yaml:3: input.images: found 3: Input should be a list"),
+        (
+            "images: photos/*.jpg",
+            "manifest: m.csv\n  columns: {image: i}\n  carry: [a, b, a]",
+            "job.yaml:2: input: carry names a column twice (a, b, a); keep one",
+        ),
+        (
+            "name: try",
+            "name: My Job",
+            'job.yaml:1: name: found "My Job": use lower case letters, digits and dashes (not '
+            "first or last), at most 40",
+        ),
+        (
+            "id: caption",
+            "id: my caption",
+            "job.yaml:5: prompts.0.id: found \"my caption\": use letters, digits, '_', '.' and "
+            "'-', at most 64",
+        ),
+        (
+            "uri: out/try",
+            "uri: null",
+            "job.yaml:9: output.uri: found nothing (null); give a value, or leave the key out",
+        ),
+        (
+            "uri: out/try",
+            "uri: out/try\n  num_shards: 0",
+            "job.yaml:10: output.num_shards: found 0: Input should be greater than or equal to 1, "
+            "or Input should be 'auto'",
         ),
         ("  uri: out/try", "  num_shards: 1", "job.yaml:8: output.uri: required, but not given"),
     ],
@@ -214,10 +272,13 @@ def test_set_wins_over_the_file_and_creates_sections(tmp_path: Path) -> None:
         "output.uri=s3://bucket/x",
         "generation.temperature=0.5",
         "input.images=[a/*.png, b/*.png]",
+        "prompts.0.text=What is it?",
+        "input.images.1=c/*.png",
     )
+    assert job.prompts[0].text == "What is it?"
     assert job.output.uri == "s3://bucket/x"
     assert job.generation.temperature == 0.5
-    assert job.input.images == ("a/*.png", "b/*.png")
+    assert job.input.images == ("a/*.png", "c/*.png")
 
 
 @pytest.mark.parametrize(
@@ -232,6 +293,17 @@ def test_set_wins_over_the_file_and_creates_sections(tmp_path: Path) -> None:
         ("=3", "--set =3: expected KEY=VALUE, e.g. "),
         ("name.first=x", "--set name.first=x: name is not a section"),
         ("name=[a", "--set name=[a: the value is not valid YAML: "),
+        ("generation=3", "job.yaml (--set): generation: found 3: this is a section; set "),
+        (
+            "prompts.1.text=x",
+            "--set prompts.1.text=x: prompts is a list of 1; use a number from 0 to 0, or set the "
+            "whole list",
+        ),
+        ("prompts.first.text=x", "--set prompts.first.text=x: prompts is a list of 1; use a "),
+        (
+            "prompts.0.texts=x",
+            "job.yaml (--set): prompts.0.texts: no such key; did you mean text? ",
+        ),
     ],
 )
 def test_a_wrong_set_says_that_it_came_from_the_command_line(

@@ -43,6 +43,17 @@ def test_a_directory_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert hub.resolve("~/model") == tmp_path / "model"
 
 
+def test_a_name_below_a_directory_is_no_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A misspelt path must not end in a message about the network."""
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    with pytest.raises(CheckpointError, match=r"'models' is a directory here.* give a revision"):
+        hub.resolve("models/nope")
+
+
 def test_a_hub_id_is_downloaded_at_its_revision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,10 +112,12 @@ def test_an_unreachable_hub_is_said(tmp_path: Path) -> None:
     assert "CheckpointError: the checkpoint 'some/model' is not a directory here" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["/no/such/place", "nonsense", "a/b/c", ""])
+@pytest.mark.parametrize("name", ["/no/such/place", "nonsense", "a/b/c", "", "./nope", "~/nope"])
 def test_what_is_neither_path_nor_id_is_refused(name: str) -> None:
     """Without asking the network."""
-    with pytest.raises(CheckpointError, match="does not exist; it must be 'demo', a directory"):
+    with pytest.raises(
+        CheckpointError, match="not exist: no such directory; it must be 'demo', a dir"
+    ):
         hub.resolve(name)
 
 

@@ -369,6 +369,13 @@ def test_listing_goes_on_after_the_first_page(
     assert found == [f"{s3_bucket}/{index:05d}" for index in range(10)]
 
 
+def test_an_endpoint_without_a_scheme_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and by the name of the variable."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
+    with pytest.raises(AccessError, match=r"AWS_ENDPOINT_URL is 'localhost:9000'.* http://"):
+        storage.read("s3://bucket/x")
+
+
 @pytest.mark.s3
 def test_access_errors_say_what_to_check(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -120,6 +120,9 @@ class Manifest:
             if column not in schema.names:
                 near = difflib.get_close_matches(column, schema.names, n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]!r}? " if near else ""
+                for separator, word in ((";", "';'"), ("\t", "tabs")):
+                    if self._format == "csv" and any(separator in n for n in schema.names):
+                        hint = f"is it separated by {word}? it must be by commas; "
                 raise ConfigError(
                     f"manifest {shown(name)} has no column {column!r}, which input.{key} names; "
                     f"{hint}its columns: {', '.join(schema.names)}"

@@ -186,6 +186,11 @@ def _nanoseconds(moment: Any) -> int:
 def _filesystem() -> Any:
     """Give this process's client for the environment as it is now."""
     settings = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    endpoint = settings.get("AWS_ENDPOINT_URL", "")
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise AccessError(
+            f"AWS_ENDPOINT_URL is {redact(endpoint)!r}; it must start with http:// or https://"
+        )
     return _connected(os.getpid(), tuple(sorted(settings.items())))
 
 

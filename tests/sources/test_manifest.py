@@ -417,6 +417,15 @@ def test_a_missing_column_names_the_nearest(name: str, tmp_path: Path) -> None:
     assert "input.carry names" in refused(path, carry=["categoy"])
 
 
+@pytest.mark.parametrize(("separator", "word"), [(";", "';'"), ("\t", "tabs")])
+def test_a_csv_of_another_separator_is_recognised(
+    separator: str, word: str, tmp_path: Path
+) -> None:
+    """What spreadsheets export in many countries."""
+    (tmp_path / "m.csv").write_text(f"sku{separator}image\n1{separator}a.jpg\n")
+    assert f"is it separated by {word}?" in refused(tmp_path / "m.csv", columns={"image": "image"})
+
+
 def test_a_later_file_must_have_the_columns_too(tmp_path: Path) -> None:
     """Its name is in the message, before anything is started."""
     write(tmp_path / "a.csv", GOOD)

@@ -94,7 +94,7 @@ def test_a_probe_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(storage, "put_if_absent", refuse)
     monkeypatch.setattr(storage, "delete", fail)
-    with pytest.raises(ConfigError, match="put .*refused"):
+    with pytest.raises(ConfigError, match=r"put .*refused"):
         open_table(str(tmp_path / "table"))
     assert refused
 
