@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -88,11 +89,15 @@ def counts(table: str | Snapshot) -> Counts:
 def read_parts(
     snapshot: Snapshot, receipts: Sequence[Receipt], columns: Sequence[str] | None
 ) -> pa.Table:
-    """Read parts, many at once, into one table whose columns are the union of theirs."""
+    """Read parts, many at once, into one table whose columns are the union of theirs.
+
+    A column that was carried from inputs of different types, none of which holds the others (text
+    from JSONL, later numbers from Parquet), is text.
+    """
     with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
         read = threads.map(lambda r: read_part(snapshot.uri, r, columns), receipts)
         tables = [table.replace_schema_metadata(None) for table in read]
-    tables = tables or [output_schema().empty_table()]
+    tables = _with_common_types(tables) or [output_schema().empty_table()]
     # The last part was written by the newest version, so its order of columns leads.
     union = pa.unify_schemas([t.schema for t in reversed(tables)], promote_options="permissive")
     rows = pa.concat_tables(tables, promote_options="permissive").select(union.names)
@@ -109,3 +114,38 @@ def read_parts(
             field = ours.field(name)
             rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
     return rows.select(list(columns))
+
+
+def _with_common_types(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    kinds: dict[str, set[pa.DataType]] = {}
+    for table in tables:
+        for field in table.schema:
+            kinds.setdefault(field.name, set()).add(field.type)
+    clashing = [name for name, found in kinds.items() if not _have_common_type(found)]
+    result = []
+    for table in tables:
+        for name in set(clashing).intersection(table.column_names):
+            at = table.schema.get_field_index(name)
+            table = table.set_column(at, name, _as_text(table[name]))
+        result.append(table)
+    return result
+
+
+def _have_common_type(kinds: Iterable[pa.DataType]) -> bool:
+    try:
+        pa.unify_schemas([pa.schema([("it", k)]) for k in kinds], promote_options="permissive")
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return False
+    return True
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Give a column as strings: numbers as they are written, lists and structs as JSON."""
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        texts = [
+            None if value is None else json.dumps(value, default=str, ensure_ascii=False)
+            for value in column.to_pylist()
+        ]
+        return pa.chunked_array([pa.array(texts, pa.string())])

@@ -41,6 +41,29 @@ def test_parts_of_several_versions_are_one_table(table_uri: str) -> None:
     assert rows.schema.field("attempt").type == pa.int32()
 
 
+def test_a_column_carried_as_other_types_is_read_as_text(table_uri: str) -> None:
+    """First from JSONL, then from Parquet: a table that holds answers must stay readable."""
+    carried = [
+        pa.array(["shoes"]),
+        pa.array([7]),
+        pa.array([None], pa.float64()),
+        pa.array([["a", "é"]]),
+        pa.array([b"\xff"]),
+        pa.array([True]),
+    ]
+    with open_table(table_uri) as writer:
+        for number, values in enumerate(carried):
+            rows = image_rows({f"{number}": "x"})
+            rows = rows.set_column(rows.schema.get_field_index("category"), "category", values)
+            writer.commit([write(writer, rows)])
+    rows = read_table(table_uri)
+    assert rows["category"].to_pylist() == [
+        "shoes", "7", None, '["a", "é"]', '"b\'\\\\xff\'"', "true",
+    ]  # fmt: skip
+    assert rows.column_names == SCHEMA.names
+    assert committed_keys(table_uri, 0, ["row_id", "category"])["category"].type == pa.string()
+
+
 def test_columns_are_read_in_the_order_asked(table_uri: str) -> None:
     """One of ours that no part has yet is null; one that is nobody's is a mistake."""
     with open_table(table_uri) as writer:
