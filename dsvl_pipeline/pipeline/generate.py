@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import threading
+import traceback
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -60,8 +61,12 @@ class Generate:
         while True:
             try:
                 completions = self._engine.poll(1.0)
-            except EngineError as error:
-                print(f"engine failed, replacing its process: {error}", flush=True)  # noqa: T201
+            except BaseException as error:
+                # Whatever it was: nobody else waits for answers, so the batches would for ever.
+                if not isinstance(error, EngineError):
+                    traceback.print_exc()
+                what = f"{type(error).__name__}: {error}"
+                print(f"engine failed, replacing its process: {what}", flush=True)  # noqa: T201
                 os._exit(1)
             for completion in completions:
                 assert self._loop is not None, "a completion before any request"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from io import BytesIO
@@ -29,6 +29,9 @@ from dsvl_pipeline.table.schema import LOGICAL_KEY, logical_key
 
 ROWS_PER_SHARD = 3_000_000
 ROWS_PER_WORK_FILE = 10_000
+MOST_COUNTED_BEYOND_LIMIT = 200_000
+"""Inputs that a limited run counts beyond its limit; more of them make `_SHARDS_IF_MANY`."""
+_SHARDS_IF_MANY = 16
 _ROWS_PER_CHUNK = 20_000
 _NO_PROMPT = RowFailure(
     code="no_prompt",
@@ -47,6 +50,7 @@ class ShardPlan:
         num_rows: Work rows in them; a document counts once per prompt, its pages are unknown.
         num_documents: How many of the work rows are documents.
         num_up_to_date: Rows of the table that need not run again, pages counted.
+        num_final_errors: How many of them are error rows, which only ``--fresh`` computes again.
         num_staying: Rows of the table that nobody asks for any more.
         num_staying_errors: How many of them are error rows.
         stale: Logical keys of committed rows that this run replaces.
@@ -58,6 +62,7 @@ class ShardPlan:
     num_rows: int
     num_documents: int
     num_up_to_date: int
+    num_final_errors: int
     num_staying: int
     num_staying_errors: int
     stale: pa.Table
@@ -101,7 +106,7 @@ class Spool:
         self._folder.cleanup()
 
     def shards(self, num_shards: int) -> Iterator[tuple[int, pa.Table]]:
-        """Each shard's wanted rows, one shard in memory at a time."""
+        """Each shard's wanted rows, none for some, one shard in memory at a time."""
         if num_shards == 1:
             yield 0, pq.read_table(self._all)
             return
@@ -114,9 +119,12 @@ class Spool:
                 writers[shard].write_batch(batch.filter(pa.array(shards == shard)))
         for writer in writers.values():
             writer.close()
-        for shard in sorted(writers):
-            yield shard, pq.read_table(self._path(shard))
-            self._path(shard).unlink()
+        for shard in range(num_shards):
+            if shard in writers:
+                yield shard, pq.read_table(self._path(shard))
+                self._path(shard).unlink()
+            else:
+                yield shard, self.schema.empty_table()
 
     def _path(self, shard: int) -> Path:
         return self._all.with_name(f"{shard}.parquet")
@@ -156,6 +164,7 @@ def plan_shard(
     committed: pa.Table,
     *,
     recipe: str,
+    asked: Collection[str],
     work_uri: str,
     is_fresh: bool,
 ) -> ShardPlan:
@@ -167,16 +176,16 @@ def plan_shard(
         committed: Columns ``row_id, page_index, prompt_id, row_key, status, is_retryable,
             num_pages`` of the shard's committed rows.
         recipe: See `keys.recipe_digest`.
+        asked: The job's prompt ids; rows of other prompts stay as they are.
         work_uri: Prefix for the work files.
         is_fresh: Whether everything runs again.
     """
     retry = pc.fill_null(committed["is_retryable"], False)
     is_final = pc.invert(pc.and_(pc.equal(committed["status"], "error"), retry))
     final = committed.filter(is_final) if not is_fresh else committed.slice(0, 0)
-    asked = pa.array(sorted({*pc.unique(wanted["prompt_id"]).to_pylist(), ""}))
     is_concerned = pc.and_(
         pc.is_in(committed["row_id"], pc.unique(wanted["row_id"])),
-        pc.is_in(committed["prompt_id"], asked),
+        pc.is_in(committed["prompt_id"], pa.array(sorted(asked), pa.string())),
     )
     concerned, staying = (committed.filter(m) for m in (is_concerned, pc.invert(is_concerned)))
     is_document = pc.and_(pc.equal(wanted["kind"], "document"), pc.is_null(wanted["row_key"]))
@@ -191,19 +200,25 @@ def plan_shard(
         good.append(pages)
     todo = pa.concat_tables(missing)
     current = pa.chunked_array([chunk for g in good for chunk in g.chunks], pa.binary())
-    stale = concerned.filter(pc.invert(pc.is_in(_identity(concerned), current)))
+    is_current = pc.is_in(_identity(concerned), current)
+    kept, stale = (concerned.filter(m) for m in (is_current, pc.invert(is_current)))
     sizes = pc.list_value_length(todo["sources"])
     return ShardPlan(
         shard=shard,
         work_files=tuple(_write_work(todo, work_uri)),
         num_rows=todo.num_rows,
         num_documents=pc.sum(pc.equal(todo["kind"], "document")).as_py() or 0,
-        num_up_to_date=concerned.num_rows - stale.num_rows,
+        num_up_to_date=kept.num_rows,
+        num_final_errors=_num_errors(kept),
         num_staying=staying.num_rows,
-        num_staying_errors=pc.sum(pc.equal(staying["status"], "error")).as_py() or 0,
+        num_staying_errors=_num_errors(staying),
         stale=stale.select(LOGICAL_KEY),
         max_images=pc.max(sizes).as_py() or 0,
     )
+
+
+def _num_errors(rows: pa.Table) -> int:
+    return pc.sum(pc.equal(rows["status"], "error")).as_py() or 0
 
 
 def _identity(rows: pa.Table) -> pa.ChunkedArray:
@@ -222,31 +237,28 @@ def _wanted_key(rows: pa.Table) -> pa.ChunkedArray:
 def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table, pa.ChunkedArray]:
     """Documents with pages that lack an answer, and the identities of the pages that have one.
 
-    A committed page says how many pages its document has, so a complete one is never opened.
+    A committed page says how many pages its document has, so a complete one is never opened. A row
+    without a page says that it could not be opened, which settles it until it changes; the pages
+    that were read before stay.
     """
     ids = pc.unique(documents["row_id"])
     of_documents = final.filter(pc.is_in(final["row_id"], ids))
     committed: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in of_documents.to_pylist():
         committed.setdefault((row["row_id"], row["prompt_id"]), []).append(row)
-    nothing = keys.prompt_digest("")
     todo: list[dict[str, Any]] = []
     good: list[dict[str, Any]] = []
     for row in documents.to_pylist():
         content_id, digest = row["content_id"], keys.prompt_digest(row["prompt"])
-        unreadable = keys.row_key(content_id, None, nothing, recipe)
-        failed = [r for r in committed.get((row["row_id"], ""), []) if r["row_key"] == unreadable]
-        if failed:
-            good.extend(failed)
-            continue
-        pages = [
+        current = [
             r
             for r in committed.get((row["row_id"], row["prompt_id"]), [])
             if r["row_key"] == keys.row_key(content_id, r["page_index"], digest, recipe)
         ]
-        good.extend(pages)
-        if not pages or len(pages) < pages[0]["num_pages"]:
-            todo.append(row | {"done_pages": sorted(r["page_index"] for r in pages)})
+        good.extend(current)
+        pages = [r["page_index"] for r in current]
+        if None not in pages and (not pages or len(pages) < current[0]["num_pages"]):
+            todo.append(row | {"done_pages": sorted(pages)})
     identities = _identity(pa.Table.from_pylist(good, schema=final.schema))
     return pa.Table.from_pylist(todo, schema=documents.schema), identities
 
@@ -260,6 +272,15 @@ def _write_work(todo: pa.Table, work_uri: str) -> Iterator[str]:
         yield uri
 
 
-def num_shards_for(num_rows: int) -> int:
-    """Shards of a new table: each bounded, with room to grow by half."""
-    return max(1, -(-num_rows * 3 // (2 * ROWS_PER_SHARD)))
+def num_shards_for(num_rows: int, num_beyond_limit: int = 0) -> int:
+    """Shards of a new table: each bounded, with room to grow by half.
+
+    Args:
+        num_rows: Wanted by the run that makes the table.
+        num_beyond_limit: Inputs that it left out, counted up to `MOST_COUNTED_BEYOND_LIMIT`. Where
+            there are as many, nobody knows how large the table gets: it then has at least 16
+            shards, good for 32 million rows. Shards cost an engine's start each, so a small input
+            has one.
+    """
+    fewest = _SHARDS_IF_MANY if num_beyond_limit >= MOST_COUNTED_BEYOND_LIMIT else 1
+    return max(fewest, -(-num_rows * 3 // (2 * ROWS_PER_SHARD)))

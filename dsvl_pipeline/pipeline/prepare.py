@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import platform
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dsvl_pipeline import hub, keys, storage
 from dsvl_pipeline.config import JobConfig
+from dsvl_pipeline.errors import RunStoppedError
 from dsvl_pipeline.pipeline import plan, settings
 from dsvl_pipeline.pipeline.plan import ShardPlan, Spool
 from dsvl_pipeline.pipeline.preprocess import StageConfig
@@ -24,6 +26,8 @@ from dsvl_pipeline.table import reader
 from dsvl_pipeline.table.lineage import RunManifest, RunStatus, write_run
 from dsvl_pipeline.table.schema import output_schema
 from dsvl_pipeline.table.writer import TableWriter
+
+T = TypeVar("T")
 
 TRANSFORM = "1"
 """Raised when preprocessing changes what the model sees; every row then runs again."""
@@ -91,12 +95,15 @@ class Prepared:
         self.writer.close()
 
 
-def prepare(job: JobConfig, *, limit: int | None, is_fresh: bool) -> Prepared:
+def prepare(
+    job: JobConfig, *, limit: int | None, is_fresh: bool, stop: threading.Event
+) -> Prepared:
     """Check the job, join the cluster, plan, and take the table.
 
     Raises:
         ConfigError: The checkpoint, the input, the output or the cluster is not what the job says.
         LeaseError: Another driver works on the table.
+        RunStoppedError: ``stop`` was set.
     """
     checkpoint = hub.resolve(job.model.checkpoint, job.model.revision)
     job = _with_absolute_paths(job)
@@ -108,13 +115,17 @@ def prepare(job: JobConfig, *, limit: int | None, is_fresh: bool) -> Prepared:
     model = _model(job, checkpoint, scale)
     recipe_parts = _recipe_parts(job, model)
     recipe = keys.recipe_digest(recipe_parts)
-    rows = itertools.islice(source.rows(), limit)
-    spool = Spool(rows, job.prompts, recipe, source.carry_schema)
+    rows = _until(stop, source.rows())
+    spool = Spool(itertools.islice(rows, limit), job.prompts, recipe, source.carry_schema)
+    asked = {"", *(prompt.id for prompt in job.prompts)}
+    if job.input.columns.prompt:
+        asked.add("column")
     try:
         run_id = uuid.uuid4().hex[:16]
         num_shards = job.output.num_shards
         if num_shards == "auto":
-            num_shards = plan.num_shards_for(spool.num_rows)
+            beyond = itertools.islice(rows, plan.MOST_COUNTED_BEYOND_LIMIT)
+            num_shards = plan.num_shards_for(spool.num_rows, sum(1 for _ in beyond))
         writer = TableWriter.open(
             job.output.uri, num_shards=num_shards, run_id=run_id, recipe=recipe
         )
@@ -125,10 +136,11 @@ def prepare(job: JobConfig, *, limit: int | None, is_fresh: bool) -> Prepared:
                     wanted,
                     reader.committed_keys(writer.snapshot, shard),
                     recipe=recipe,
+                    asked=asked,
                     work_uri=storage.join(_work(writer.uri), f"{run_id}-{shard:05d}"),
                     is_fresh=is_fresh,
                 )
-                for shard, wanted in spool.shards(writer.num_shards)
+                for shard, wanted in _until(stop, spool.shards(writer.num_shards))
             ]
             manifest = RunManifest(
                 run_id=run_id,
@@ -156,6 +168,13 @@ def prepare(job: JobConfig, *, limit: int | None, is_fresh: bool) -> Prepared:
         manifest=manifest,
         is_random_weights=hub.is_random_weights(checkpoint),
     )
+
+
+def _until(stop: threading.Event, items: Iterable[T]) -> Iterator[T]:
+    for item in items:
+        if stop.is_set():
+            raise RunStoppedError("stopped by a signal while planning; nothing was started")
+        yield item
 
 
 def _work(table_uri: str) -> str:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from dsvl_pipeline import hub, keys, storage
 from dsvl_pipeline.config import JobConfig
-from dsvl_pipeline.errors import RowError
+from dsvl_pipeline.errors import DocumentError, RowError
 from dsvl_pipeline.pipeline import blocks
 from dsvl_pipeline.processor import image
 from dsvl_pipeline.processor.processor import Processor
@@ -53,7 +53,7 @@ def list_pages(batch: pa.Table, *, config: StageConfig) -> pa.Table:
     """Turn each document into rows of its pages that have no answer yet.
 
     Pages come before prompts: the prompts of one page stay neighbours, so that it is rendered
-    once. A document that cannot be opened becomes one error row, with an empty ``prompt_id``.
+    once. A document that cannot be opened becomes an error row for each prompt.
     """
     out: list[dict[str, Any]] = []
     documents: dict[str, list[dict[str, Any]]] = {}
@@ -68,22 +68,21 @@ def list_pages(batch: pa.Table, *, config: StageConfig) -> pa.Table:
 
 
 def _pages_of(asked: list[dict[str, Any]], config: StageConfig) -> Iterable[dict[str, Any]]:
-    """The page rows of one document, asked one or several prompts."""
+    """The page rows of one document, asked one or several prompts.
+
+    A document without pages to show is one error row for each prompt: its prompts may have come in
+    different blocks, so there is no one row that all of them could share.
+    """
     tools = _tools(config.job)
     try:
         num_pages = tools.renderer.page_count(tools.document(asked[0]["sources"][0]).data)
+        if not num_pages:
+            raise DocumentError("document_empty", "the document has no pages")
     except RowError as error:
-        yield (
-            asked[0]
-            | _failure(error)
-            | {
-                "prompt_id": "",
-                "prompt": None,
-                "row_key": keys.row_key(
-                    asked[0]["content_id"], None, keys.prompt_digest(""), config.recipe
-                ),
-            }
-        )
+        for row in asked:
+            digest = keys.prompt_digest(row["prompt"])
+            row_key = keys.row_key(row["content_id"], None, digest, config.recipe)
+            yield row | _failure(error) | {"done_pages": [], "row_key": row_key}
         return
     for page in range(num_pages):
         for row in asked:

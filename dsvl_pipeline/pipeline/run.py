@@ -8,27 +8,24 @@ commits the receipts. Nothing else is state: killed at any point, the same comma
 from __future__ import annotations
 
 import contextlib
-import queue
-import signal
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from ray.data import Dataset
 from ray.exceptions import RayError
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import DsvlError, RunStoppedError
-from dsvl_pipeline.pipeline import graph
+from dsvl_pipeline.pipeline import graph, stream
+from dsvl_pipeline.pipeline.failures import explained
 from dsvl_pipeline.pipeline.plan import ShardPlan
 from dsvl_pipeline.pipeline.prepare import Prepared, prepare
 from dsvl_pipeline.pipeline.progress import ProgressSink, Tracker
+from dsvl_pipeline.pipeline.signals import stop_on_signals
 from dsvl_pipeline.table import part, reader
 from dsvl_pipeline.table.lineage import RunStatus
 from dsvl_pipeline.table.part import Receipt
@@ -88,15 +85,21 @@ def run_job(
     """
     progress = Tracker(on_progress or (lambda _: None))
     progress.show("planning")
-    prepared = prepare(job, limit=limit, is_fresh=fresh)
+    with stop_on_signals() as stop:
+        prepared = prepare(job, limit=limit, is_fresh=fresh, stop=stop)
+        _run_shards(prepared, progress, stop)
+    return _summary(prepared, progress)
+
+
+def _run_shards(prepared: Prepared, progress: Tracker, stop: threading.Event) -> None:
+    """Run shard after shard, and leave word of how it ended."""
     expected: dict[int, int] = {}
     status: RunStatus = "failed"
     try:
-        with _stop_on_signals() as stop:
-            progress.expect(prepared.shards)
-            for shard in prepared.shards:
-                num_rows = _ShardRun(prepared, shard, progress, stop).run()
-                expected[shard.shard] = shard.num_staying + shard.num_up_to_date + num_rows
+        progress.expect(prepared.shards)
+        for shard in prepared.shards:
+            num_rows = _ShardRun(prepared, shard, progress, stop).run()
+            expected[shard.shard] = shard.num_staying + shard.num_up_to_date + num_rows
         progress.show("committing")
         status = "done"
     except (RunStoppedError, KeyboardInterrupt):
@@ -107,7 +110,6 @@ def run_job(
             prepared.end(status, expected)
         finally:
             prepared.close()
-    return _summary(prepared, progress)
 
 
 class _ShardRun:
@@ -138,18 +140,20 @@ class _ShardRun:
             RunStoppedError: Ray could not go on, or a signal came; what was complete is committed.
         """
         try:
-            if self._plan.num_rows:
-                self._answer()
+            try:
+                if self._plan.num_rows:
+                    self._answer()
+            finally:
+                # Also after Ctrl-C or a failure: what is complete is worth committing.
+                self._flush()
         except RayError as error:
-            raise _explained(error) from error
-        finally:
-            # Also after Ctrl-C or a failure: what is complete is worth committing.
-            self._flush()
+            raise explained(error) from error
         if self._stop.is_set():
             raise RunStoppedError(
                 "stopped by a signal; what was complete is committed, and the same command goes on"
             )
-        if self._num_rows < self._plan.num_rows - self._plan.num_documents:
+        # A document is at least one row, if only an error row.
+        if self._num_rows < self._plan.num_rows:
             raise RunStoppedError(
                 f"shard {self._plan.shard}: {self._num_rows} rows came out of the graph, but "
                 f"{self._plan.num_rows} went in; run the same command again to compute the rest"
@@ -160,16 +164,17 @@ class _ShardRun:
 
     def _answer(self) -> None:
         dataset = graph.build(self._plan, self._prepared.config, self._prepared.scale)
-        for blocks in _results(dataset, self._stop):
-            for block, num_rows in blocks:
-                if not self._blocks:
-                    self._oldest_s = time.monotonic()
-                self._blocks.append(block)
-                self._num_blocked_rows += num_rows
-                self._num_rows += num_rows
-                self._progress.add(num_rows)
-            self._advance()
-            self._progress.show("running" if self._num_rows else "starting")
+        with contextlib.closing(stream.blocks_of(dataset, self._stop)) as results:
+            for blocks in results:
+                for block, num_rows in blocks:
+                    if not self._blocks:
+                        self._oldest_s = time.monotonic()
+                    self._blocks.append(block)
+                    self._num_blocked_rows += num_rows
+                    self._num_rows += num_rows
+                    self._progress.add(num_rows)
+                self._advance()
+                self._progress.show("running" if self._num_rows else "starting")
 
     def _advance(self) -> None:
         """Do what is due: start a part, take receipts, commit."""
@@ -185,15 +190,28 @@ class _ShardRun:
                 num_returns=1 if is_full else len(self._writing),
                 timeout=None if is_full else 0,
             )
-            self._receipts += ray.get(done)
+            self._take(done)
         if time.monotonic() - self._committed_s > _COMMIT_EVERY_S:
             self._commit()
 
     def _flush(self) -> None:
         self._start_part()
-        self._receipts += ray.get(self._writing)
-        self._writing = []
-        self._commit()
+        writing, self._writing = self._writing, []
+        try:
+            self._take(writing)
+        finally:
+            self._commit()
+
+    def _take(self, written: list[ray.ObjectRef[Receipt]]) -> None:
+        """Keep all the receipts there are, then raise for a part that could not be written."""
+        failure: Exception | None = None
+        for part_of in written:
+            try:
+                self._receipts.append(ray.get(part_of))
+            except (RayError, DsvlError) as error:
+                failure = error
+        if failure is not None:
+            raise failure
 
     def _start_part(self) -> None:
         if self._blocks:
@@ -205,13 +223,15 @@ class _ShardRun:
 
     def _commit(self) -> None:
         if self._receipts:
-            writer, superseded = self._prepared.writer, self._stale
+            writer, superseded, left = self._prepared.writer, self._stale, self._stale
             if self._stale.num_rows:
                 parts = [part.read_keys(writer.uri, receipt.path) for receipt in self._receipts]
                 is_replaced = is_among(self._stale, pa.concat_tables(parts))
                 superseded = self._stale.filter(is_replaced)
-                self._stale = self._stale.filter(pc.invert(is_replaced))
+                left = self._stale.filter(pc.invert(is_replaced))
             writer.commit(self._receipts, superseded=superseded)
+            # Only now: a commit that failed is repeated, and must supersede the same rows.
+            self._stale = left
             self._progress.failed(sum(receipt.num_errors for receipt in self._receipts))
         self._receipts, self._committed_s = [], time.monotonic()
 
@@ -224,78 +244,6 @@ def _write_part(
     column = pa.array([shard] * rows.num_rows, pa.int32())
     rows = rows.set_column(rows.column_names.index("shard"), "shard", column)
     return part.write_part(table_uri, rows, shard=shard, lease=lease, metadata=metadata)
-
-
-def _results(
-    dataset: Dataset, stop: threading.Event
-) -> Iterator[list[tuple[ray.ObjectRef[pa.Table], int]]]:
-    """The blocks that leave the graph, as references, with their row counts.
-
-    Yields an empty list twice a second when nothing came, so that the caller's clocks go on; ends
-    early when ``stop`` is set.
-    """
-    arrived: queue.Queue[Any] = queue.Queue(maxsize=256)
-
-    def pull() -> None:
-        try:
-            for bundle in dataset.iter_internal_ref_bundles():
-                assert not any(bundle.slices or ()), "the last stage yields whole blocks"
-                arrived.put([(entry.ref, entry.metadata.num_rows) for entry in bundle.blocks])
-                if stop.is_set():
-                    break
-            arrived.put(None)
-        except BaseException as error:
-            arrived.put(error)
-
-    threading.Thread(target=pull, name="results", daemon=True).start()
-    while not stop.is_set():
-        try:
-            item = arrived.get(timeout=0.5)
-        except queue.Empty:
-            yield []
-            continue
-        if item is None:
-            return
-        if isinstance(item, BaseException):
-            raise item
-        yield item
-
-
-def _explained(error: RayError) -> DsvlError:
-    """What broke, in one line: a cause of our own making keeps its class and message."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, DsvlError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    last = str(error).strip().splitlines()[-1]
-    return RunStoppedError(
-        f"Ray could not go on: {type(error).__name__}: {last}; what was committed is safe, "
-        "run the same command again to go on"
-    )
-
-
-@contextlib.contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; the second Ctrl-C interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def on_signal(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:

@@ -6,12 +6,15 @@ import logging
 import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import ray
+from ray._private.utils import read_ray_address
 from ray.data import DataContext
 
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.pipeline.signals import kept_handlers
 
 DEFAULT_SLOTS = {True: 256, False: 16}
 """Sequences an engine decodes at once, by whether it has a GPU (`EngineConfig`'s ``auto``)."""
@@ -41,23 +44,34 @@ def connect(job: JobConfig) -> None:
     if ray.is_initialized():
         return
     address = None if job.cluster.address == "auto" else job.cluster.address
-    joins = address is not None or "RAY_ADDRESS" in os.environ
     # It warns that the new cluster asks for a token, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    named = address or os.environ.get("RAY_ADDRESS")
+    # Not ray.init(address="auto"): that joins any cluster it finds, other people's tests included.
+    started = None if named else read_ray_address()  # of what `ray start` left on this machine
+    if started is not None:
+        try:
+            _init(address=started)
+        except ConnectionError:
+            pass  # `ray start` was killed, its file is still there
+        else:
+            return
+    if named is None:
+        # A laptop with one core still needs one for the engine and one for preprocessing.
+        _init(address="local", num_cpus=max(2, os.cpu_count() or 2), include_dashboard=False)
+        return
     try:
-        ray.init(
-            address=address,
-            # A laptop with one core still needs one for the engine and one for preprocessing.
-            num_cpus=None if joins else max(2, os.cpu_count() or 2),
-            include_dashboard=None if joins else False,
-            logging_level=logging.WARNING,
-            log_to_driver=True,
-        )
+        _init(address=address)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(
-            f"cannot join the Ray cluster at {address or os.environ.get('RAY_ADDRESS')}: {error}; "
+            f"cannot join the Ray cluster at {named}: {error}; "
             "check cluster.address, or leave it out to start one on this machine"
         ) from error
+
+
+def _init(**arguments: Any) -> None:
+    with kept_handlers():
+        ray.init(logging_level=logging.WARNING, log_to_driver=True, **arguments)
 
 
 def configure() -> None:

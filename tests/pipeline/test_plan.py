@@ -48,17 +48,21 @@ def planned(
     *,
     prompts: tuple[PromptConfig, ...] = (CAPTION,),
     recipe: str = RECIPE,
+    asked: frozenset[str] | None = None,
     is_fresh: bool = False,
 ) -> tuple[ShardPlan, list[dict[str, Any]]]:
     """Plan one shard; also return the work rows it wrote."""
     spool = Spool(rows, prompts, recipe, pa.schema([]))
     ((shard, wanted),) = spool.shards(1)
     spool.close()
+    if asked is None:
+        asked = frozenset({"", "column", *(prompt.id for prompt in prompts)})
     result = plan.plan_shard(
         shard,
         wanted,
         pa.Table.from_pylist(committed or [], schema=COMMITTED),
         recipe=recipe,
+        asked=asked,
         work_uri=str(folder / "work"),
         is_fresh=is_fresh,
     )
@@ -203,20 +207,67 @@ def test_a_changed_document_replaces_all_its_pages(tmp_path: Path) -> None:
     assert result.stale["page_index"].to_pylist() == [0, 1]
 
 
-def test_an_unreadable_document_is_settled_until_it_changes(tmp_path: Path) -> None:
-    """Its one error row counts as its answer, and goes when the document can be read."""
-    nothing = keys.prompt_digest("")
-    error = {
-        "row_id": "d",
-        "prompt_id": "",
-        "row_key": keys.row_key(document("d").content_id, None, nothing, RECIPE),
+def unreadable(row: Row, prompt: PromptConfig = CAPTION) -> dict[str, Any]:
+    """The committed error row of a document that could not be opened."""
+    digest = keys.prompt_digest(prompt.text)
+    return {
+        "row_id": row.row_id,
+        "prompt_id": prompt.id,
+        "row_key": keys.row_key(row.content_id, None, digest, RECIPE),
         "status": "error",
         "is_retryable": False,
     }
+
+
+def test_an_unreadable_document_is_settled_until_it_changes(tmp_path: Path) -> None:
+    """Its one error row counts as its answer, and goes when the document can be read."""
+    error = unreadable(document("d"))
     result, todo = planned(tmp_path, [document("d")], [error])
-    assert (todo, result.stale.num_rows) == ([], 0)
+    assert (todo, result.stale.num_rows, result.num_up_to_date) == ([], 0, 1)
+    assert result.num_final_errors == 1
     result, todo = planned(tmp_path, [document("d", version="2")], [error])
     assert (len(todo), result.stale.num_rows) == (1, 1)
+
+
+def test_a_document_that_vanished_keeps_the_pages_it_had(tmp_path: Path) -> None:
+    """A second prompt found it gone; the first one's answers are as good as ever."""
+    other = PromptConfig(id="colour", text="Which colour?")
+    old = [*committed_pages(document("d"), [0, 1], 2), unreadable(document("d"), other)]
+    result, todo = planned(tmp_path, [document("d")], old, prompts=(CAPTION, other))
+    assert (todo, result.stale.num_rows, result.num_up_to_date) == ([], 0, 3)
+
+
+def test_the_error_row_of_a_partly_read_document_settles_it(tmp_path: Path) -> None:
+    """Pages of the same version stay beside it."""
+    old = [*committed_pages(document("d"), [0], 2), unreadable(document("d"))]
+    result, todo = planned(tmp_path, [document("d")], old)
+    assert (todo, result.stale.num_rows, result.num_up_to_date) == ([], 0, 2)
+
+
+def test_a_row_that_turned_bad_loses_all_its_old_answers(tmp_path: Path) -> None:
+    """Also where no other row of the shard is asked the prompt that it had."""
+    bad = image("a", failure=RowFailure(code="no_image", message="line 3: no image"))
+    result, todo = planned(tmp_path, [bad], [committed_image(image("a"))])
+    assert [row["prompt_id"] for row in todo] == [""]
+    assert result.stale["prompt_id"].to_pylist() == ["caption"]
+
+
+def test_a_shard_without_wanted_rows_counts_what_stays(tmp_path: Path) -> None:
+    """Old errors in a shard that nobody asks about are not the new job's failures."""
+    spool = Spool([image("a")], (CAPTION,), RECIPE, pa.schema([]))
+    shards = list(spool.shards(3))
+    spool.close()
+    assert [shard for shard, _ in shards] == [0, 1, 2]
+    assert sum(wanted.num_rows for _, wanted in shards) == 1
+    result, todo = planned(tmp_path, [], [committed_image(image("gone"), status="error")])
+    assert (todo, result.num_staying, result.num_staying_errors) == ([], 1, 1)
+
+
+def test_a_trial_of_a_large_input_leaves_room(tmp_path: Path) -> None:
+    """--limit makes the table too, and its number of shards is fixed then."""
+    assert plan.num_shards_for(100, 500) == 1
+    assert plan.num_shards_for(100, plan.MOST_COUNTED_BEYOND_LIMIT) == 16
+    assert plan.num_shards_for(100_000_000, plan.MOST_COUNTED_BEYOND_LIMIT) == 50
 
 
 def test_shards_partition_the_rows(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_bad_rows_become_error_rows(tmp_path: Path) -> None:
     errors = rows.filter(pc.equal(rows["status"], "error")).to_pylist()
     assert len(rows) == 15
     assert all(row["error_message"] and row["text"] is None for row in errors)
-    assert run(job).rows_new == 0
+    assert run(job).rows_new == 1  # a file that is missing may come; the others are final
 
 
 def test_a_killed_engine_is_replaced(tmp_path: Path) -> None:

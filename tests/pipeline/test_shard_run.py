@@ -1,0 +1,99 @@
+"""A shard's commits when the store is away for a while: no answer lost, none doubled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pyarrow as pa
+import pytest
+import ray
+
+from dsvl_pipeline.errors import StorageError
+from dsvl_pipeline.pipeline.plan import ShardPlan
+from dsvl_pipeline.pipeline.prepare import Prepared
+from dsvl_pipeline.pipeline.progress import Tracker
+from dsvl_pipeline.pipeline.run import _ShardRun
+from dsvl_pipeline.table.part import Receipt
+from dsvl_pipeline.table.reader import read_table
+from dsvl_pipeline.table.writer import TableWriter
+from tests.pipeline.jobs import fake_job, parse
+from tests.table.rows import image_rows, keys_of, open_table, write
+
+
+def shard_run(writer: TableWriter, stale: pa.Table) -> _ShardRun:
+    """The run of a shard that is to replace some rows."""
+    plan = ShardPlan(
+        shard=0,
+        work_files=(),
+        num_rows=0,
+        num_documents=0,
+        num_up_to_date=0,
+        num_final_errors=0,
+        num_staying=0,
+        num_staying_errors=0,
+        stale=stale,
+        max_images=1,
+    )
+    config = SimpleNamespace(job=parse(fake_job({"images": "x/*.jpg"}, writer.uri)))
+    prepared = cast(Prepared, SimpleNamespace(writer=writer, config=config))
+    return _ShardRun(prepared, plan, Tracker(lambda _: None), threading.Event())
+
+
+def test_a_commit_that_failed_supersedes_the_same_rows_next_time(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last commit of a stopped run must not bring new answers in beside the old ones."""
+    uri = str(tmp_path / "table")
+    old = image_rows({"a": "1", "b": "1"})
+    with open_table(uri) as writer:
+        writer.commit([write(writer, old)])
+    commit = TableWriter.commit
+    outages = iter([StorageError("put: gave up after 8 attempts")])
+
+    def flaky(self: TableWriter, receipts: Sequence[Receipt], **superseded: Any) -> None:
+        for outage in outages:
+            raise outage
+        commit(self, receipts, **superseded)
+
+    monkeypatch.setattr(TableWriter, "commit", flaky)
+    with open_table(uri, run_id="second") as writer:
+        run = shard_run(writer, keys_of(old))
+        run._receipts.append(write(writer, image_rows({"a": "2"})))
+        with pytest.raises(StorageError):
+            run._commit()
+        run._flush()
+        assert run._stale["row_id"].to_pylist() == ["b"]
+    rows = read_table(uri)
+    assert sorted(zip(rows["row_id"].to_pylist(), rows["text"].to_pylist(), strict=True)) == [
+        ("a", "2"),
+        ("b", "1"),
+    ]
+
+
+def test_a_part_that_cannot_be_written_takes_no_other_with_it(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its neighbours are committed before the failure is told."""
+    with open_table(str(tmp_path / "table")) as writer:
+        rows = image_rows({"a": "1", "b": "1"})
+        run = shard_run(writer, keys_of(rows).slice(0, 0))
+        results = {
+            "broken": StorageError("no space left"),
+            "good": write(writer, rows),
+        }
+
+        def get(ref: str) -> Receipt:
+            match results[ref]:
+                case Receipt() as receipt:
+                    return receipt
+                case error:
+                    raise error
+
+        monkeypatch.setattr(ray, "get", get)
+        run._writing = cast(Any, ["broken", "good"])
+        with pytest.raises(StorageError, match="no space left"):
+            run._flush()
+        assert read_table(writer.uri).num_rows == 2
