@@ -72,14 +72,6 @@ def read_run(table_uri: str, run_id: str) -> RunManifest | None:
     return RunManifest(**document, rows_expected=expected, prompt_ids=prompt_ids)
 
 
-def list_runs(table_uri: str) -> list[RunManifest]:
-    """Read all manifests of a table, oldest first."""
-    names = [info.uri for info in storage.list_objects(storage.join(table_uri, "_dsvl", "runs"))]
-    run_ids = [name.rpartition("/")[2].removesuffix(".json") for name in names]
-    runs = [run for run_id in run_ids if (run := read_run(table_uri, run_id)) is not None]
-    return sorted(runs, key=lambda run: run.started_at)
-
-
 def _run_uri(table_uri: str, run_id: str) -> str:
     return storage.join(table_uri, "_dsvl", "runs", f"{run_id}.json")
 

@@ -50,11 +50,6 @@ class Receipt:
     def num_errors(self) -> int:
         return self.statuses.get("error", 0)
 
-    @property
-    def lease(self) -> int:
-        """Number of the lease under which the part was written."""
-        return lease_of(self.path)
-
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

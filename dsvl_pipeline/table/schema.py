@@ -100,24 +100,6 @@ def output_schema(carry: pa.Schema | None = None) -> pa.Schema:
     return pa.schema([*_RESULT, *carried, *_LINEAGE, *_OCCASION])
 
 
-def complete(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Bring a table of some of the columns into a schema: its order, its types, nulls elsewhere.
-
-    Raises:
-        KeyError: The table has a column that the schema has not.
-    """
-    unknown = sorted(set(rows.column_names) - set(schema.names))
-    if unknown:
-        raise KeyError(f"columns {unknown} are not in the schema")
-    columns = [
-        rows[field.name].cast(field.type)
-        if field.name in rows.column_names
-        else pa.nulls(rows.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
-
-
 def logical_key(rows: pa.Table) -> pa.ChunkedArray:
     """Give each row's logical key as one binary value, for ``is_in`` and sorting.
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from dsvl_pipeline import keys
 from dsvl_pipeline.table.part import Receipt, write_part
-from dsvl_pipeline.table.schema import LOGICAL_KEY, complete, output_schema
+from dsvl_pipeline.table.schema import LOGICAL_KEY, output_schema
 from dsvl_pipeline.table.writer import TableWriter
 
 SCHEMA = output_schema(pa.schema([("category", pa.string())]))
@@ -31,7 +31,7 @@ def image_rows(answers: dict[str, str], status: str = "ok") -> pa.Table:
             "category": ["shoes"] * len(answers),
         }
     )
-    return complete(partial, SCHEMA)
+    return _complete(partial)
 
 
 def page_rows(document: str, pages: Sequence[int], num_pages: int, prompt_id: str) -> pa.Table:
@@ -46,7 +46,7 @@ def page_rows(document: str, pages: Sequence[int], num_pages: int, prompt_id: st
             "prompt_id": [prompt_id] * len(pages),
         }
     )
-    return complete(partial, SCHEMA)
+    return _complete(partial)
 
 
 def open_table(uri: str, run_id: str = "run", num_shards: int = 1) -> TableWriter:
@@ -64,3 +64,14 @@ def write(writer: TableWriter, rows: pa.Table, shard: int = 0) -> Receipt:
 def keys_of(rows: pa.Table) -> pa.Table:
     """The logical keys of rows, as `TableWriter.commit` takes them."""
     return rows.select(LOGICAL_KEY)
+
+
+def _complete(rows: pa.Table) -> pa.Table:
+    """Add the columns that are missing, as nulls, in their order and types."""
+    columns = [
+        rows[field.name].cast(field.type)
+        if field.name in rows.column_names
+        else pa.nulls(rows.num_rows, field.type)
+        for field in SCHEMA
+    ]
+    return pa.table(columns, schema=SCHEMA)

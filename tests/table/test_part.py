@@ -14,7 +14,7 @@ import pytest
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import TableError
 from dsvl_pipeline.table import part
-from dsvl_pipeline.table.part import Receipt, read_part, write_part
+from dsvl_pipeline.table.part import Receipt, lease_of, read_part, write_part
 from tests.table.rows import image_rows
 
 ROWS = image_rows({"a": "x", "b": "y", "c": "z"})
@@ -40,7 +40,12 @@ def test_receipt_says_what_is_in_the_file(table_uri: str) -> None:
     rows = pa.concat_tables([ROWS, image_rows({"d": ""}, status="error")])
     receipt = _write(table_uri, rows)
     assert receipt.path.startswith("data/00007/00000003-")
-    assert (receipt.shard, receipt.lease, receipt.num_rows, receipt.num_errors) == (7, 3, 4, 1)
+    assert (receipt.shard, lease_of(receipt.path), receipt.num_rows, receipt.num_errors) == (
+        7,
+        3,
+        4,
+        1,
+    )
     assert receipt.statuses == {"ok": 3, "error": 1}
     assert receipt.error_codes == {"boom": 1}
     assert receipt.num_bytes == storage.stat(storage.join(table_uri, receipt.path)).size

@@ -26,19 +26,6 @@ def test_a_carried_column_may_not_take_one_of_our_names() -> None:
         schema.output_schema(pa.schema([("text", pa.string()), ("model", pa.string())]))
 
 
-def test_complete_fills_with_nulls_and_casts() -> None:
-    """Stages need not know the columns they have nothing to say on."""
-    wanted = schema.output_schema()
-    rows = schema.complete(
-        pa.table({"page_index": pa.array([3], pa.int64()), "row_id": ["a"]}), wanted
-    )
-    assert rows.schema == wanted
-    assert rows["page_index"].to_pylist() == [3]
-    assert rows["source_uris"].to_pylist() == [None]
-    with pytest.raises(KeyError, match="nonsense"):
-        schema.complete(pa.table({"nonsense": [1]}), wanted)
-
-
 triples = st.tuples(
     st.sampled_from(["", "a", "ab", "a\x00b", "1\x001"]),
     st.sampled_from([None, 0, 1, 11]),
