@@ -290,23 +290,28 @@ def _parse_csv(
 ) -> Iterator[tuple[int, list[str], str | None]]:
     """Yield (number of the first line, fields, problem) of each record; blank lines are skipped."""
     problem: str | None = None
+    quote_line, is_in_quotes, is_at_end = 0, False, False
 
     def texts() -> Iterator[str]:
-        nonlocal problem
-        for _, raw in lines:
+        nonlocal problem, quote_line, is_in_quotes, is_at_end
+        for number, raw in lines:
             if raw is None:
                 problem = _TOO_LONG
                 yield "\n"
                 continue
+            if num_quotes := raw.replace(b'""', b"").count(b'"'):  # a doubled one is text
+                is_in_quotes ^= num_quotes % 2 == 1
+                quote_line = number if is_in_quotes else 0
             try:
                 yield raw.decode()
             except UnicodeDecodeError as error:
                 problem = _not_utf8(error)
                 yield raw.decode(errors="replace")
+        is_at_end = True
 
     reader = csv.reader(texts(), strict=True)
     while True:
-        first, row = reader.line_num + 1, []
+        first, row, is_in_quotes = reader.line_num + 1, [], False
         try:
             row = next(reader)
         except StopIteration:
@@ -314,6 +319,11 @@ def _parse_csv(
         except csv.Error as error:
             until = f" (up to line {reader.line_num})" if reader.line_num > first else ""
             problem = f"found no valid CSV{until}: {error}"
+            if is_at_end:
+                problem = (
+                    f"the quote opened in line {quote_line} is never closed; nothing after it "
+                    f"was read{until}"
+                )
         if row or problem:
             yield first, row, problem
         problem = None

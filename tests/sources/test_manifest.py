@@ -240,12 +240,17 @@ def test_bad_csv_lines_are_rows(tmp_path: Path) -> None:
         b"s4,\xff.jpg\r\n"
         b's5,"d.jpg"x\r\n'
         b"s6,e.jpg\r\n"
-        b's7,"never closed\r\n'
-        b"s8,f.jpg\r\n"
+        b's7,"a\n""b""\nc.jpg"\r\n'
+        b'"s8\r\n8","never closed\r\n'
+        b's9,""f"".jpg\r\n'
     )
     found = rows(path, columns={"id": "sku", "image": "image"})
     good = [(row.row_id, row.sources[0]) for row in found if row.failure is None]
-    assert good == [("s1", f"{tmp_path}/a\nb.jpg"), ("s6", f"{tmp_path}/e.jpg")]
+    assert good == [
+        ("s1", f"{tmp_path}/a\nb.jpg"),
+        ("s6", f"{tmp_path}/e.jpg"),
+        ("s7", f'{tmp_path}/a\n"b"\nc.jpg'),
+    ]
     messages = [row.failure.message for row in found if row.failure]
     for message, (number, text) in zip(
         messages,
@@ -254,7 +259,11 @@ def test_bad_csv_lines_are_rows(tmp_path: Path) -> None:
             (6, "3 fields, expected 2"),
             (7, "byte 0xff"),
             (8, "no valid CSV"),
-            (10, "no valid CSV (up to line 11)"),
+            (
+                13,
+                "the quote opened in line 14 is never closed; nothing after it was read (up to "
+                "line 15)",
+            ),
         ],
         strict=True,
     ):
