@@ -45,6 +45,7 @@ $(READY): pyproject.toml requirements/test.txt requirements/torch-$(TORCH).txt
 
 demo: $(READY)  ## the main job over the sample images and PDF, on the demo checkpoint
 	$(BIN)/dsvl run configs/demo.yaml
+	$(BIN)/dsvl report out/demo out/demo.html
 
 test: $(READY)  ## all tests that need no GPU, Ray and S3 included
 	$(BIN)/python -m pytest -m "not gpu"

@@ -46,7 +46,7 @@ def export(uri: str, destination: str) -> int:
             f"export to {destination}: the suffix says the format and is {suffix or 'missing'}; "
             f"use one of {', '.join(_FORMATS)}"
         )
-    if _is_below(destination, uri):
+    if is_below(destination, uri):
         raise ConfigError(
             f"export to {destination}: this lies inside the table {uri}, which holds nothing but "
             "its own files; choose another place"
@@ -127,7 +127,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _is_below(place: str, uri: str) -> bool:
+def is_below(place: str, uri: str) -> bool:
+    """Tell whether a place lies inside a table, whose files are its own."""
     return _absolute(place).startswith(_absolute(uri).rstrip("/") + "/")
 
 

@@ -150,7 +150,7 @@ def test_wrong_usage_ends_with_2(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "status", "verify", "export", "generate"])
+@pytest.mark.parametrize("command", ["run", "status", "verify", "export", "report", "generate"])
 def test_every_command_teaches(capsys: pytest.CaptureFixture[str], command: str) -> None:
     """Its help has examples and exit codes."""
     with pytest.raises(SystemExit) as ended:

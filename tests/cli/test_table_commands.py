@@ -1,4 +1,4 @@
-"""``dsvl status``, ``verify`` and ``export`` on a finished table."""
+"""``dsvl status``, ``verify``, ``export`` and ``report`` on a finished table."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def test_export_says_how_much_it_wrote(
     assert copy.read_text(encoding="utf-8").count("\n") == 5
 
 
-@pytest.mark.parametrize("command", [["status"], ["verify"], ["export", "copy.csv"]])
+@pytest.mark.parametrize(
+    "command", [["status"], ["verify"], ["export", "a.csv"], ["report", "a.html"]]
+)
 def test_a_file_is_no_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
@@ -92,7 +94,9 @@ def test_a_copy_to_a_wrong_place_is_a_mistake_of_the_command_line(
     assert destination in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["status"], ["verify"], ["export", "copy.csv"]])
+@pytest.mark.parametrize(
+    "command", [["status"], ["verify"], ["export", "a.csv"], ["report", "a.html"]]
+)
 def test_a_missing_table_is_a_mistake_of_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
@@ -100,3 +104,26 @@ def test_a_missing_table_is_a_mistake_of_the_command_line(
     name, *more = command
     assert main.main([name, str(tmp_path / "nothing"), *more]) == 2
     assert "nothing: there is no table here" in capsys.readouterr().err
+
+
+def test_report_shows_local_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Images and pages are read again; what is not there, not a picture or not local is not."""
+    samples = Path("dsvl_pipeline/demo/samples").resolve()
+    names = ["page-sign.bmp", "handbook.pdf", "broken.jpg", "gone.png"]
+    uris = [*(str(samples / name) for name in names), "s3://bucket/a.png"]
+    rows = [
+        {
+            "row_id": uri,
+            "page_index": 1 if uri.endswith(".pdf") else None,
+            "text": "x",
+            "source_uris": [uri],
+        }
+        for uri in uris
+    ]
+    write_table(str(tmp_path / "table"), rows)
+    page = tmp_path / "page.html"
+    assert main.main(["report", str(tmp_path / "table"), str(page)]) == 0
+    assert capsys.readouterr().out == f"5 rows on {page}\n"
+    text = page.read_text(encoding="utf-8")
+    assert text.count('src="data:image/jpeg;base64,') == 2
+    assert text.count("no picture to show") == 3
