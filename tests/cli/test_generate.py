@@ -52,6 +52,7 @@ def test_images_and_sampling_reach_the_model(
     [
         (["BROKEN", "--prompt", "x"], "/broken.jpg: "),
         (["no.jpg", "--prompt", "x"], "no.jpg"),
+        (["/", "--prompt", "x"], "read /: this is not a regular file"),
         (["--prompt", "x", "--checkpoint", "/nowhere"], "the checkpoint '/nowhere' does not exist"),
         (["--prompt", "x", "--top-p", "0"], "top_p is 0.0; it must be above 0 and at most 1 (off)"),
         (["--prompt", "x" * 5000], "the prompt takes "),
