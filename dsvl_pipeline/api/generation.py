@@ -14,8 +14,9 @@ from torch import Tensor
 from dsvl_pipeline.engine.engine import ModelEngine
 from dsvl_pipeline.engine.memory import kv_gib_for
 from dsvl_pipeline.errors import PromptError
-from dsvl_pipeline.model.config import GenerationDefaults, ImageConfig, ModelConfig
+from dsvl_pipeline.model.config import ImageConfig, ModelConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.model.generation_defaults import GenerationDefaults
 from dsvl_pipeline.records import EngineConfig, ImageInput, Request, SamplingParams
 
 PromptIds = NDArray[np.int32]

@@ -20,9 +20,13 @@ def generate_all(engine: Engine, requests: Sequence[Request]) -> list[Completion
         EngineError: The engine's thread died.
         ValueError: Two requests share an id.
     """
+    missing = {request.request_id for request in requests}
+    if len(missing) < len(requests):  # before the first of them is in the engine
+        ids = [request.request_id for request in requests]
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise ValueError(f"two requests have the id {twice!r}; give each one of its own")
     for request in requests:
         engine.submit(request)
-    missing = {request.request_id for request in requests}
     done: dict[str, Completion] = {}
     while missing:
         for completion in engine.poll(_POLL_S):

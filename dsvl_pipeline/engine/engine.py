@@ -14,10 +14,11 @@ from tokenizers import Tokenizer
 from dsvl_pipeline.engine.collect import generate_all
 from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.engine.stop_text import DecodeIds
-from dsvl_pipeline.errors import EngineError
+from dsvl_pipeline.errors import CheckpointError, EngineError
 from dsvl_pipeline.model.checkpoint import load_model
-from dsvl_pipeline.model.config import ImageConfig, read_generation_config, read_image_config
+from dsvl_pipeline.model.config import ImageConfig, read_image_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.model.generation_defaults import read_generation_config
 from dsvl_pipeline.records import Completion, EngineConfig, Request
 
 
@@ -82,8 +83,15 @@ class ModelEngine:
         """
         if dtype == "auto":
             dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+        path = directory / "tokenizer.json"
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises no narrower one
+            raise CheckpointError(
+                f"{path} cannot be read: {error}; fetch it, or save the tokenizer with a fast "
+                "tokenizer class of transformers"
+            ) from error
         model = load_model(directory, dtype=getattr(torch, dtype), device=device)
-        tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
 
         def decode(ids: Sequence[int]) -> str:
             text: str = tokenizer.decode(ids, skip_special_tokens=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dsvl_pipeline.errors import CheckpointError
@@ -18,6 +18,9 @@ from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.model.linear import Linear
 from dsvl_pipeline.model.names import Names, dialect_names, is_high_res, is_ignored
 from dsvl_pipeline.model.tensors import StoredTensor, list_tensors
+
+# As safetensors names them. Of anything else the numbers mean nothing without scales.
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +44,8 @@ def load_model(directory: Path, *, dtype: torch.dtype, device: torch.device | st
         device: Of all weights.
 
     Raises:
-        CheckpointError: Files are missing or broken, or tensors are missing, unknown or of another
-            shape than the config says.
+        CheckpointError: Files are missing or broken, or tensors are missing, unknown, quantised or
+            of another shape than the config says.
     """
     config = read_model_config(directory)
     stored = list_tensors(directory)
@@ -53,7 +56,7 @@ def load_model(directory: Path, *, dtype: torch.dtype, device: torch.device | st
     is_tied = f"{names['lm_head']}.weight" not in stored
     if is_tied:
         model.lm_head.weight = model.text.embedding.weight
-    targets = dict(_targets(model, names))
+    targets = dict(list_targets(model, names))
     _check(directory, config, targets, stored)
     _materialise(model, dtype, device)
     if is_tied:
@@ -68,7 +71,7 @@ def build_empty(config: ModelConfig) -> DeepseekVL:
         return DeepseekVL(config).eval().requires_grad_(False)
 
 
-def _targets(model: DeepseekVL, names: Names) -> Iterator[tuple[str, Target]]:
+def list_targets(model: DeepseekVL, names: Names) -> Iterator[tuple[str, Target]]:
     """Pair every name that the files must hold with its place in the model."""
     for name, parameter in model.named_parameters():
         module_name, _, leaf = name.rpartition(".")
@@ -119,11 +122,14 @@ def _fill(
     for name in targets:
         names_by_file[stored[name].file].append(name)
     for file, names in names_by_file.items():
-        with safe_open(file, framework="pt", device="cpu") as tensors:
-            for name in names:
-                target = targets[name]
-                tensor: Tensor = tensors.get_tensor(name)
-                parameters[target.parameter][target.rows].copy_(tensor.view(target.shape))
+        try:
+            with safe_open(file, framework="pt", device="cpu") as tensors:
+                for name in names:
+                    target = targets[name]
+                    tensor: Tensor = tensors.get_tensor(name)
+                    parameters[target.parameter][target.rows].copy_(tensor.view(target.shape))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}; fetch it again") from error
 
 
 def _check(
@@ -144,6 +150,13 @@ def _check(
         raise CheckpointError(
             f"{directory}: {len(unknown)} of {len(stored)} tensors are unknown, first "
             f"'{unknown[0]}'; {_likely_cause(config, stored)}"
+        )
+    quantised = [name for name in targets if stored[name].dtype not in _FLOATS]
+    if quantised:
+        raise CheckpointError(
+            f"{directory}: {len(quantised)} of {len(targets)} tensors are no floats of 16 bits or "
+            f"more, first '{quantised[0]}' with {stored[quantised[0]].dtype}; quantised weights "
+            f"cannot be run, use the checkpoint that they were made from"
         )
     misshaped = [
         name

@@ -1,4 +1,4 @@
-"""What a checkpoint's JSON files say about model, images and generation. Torch-free.
+"""What a checkpoint's JSON files say about model and images. Torch-free.
 
 The same values come out for every dialect: a config of transformers 4.54 or 5.23 is read as it is,
 and the original one, which names towers rather than sizes, is first translated by `original`.
@@ -9,7 +9,7 @@ and the original code leave out what equals them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,47 +18,21 @@ from numpy.typing import NDArray
 
 from dsvl_pipeline.errors import CheckpointError
 from dsvl_pipeline.model import original
-from dsvl_pipeline.model.json_files import Triple, get, read_json, require, side, token_id, triple
+from dsvl_pipeline.model.json_files import (
+    Triple,
+    get,
+    read_json,
+    reading,
+    require,
+    side,
+    token_id,
+    triple,
+)
 from dsvl_pipeline.model.tensors import list_tensors
 
 RGB = tuple[int, int, int]
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-
-# Of generation_config.json: what changes answers, with the value that does not. None where only
-# absence does nothing.
-_NEUTRAL: Mapping[str, object] = {
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "num_beam_groups": 1,
-    "diversity_penalty": 0.0,
-    "penalty_alpha": 0.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "encoder_repetition_penalty": 1.0,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "guidance_scale": 1.0,
-    "token_healing": False,
-    "top_h": None,
-    "max_time": None,
-    "stop_strings": None,
-    "bad_words_ids": None,
-    "force_words_ids": None,
-    "constraints": None,
-    "sequence_bias": None,
-    "suppress_tokens": None,
-    "begin_suppress_tokens": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "exponential_decay_length_penalty": None,
-    "watermarking_config": None,
-    "dola_layers": None,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,38 +167,6 @@ class ImageConfig:
     min_size_px: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationDefaults:
-    """The checkpoint's defaults for ``generate``; transformers' own where it has none.
-
-    Attributes:
-        eos_token_ids: Any of them ends a completion; may be empty.
-        pad_token_id: None where none is set; ``generate`` then pads with the first of the above.
-        unsupported: Settings that would change answers and that nothing here does, as
-            ``name=value``. They stop ``generate`` alone: a job has its own settings.
-    """
-
-    eos_token_ids: tuple[int, ...]
-    pad_token_id: int | None
-    do_sample: bool
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    max_new_tokens: int | None
-    max_length: int
-    unsupported: tuple[str, ...] = ()
-
-    def check_supported(self) -> None:
-        """Raise CheckpointError where ``generate`` could not do what the checkpoint asks for."""
-        if self.unsupported:
-            raise CheckpointError(
-                f"generation_config.json has {', '.join(self.unsupported)}, which cannot be done "
-                "here; take it out of the file"
-            )
-
-
 def read_model_config(directory: Path) -> ModelConfig:
     """Read a checkpoint's ``config.json``, of any dialect.
 
@@ -232,14 +174,23 @@ def read_model_config(directory: Path) -> ModelConfig:
         CheckpointError: It is missing or broken, of another model, or asks for something that the
             released checkpoints do not use and this project does not run.
     """
-    config = _hub_config(directory)
-    high_res = config.get("high_res_vision_config")
-    return ModelConfig(
-        text=_llama_config(config.get("text_config") or {}, directory),
-        low_res=_siglip_config(config.get("vision_config") or {}, directory),
-        high_res=None if high_res is None else _sam_config(high_res, directory),
-        image_token_id=get(config, "image_token_id", 100015),
-    )
+    with reading(directory):
+        config = _hub_config(directory)
+        high_res = config.get("high_res_vision_config")
+        model = ModelConfig(
+            text=_llama_config(config.get("text_config") or {}, directory),
+            low_res=_siglip_config(config.get("vision_config") or {}, directory),
+            high_res=None if high_res is None else _sam_config(high_res, directory),
+            image_token_id=get(config, "image_token_id", 100015),
+        )
+    for section in (model.text, model.low_res, model.high_res):
+        for name, value in (asdict(section) if section else {}).items():
+            if isinstance(value, str) != (name == "activation") or value == 0:
+                raise CheckpointError(
+                    f"{directory}/config.json gives {value!r} for what is called {name} here; it "
+                    "must be a number above 0"
+                )
+    return model
 
 
 def read_image_config(directory: Path) -> ImageConfig:
@@ -250,16 +201,17 @@ def read_image_config(directory: Path) -> ImageConfig:
             pad, rescale and normalise, or for pictures that do not fit the towers.
     """
     model = read_model_config(directory)
-    config = _image_processor_config(directory)
-    where = f"{directory}: the image processor's config"
-    for step in ("do_resize", "do_pad", "do_rescale", "do_normalize"):
-        if not get(config, step, True):
-            raise CheckpointError(f"{where} has {step}=false; only true can be run")
-    factor = float(get(config, "rescale_factor", 1 / 255))
-    low_res = _tower_image_config(config, "", 384, factor, where)
-    high_res = None
-    if model.high_res is not None:
-        high_res = _tower_image_config(config, "high_res_", 1024, factor, where)
+    with reading(directory):
+        config = _image_processor_config(directory)
+        where = f"{directory}: the image processor's config"
+        for step in ("do_resize", "do_pad", "do_rescale", "do_normalize"):
+            if not get(config, step, True):
+                raise CheckpointError(f"{where} has {step}=false; only true can be run")
+        factor = float(get(config, "rescale_factor", 1 / 255))
+        low_res = _tower_image_config(config, "", 384, factor, where)
+        high_res = None
+        if model.high_res is not None:
+            high_res = _tower_image_config(config, "high_res_", 1024, factor, where)
     for name, image, tower in (
         ("low", low_res, model.low_res),
         ("high", high_res, model.high_res),
@@ -271,35 +223,6 @@ def read_image_config(directory: Path) -> ImageConfig:
                 f"another checkpoint"
             )
     return ImageConfig(low_res=low_res, high_res=high_res, min_size_px=get(config, "min_size", 14))
-
-
-def read_generation_config(directory: Path) -> GenerationDefaults:
-    """Read a checkpoint's ``generation_config.json``, which may be absent.
-
-    The end of sequence then is the tokenizer's.
-    """
-    path = directory / "generation_config.json"
-    config = read_json(path) if path.exists() else {}
-    eos = get(config, "eos_token_id", None)
-    if eos is None:
-        eos = _tokenizer_eos(directory)
-    return GenerationDefaults(
-        eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
-        pad_token_id=get(config, "pad_token_id", None),
-        do_sample=get(config, "do_sample", False),
-        temperature=float(get(config, "temperature", 1.0)),
-        top_k=get(config, "top_k", 50),
-        top_p=float(get(config, "top_p", 1.0)),
-        min_p=float(get(config, "min_p", 0.0)),
-        repetition_penalty=float(get(config, "repetition_penalty", 1.0)),
-        max_new_tokens=get(config, "max_new_tokens", None),
-        max_length=get(config, "max_length", 20),
-        unsupported=tuple(
-            f"{name}={config[name]!r}"
-            for name, neutral in _NEUTRAL.items()
-            if config.get(name) not in (None, neutral, [], {})
-        ),
-    )
 
 
 def _hub_config(directory: Path) -> Mapping[str, Any]:
@@ -427,11 +350,3 @@ def _tower_image_config(
         background=(int(mean[0] * 255), int(mean[1] * 255), int(mean[2] * 255)),
         rescale_factor=factor,
     )
-
-
-def _tokenizer_eos(directory: Path) -> int | None:
-    path = directory / "tokenizer_config.json"
-    token = read_json(path).get("eos_token") if path.exists() else None
-    if isinstance(token, dict):
-        token = token.get("content")
-    return None if token is None else token_id(directory, token)

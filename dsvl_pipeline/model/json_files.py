@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,23 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} does not exist; a checkpoint is a directory with config.json, the "
             f"tokenizer's files and safetensors"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}; it must be a JSON object")
     return found
+
+
+@contextmanager
+def reading(directory: Path) -> Iterator[None]:
+    """Turn whatever a value of a wrong kind makes stumble into a CheckpointError."""
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{directory}: a value in one of its configs is of a wrong kind "
+            f"({type(error).__name__}: {error}); fetch them again"
+        ) from error
 
 
 def get(config: Mapping[str, Any], key: str, default: Any) -> Any:

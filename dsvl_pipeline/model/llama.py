@@ -9,6 +9,7 @@ Source: ``LlamaModel``, transformers 5.23; Touvron et al. 2023, arXiv:2302.13971
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,16 @@ class Llama(nn.Module):
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         frequencies = rotary_frequencies(config.head_dim, config.rope_theta)
         self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast the weights; frequencies are moved alone.
+
+        Rounded to 16 bits they would turn late positions by visible angles.
+        """
+        frequencies = self.frequencies
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.frequencies = frequencies.to(self.frequencies.device)
+        return self
 
     def forward(self, hidden: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Run every layer and the final norm.

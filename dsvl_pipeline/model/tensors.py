@@ -10,16 +10,28 @@ from typing import Any
 
 from dsvl_pipeline.errors import CheckpointError
 from dsvl_pipeline.hub import weight_files
+from dsvl_pipeline.model.json_files import read_json
 
+_INDEX = "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_NOT_A_HEADER = (
+    struct.error,
+    RecursionError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTensor:
-    """Where a tensor lies, and its shape."""
+    """Where a tensor lies, its shape, and its dtype in the format's own words (``BF16``)."""
 
     file: Path
     shape: tuple[int, ...]
+    dtype: str
 
 
 def list_tensors(directory: Path) -> dict[str, StoredTensor]:
@@ -28,29 +40,39 @@ def list_tensors(directory: Path) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: There are no safetensors, a shard is missing, or a file is cut off.
     """
+    files = weight_files(directory)
+    # The index decides where shards of two exports hold tensors of one name.
+    is_single = not (directory / _INDEX).exists() or len(files) == 1
+    weight_map = {} if is_single else read_json(directory / _INDEX)["weight_map"]
     return {
-        name: StoredTensor(file=file, shape=shape)
-        for file in weight_files(directory)
-        for name, shape in _read_header(file).items()
+        name: tensor
+        for file in files
+        for name, tensor in _read_header(file).items()
+        if Path(weight_map.get(name, file.name)).name == file.name
     }
 
 
-def _read_header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes from a file's header, after checking that the file is whole.
+def _read_header(path: Path) -> dict[str, StoredTensor]:
+    """What a file's header lists, after checking that the file is whole.
 
     Source: the safetensors format: 8 bytes of length, JSON, then the data.
     """
-    file_bytes = path.stat().st_size
     try:
+        file_bytes = path.stat().st_size
         with path.open("rb") as file:
             (header_bytes,) = struct.unpack("<Q", file.read(8))
             if header_bytes > min(file_bytes, _MAX_HEADER_BYTES):
                 raise ValueError(f"a header of {header_bytes} bytes in {file_bytes} bytes")
             header: dict[str, Any] = json.loads(file.read(header_bytes))
         header.pop("__metadata__", None)
-        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-        data_bytes = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        tensors = {
+            name: StoredTensor(file=path, shape=tuple(entry["shape"]), dtype=str(entry["dtype"]))
+            for name, entry in header.items()
+        }
+        data_bytes = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; fetch it again") from error
+    except _NOT_A_HEADER as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
     if 8 + header_bytes + data_bytes != file_bytes:
         raise CheckpointError(
@@ -58,4 +80,4 @@ def _read_header(path: Path) -> dict[str, tuple[int, ...]]:
             f"{8 + header_bytes + data_bytes}; the download was probably interrupted, fetch it "
             f"again"
         )
-    return shapes
+    return tensors

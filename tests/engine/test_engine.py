@@ -10,7 +10,7 @@ import pytest
 
 import dsvl_pipeline
 from dsvl_pipeline.engine.engine import ModelEngine
-from dsvl_pipeline.errors import EngineError
+from dsvl_pipeline.errors import CheckpointError, EngineError
 from dsvl_pipeline.records import EngineConfig, Request, SamplingParams
 from tests.engine.scripted import Gate, ScriptedModel, make_engine, make_request, says
 
@@ -151,6 +151,25 @@ def test_a_closed_engine_ends_its_thread_and_says_so() -> None:
         engine.poll(1.0)
     with pytest.raises(EngineError, match="the engine was closed"):
         engine.submit(make_request("other"))
+
+
+def test_ids_that_are_not_unique_are_refused_before_any_work() -> None:
+    """Else the first of them would run on, and answer somebody else's call."""
+    engine = make_engine(ScriptedModel(says("hey")))
+    with pytest.raises(ValueError, match="two requests have the id 'b'; give each one of its own"):
+        engine.generate([make_request("a"), make_request("b"), make_request("b")])
+    (completion,) = engine.generate([make_request("a")])
+    assert completion.text == "hey"
+    engine.close()
+
+
+@pytest.mark.parametrize("content", [None, "{}", "[" * 100_000])
+def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path, content: str | None) -> None:
+    """Before the weights are loaded, which takes minutes."""
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read: .*; fetch it, or"):
+        ModelEngine.from_checkpoint(tmp_path, EngineConfig(), dtype="float32", device="cpu")
 
 
 def test_a_checkpoint_becomes_an_engine() -> None:

@@ -150,6 +150,128 @@ def test_misshaped_tensors_show_both_shapes(tmp_path: Path) -> None:
     assert ".k_proj.weight' with [32, 64] instead of [16, 64]" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.vision_model.embeddings.patch_embedding.weight",
+        "model.high_res_vision_neck.conv2.weight",
+    ],
+)
+def test_convolutions_of_another_shape_are_refused(tmp_path: Path, name: str) -> None:
+    """As many numbers in another order would be loaded without a word."""
+    write_checkpoint(tmp_path)
+
+    def turn(tensors: dict[str, Tensor]) -> None:
+        tensors[name] = tensors[name].flatten(1).unflatten(1, (1, -1, tensors[name].shape[3]))
+
+    edit_tensors(tmp_path, turn)
+    with pytest.raises(CheckpointError, match="1 of .* do not have the shape .* first '" + name):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.bool])
+def test_quantised_weights_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Their numbers mean nothing without scales; cast, they would give noise."""
+    write_checkpoint(tmp_path)
+    name = "model.language_model.layers.1.mlp.up_proj.weight"
+    edit_tensors(tmp_path, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
+    with pytest.raises(CheckpointError, match=f"1 of .* no floats of 16 bits .* first '{name}'"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_any_float_are_loaded(tmp_path: Path, dtype: torch.dtype) -> None:
+    """And cast to the one that was asked for."""
+    write_checkpoint(tmp_path)
+    edit_tensors(tmp_path, lambda ts: ts.update({name: t.to(dtype) for name, t in ts.items()}))
+    assert {parameter.dtype for parameter in load(tmp_path).parameters()} == {torch.float32}
+
+
+def test_the_index_decides_between_shards(tmp_path: Path) -> None:
+    """A shard of an older export may hold a tensor of the same name."""
+    reference = write_checkpoint(tmp_path, num_shards=2)
+    first, last = sorted(tmp_path.glob("*.safetensors"))
+    for mine, other in ((first, last), (last, first)):
+        stale = {name: torch.zeros_like(tensor) for name, tensor in load_file(other).items()}
+        kept = load_file(mine)
+        save_file({**stale, **kept}, mine)
+    model = load(tmp_path)
+    assert torch.equal(model.text.embedding.weight, reference.get_input_embeddings().weight)
+    assert all(parameter.any() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("shard", ["", ".", "..", "config.json", "sub/..", 5, None, ["x"]])
+def test_shards_that_are_no_files_of_weights_are_refused(tmp_path: Path, shard: Any) -> None:
+    """Whatever the index says."""
+    write_checkpoint(tmp_path, num_shards=2)
+    path = tmp_path / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"][next(iter(index["weight_map"]))] = shard
+    path.write_text(json.dumps(index))
+    with pytest.raises(CheckpointError):
+        load(tmp_path)
+
+
+def edit_header(directory: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change what the header of the weights says, and leave the data alone."""
+    path = directory / "model.safetensors"
+    body = path.read_bytes()
+    end = 8 + int.from_bytes(body[:8], "little")
+    header = json.loads(body[8:end])
+    changed = json.dumps(change(header) or header).encode()
+    path.write_bytes(len(changed).to_bytes(8, "little") + changed + body[end:])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": [64], "data_offsets": [4, 256]},
+        {"dtype": "F32", "shape": [64], "data_offsets": []},
+        {"dtype": "F32", "shape": [64], "data_offsets": [0, "x"]},
+        {"dtype": "F32", "shape": 64, "data_offsets": [0, 256]},
+        {"shape": [64], "data_offsets": [0, 256]},
+        "F32",
+    ],
+)
+def test_a_damaged_header_is_a_checkpoint_error(tmp_path: Path, entry: Any) -> None:
+    """Not whatever the damage makes Python or the library raise."""
+    write_checkpoint(tmp_path)
+    edit_header(tmp_path, lambda header: header.update({"model.language_model.norm.weight": entry}))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_files_that_nest_without_end_are_checkpoint_errors(tmp_path: Path, name: str) -> None:
+    """Python's JSON reader gives up with an error of another family."""
+    write_checkpoint(tmp_path)
+    nested = b"[" * 200_000
+    header = b"" if name == "config.json" else len(nested).to_bytes(8, "little")
+    (tmp_path / name).write_bytes(header + nested)
+    with pytest.raises(CheckpointError):
+        load(tmp_path)
+
+
+def test_weights_that_are_a_directory_are_named(tmp_path: Path) -> None:
+    """Links of a cache may point anywhere."""
+    write_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read: .*directory"):
+        load(tmp_path)
+
+
+def test_casting_a_model_leaves_rotary_frequencies_alone(tmp_path: Path) -> None:
+    """Rounded to 16 bits they would turn late positions by visible angles."""
+    write_checkpoint(tmp_path)
+    model = load(tmp_path)
+    frequencies = model.text.frequencies.clone()
+    for cast in (lambda: model.to(torch.bfloat16), model.half, model.float):
+        cast()
+        assert torch.equal(model.text.frequencies, frequencies)
+    assert model.to("meta").text.frequencies.device.type == "meta"
+
+
 def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
     """An interrupted download must not become a bus error in the middle of a run."""
     write_checkpoint(tmp_path)

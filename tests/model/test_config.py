@@ -13,11 +13,10 @@ import pytest
 from dsvl_pipeline import hub
 from dsvl_pipeline.errors import CheckpointError
 from dsvl_pipeline.model.config import (
-    GenerationDefaults,
-    read_generation_config,
     read_image_config,
     read_model_config,
 )
+from dsvl_pipeline.model.generation_defaults import GenerationDefaults, read_generation_config
 from tests.checkpoints import HIGH_RES_PX, LOW_RES_PX, Dialect, write_checkpoint
 
 
@@ -168,6 +167,39 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read as JSON"):
         read_model_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("text_config", "num_attention_heads", 0),
+        ("text_config", "hidden_size", "64"),
+        ("text_config", "vocab_size", "many"),
+        ("text_config", "rope_parameters", [1]),
+        ("vision_config", "patch_size", 0),
+        ("high_res_vision_config", "window_size", 0),
+        ("high_res_vision_config", "global_attn_indexes", 5),
+    ],
+)
+def test_values_of_a_wrong_kind_are_checkpoint_errors(
+    tmp_path: Path, section: str, key: str, value: Any
+) -> None:
+    """Not a division by zero in the middle of a model."""
+    write_checkpoint(tmp_path)
+    edit(tmp_path / "config.json", lambda config: config[section].update({key: value}))
+    with pytest.raises(CheckpointError, match=r"of a wrong kind|must be a number above 0"):
+        read_model_config(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["eos_token_id", "temperature"])
+def test_generation_defaults_of_a_wrong_kind_are_checkpoint_errors(
+    tmp_path: Path, key: str
+) -> None:
+    """An end of sequence that never comes would be found by its bill."""
+    write_checkpoint(tmp_path)
+    edit(tmp_path / "generation_config.json", lambda config: config.update({key: "x"}))
+    with pytest.raises(CheckpointError, match="of a wrong kind"):
+        read_generation_config(tmp_path)
 
 
 def test_generation_defaults_are_those_of_transformers(tmp_path: Path) -> None:

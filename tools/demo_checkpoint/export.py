@@ -49,7 +49,7 @@ def write_weights(model: DeepseekVL, directory: Path) -> None:
     stored = {
         # loading reads the same table in the other direction
         name: parameters[target.parameter].detach()[target.rows].to("cpu", torch.bfloat16).clone()
-        for name, target in checkpoint._targets(model, names)
+        for name, target in checkpoint.list_targets(model, names)
     }
     save_file(stored, directory / "model.safetensors", metadata={"format": "pt"})
     num_bytes = sum(path.stat().st_size for path in directory.iterdir())
