@@ -19,10 +19,6 @@ class PagePool:
         self._free = list(range(num_pages - 1, -1, -1))
 
     @property
-    def num_free(self) -> int:
-        return len(self._free)
-
-    @property
     def num_used(self) -> int:
         return self.num_pages - len(self._free)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from dsvl_pipeline.engine import features
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.records import ImageInput, Request
 from tests.engine.scripted import (
@@ -289,6 +291,47 @@ def test_features_are_dropped_by_their_last_use() -> None:
     assert ask(0) == 65
     assert ask(2) == 65
     assert ask(1) == 66
+
+
+def test_features_of_what_runs_are_kept_however_many_others_pass() -> None:
+    """By count: a sequence may show a picture twice, and share it with others."""
+    model = ScriptedModel()
+    core = make_core(model)
+    core.add(image_request("long", picture(0), picture(0), max_new_tokens=300), submitted_s=0.0)
+    core.add(image_request("also", picture(0), max_new_tokens=2), submitted_s=0.0)
+    for number in range(1, 80):
+        core.add(image_request(f"{number}", picture(number), max_new_tokens=1), submitted_s=0.0)
+    while core.stats()["sequences_running"] + core.stats()["sequences_waiting"] > 1:
+        core.step()
+    core.add(image_request("later", picture(0), max_new_tokens=1), submitted_s=0.0)
+    core.step()
+    assert len(model.encoded) == 80
+    run(core)
+    entries = core._runner._features._entries
+    assert [entry.num_users for entry in entries.values()] == [0] * 64
+    assert not core._runner._features._holders
+
+
+def test_features_are_no_views_of_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of eight that is still needed would keep the memory of all."""
+    monkeypatch.setattr(features, "_IMAGES_PER_PASS_ON_CPU", 8)
+    core = make_core()
+    images = [picture(number) for number in range(8)]
+    core.add(image_request("row", *images, max_new_tokens=1), submitted_s=0.0)
+    core.step()
+    for entry in core._runner._features._entries.values():
+        assert entry.features.untyped_storage().nbytes() == entry.features.nbytes
+
+
+def test_the_first_token_is_timed_once() -> None:
+    """By its own step, not by the last."""
+    model = ScriptedModel({3: 110, 110: 110})
+    core = make_core(model)
+    core.add(make_request(max_new_tokens=4), submitted_s=time.monotonic())
+    core.step()
+    time.sleep(0.05)
+    completion = run(core)["row"]
+    assert completion.timings["finished_s"] - completion.timings["first_token_s"] >= 0.05
 
 
 def test_a_preempted_sequence_keeps_its_image_features() -> None:

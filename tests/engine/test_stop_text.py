@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers import decoders
 
 from dsvl_pipeline.engine.stop_text import StopText, cut_before
 
@@ -81,7 +83,45 @@ def test_the_watch_decodes_few_tokens_at_a_time() -> None:
     watch = StopText(["END"], decode)
     for token_id in [0x81, 0xE5, 0x81, 0xFF] * 50:
         assert not watch.push(token_id)
-    assert longest <= 4
+    assert longest <= 6
+
+
+PIECES = ["▁the", "▁end", "end", "▁", "s", "<0xE5>", "<0x81>", "<0x9C>", "<0x41>"]
+# As the tokenizers of the LLaMA family write words and bytes.
+WORDS = decoders.Sequence(
+    [
+        decoders.Replace("▁", " "),
+        decoders.ByteFallback(),
+        decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),
+    ]
+)
+
+
+def decode_words(ids: Sequence[int]) -> str:
+    """Decode with the space before the first word dropped."""
+    text: str = WORDS.decode([PIECES[i] for i in ids])
+    return text
+
+
+@pytest.mark.parametrize(
+    ("ids", "stop", "num_tokens"),
+    [
+        ([0, 1, 4], " end", 2),
+        ([0, 1], "e e", 2),
+        ([1, 2, 1], " end", 3),
+        ([0, 3, 2], " end", 3),
+        ([0, 5, 6, 7, 5, 6, 7, 1], "停 end", 8),
+        ([5, 6, 7, 5, 6, 7], "停停", 6),
+        ([0, 2], " end", None),
+    ],
+)
+def test_the_space_before_a_word_is_seen(ids: list[int], stop: str, num_tokens: int | None) -> None:
+    """A token decoded by itself has lost it, as every text's first."""
+    watch = StopText([stop], decode_words)
+    pushed = next((n for n, token_id in enumerate(ids, 1) if watch.push(token_id)), None)
+    assert pushed == num_tokens
+    assert (stop in decode_words(ids)) == (num_tokens is not None)
 
 
 def test_text_is_cut_before_the_first_stop_text() -> None:
