@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from dsvl_pipeline.cli.text import amount, columns, duration, shorten
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 MAX_ROWS_SHOWN = 50
 """A table of at most this many rows (the demo, a trial with --limit) is shown after its run."""
 
+_BLANK = "blank_page"
+
 RANDOM_WEIGHTS = "this checkpoint has random weights, it was never trained: the answers are noise"
 
 
@@ -23,22 +25,43 @@ def print_run(result: RunSummary, *, max_error_fraction: float) -> None:
     if 0 < rows <= MAX_ROWS_SHOWN:
         print_rows(result.output_uri)
         print()
-    print(
-        f"{amount(result.rows_new, 'new row')} in {duration(result.seconds)}, "
-        f"{result.rows_up_to_date:,} already up to date"
-    )
+    if result.rows_new:
+        print(
+            f"{amount(result.rows_new, 'new row')} in {duration(result.seconds)}, "
+            f"{result.rows_up_to_date:,} already up to date"
+        )
+    else:
+        print(f"nothing to compute, {amount(result.rows_up_to_date, 'row')} already up to date")
     print_counts(
         {"ok": result.ok, "degraded": result.degraded, "error": result.errors}, result.error_codes
     )
+    for line in _remarks(result):
+        print(line)
     if result.exit_code == 1:
         print(
-            f"exit code 1: {result.errors / rows:.1%} of the rows failed, more than "
-            f"max_error_fraction allows ({max_error_fraction:.1%})"
+            f"exit code 1: {result.errors_wanted / result.rows_wanted:.1%} of the rows failed, "
+            f"more than max_error_fraction allows ({max_error_fraction:.1%})"
         )
     if result.is_random_weights:
         print(f"note: {RANDOM_WEIGHTS}")
     uri = result.output_uri
     print(f"table: {uri}    more: dsvl status {uri}, dsvl export {uri} rows.csv")
+
+
+def _remarks(result: RunSummary) -> Iterator[str]:
+    """What the counts do not say by themselves."""
+    num_blank = result.error_codes.get(_BLANK, 0)
+    if num_cut := result.degraded - num_blank:
+        yield f"degraded: {amount(num_cut, 'answer')} cut off; raise generation.max_new_tokens"
+    if num_blank:
+        yield f"degraded: {amount(num_blank, 'page')} blank; the model was not asked"
+    if result.errors_kept:
+        yield f"{amount(result.errors_kept, 'error row')} kept; --fresh computes them again"
+    if result.rows_staying:
+        yield (
+            f"{amount(result.rows_staying, 'row')} of earlier inputs stay "
+            f"({amount(result.errors_staying, 'error')})"
+        )
 
 
 def print_counts(by_status: Mapping[str, int], error_codes: Mapping[str, int]) -> None:
@@ -48,6 +71,8 @@ def print_counts(by_status: Mapping[str, int], error_codes: Mapping[str, int]) -
     lines += [(s, f"{n:,}", f"{n / total:.1%}" if total else "-") for s, n in by_status.items()]
     lines.append(("all", f"{total:,}", ""))
     print("\n".join(columns(lines)))
+    # Of the codes this one alone belongs to no error.
+    error_codes = {code: rows for code, rows in error_codes.items() if code != _BLANK}
     if error_codes:
         most_first = sorted(error_codes.items(), key=lambda item: (-item[1], item[0]))
         print("\n".join(columns([("error code", "rows"), *((c, f"{n:,}") for c, n in most_first)])))

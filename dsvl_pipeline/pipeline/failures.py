@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
+from ray.data.exceptions import SystemException, UserCodeException
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import DsvlError, RunStoppedError
 
 _RAISED = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
+_MARKS = (SystemException, UserCodeException)
 
 
 def explained(error: RayError) -> DsvlError:
@@ -26,14 +28,13 @@ def explained(error: RayError) -> DsvlError:
 
 def _innermost(error: BaseException) -> BaseException:
     """What our code raised; Ray wraps it, sometimes more than once."""
-    seen = [error]
-    while True:
-        cause = getattr(seen[-1], "cause", None) or seen[-1].__cause__
-        if isinstance(seen[-1], DsvlError) or not isinstance(cause, BaseException):
-            return seen[-1]
-        if cause in seen:
-            return cause
-        seen.append(cause)
+    while not isinstance(error, DsvlError):
+        cause = getattr(error, "cause", None) or error.__cause__
+        # Ray Data marks with these two whose mistake it was; they say nothing themselves.
+        if not isinstance(cause, BaseException) or isinstance(cause, _MARKS):
+            break
+        error = cause
+    return error
 
 
 def _message(cause: BaseException) -> str:
@@ -42,6 +43,7 @@ def _message(cause: BaseException) -> str:
         # Its text is the remote traceback, which ends with the error; hints of Ray's may follow.
         raised = [line for line in text.splitlines() if _RAISED.match(line.strip())]
         if raised:
-            return storage.redact_text(raised[-1].strip())
+            name, colon, said = raised[-1].strip().partition(":")
+            return storage.redact_text(name.rpartition(".")[2] + colon + said)
     first = text.splitlines()[0] if text else ""
     return storage.redact_text(f"{type(cause).__name__}: {first}".removesuffix(": "))

@@ -144,7 +144,9 @@ def _results(
         row["source_uri_sha256s"] = [hashlib.sha256(uri.encode()).hexdigest() for uri in uris]
         row["prompt_digest"] = None if prompt is None else keys.prompt_digest(prompt).hex()
         row |= config.lineage | place | _answer(row, answers.get(index))
-        row = {name.removeprefix(CARRY): value for name, value in row.items()}
+        # A user's `is_blank` or `kind` stands before our own, which is no output column; output
+        # columns have no such double, `output_schema` refused it.
+        row |= {name: row[CARRY + name] for name in carry.names}
         out.append({name: row.get(name) for name in schema.names})
     return pa.Table.from_pylist(out, schema=schema)
 

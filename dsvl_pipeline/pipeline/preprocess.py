@@ -129,12 +129,18 @@ _PREPARED: dict[str, pa.DataType] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Picture:
-    """A decoded source: the image, its size in pixels and where its bytes came from."""
+    """A decoded source: the image, its size in pixels and where its bytes came from.
+
+    The bytes themselves are not kept: a batch of large files would stay in memory for nothing.
+    """
 
     image: ImageInput
     width: int
     height: int
-    fetched: Fetched
+    etag: str | None
+    version: str | None
+    sha256: str
+    num_bytes: int
     is_blank: bool
 
 
@@ -164,12 +170,11 @@ def _prepare(
         result |= _failure(error)
     else:
         result |= {"prompt_ids": prompt, "images": tuple(p.image for p in pictures)}
-    fetched = [picture.fetched for picture in pictures]
     return result | {
-        "source_etags": [one.etag for one in fetched],
-        "source_versions": [one.version for one in fetched],
-        "source_sha256s": [one.sha256 for one in fetched],
-        "source_bytes": [len(one.data) for one in fetched],
+        "source_etags": [picture.etag for picture in pictures],
+        "source_versions": [picture.version for picture in pictures],
+        "source_sha256s": [picture.sha256 for picture in pictures],
+        "source_bytes": [picture.num_bytes for picture in pictures],
         "image_widths": [picture.width for picture in pictures],
         "image_heights": [picture.height for picture in pictures],
         "is_blank": row["kind"] == "document" and any(p.is_blank for p in pictures),
@@ -222,7 +227,10 @@ class _Tools:
             image=self.processor.image(picture, source_digest=digest),
             width=picture.width,
             height=picture.height,
-            fetched=fetched,
+            etag=fetched.etag,
+            version=fetched.version,
+            sha256=fetched.sha256,
+            num_bytes=len(fetched.data),
             # Scanners leave dust and JPEG leaves ripples: a page is blank when no pixel is ink.
             is_blank=max(high) - min(low) < 16,
         )

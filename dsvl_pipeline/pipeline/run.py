@@ -44,6 +44,10 @@ class RunSummary:
         output_uri: The table.
         rows_up_to_date: Rows of the table that this run did not have to answer again.
         rows_new: Rows it answered.
+        rows_wanted: Rows of the table that this job asks for.
+        rows_staying: Rows of the table that nobody asks for any more: those of earlier inputs.
+        errors_wanted: Error rows among ``rows_wanted``; likewise ``errors_staying``.
+        errors_kept: Error rows among ``rows_up_to_date``; only ``fresh`` computes them again.
         ok: Rows of the whole table by status; likewise ``degraded`` and ``errors``.
         error_codes: Rows of the whole table by error code.
         seconds: Wall-clock time.
@@ -55,6 +59,11 @@ class RunSummary:
     output_uri: str
     rows_up_to_date: int
     rows_new: int
+    rows_wanted: int
+    rows_staying: int
+    errors_wanted: int
+    errors_staying: int
+    errors_kept: int
     ok: int
     degraded: int
     errors: int
@@ -250,13 +259,19 @@ def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
     job = prepared.config.job
     counts = reader.counts(job.output.uri)
     # Rows that stay although nobody asks for them any more are not this job's failures.
-    num_rows = counts.total - sum(shard.num_staying for shard in prepared.shards)
-    num_errors = counts.errors - sum(shard.num_staying_errors for shard in prepared.shards)
+    num_staying = sum(shard.num_staying for shard in prepared.shards)
+    num_staying_errors = sum(shard.num_staying_errors for shard in prepared.shards)
+    num_rows, num_errors = counts.total - num_staying, counts.errors - num_staying_errors
     return RunSummary(
         run_id=prepared.manifest.run_id,
         output_uri=storage.redact(job.output.uri),
         rows_up_to_date=sum(shard.num_up_to_date for shard in prepared.shards),
         rows_new=progress.done,
+        rows_wanted=num_rows,
+        rows_staying=num_staying,
+        errors_wanted=num_errors,
+        errors_staying=num_staying_errors,
+        errors_kept=sum(shard.num_final_errors for shard in prepared.shards),
         ok=counts.ok,
         degraded=counts.degraded,
         errors=counts.errors,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ _SHUTDOWN_S = 30.0
 
 def blocks_of(
     dataset: Dataset, stop: threading.Event
-) -> Iterator[list[tuple[ray.ObjectRef[pa.Table], int]]]:
+) -> Generator[list[tuple[ray.ObjectRef[pa.Table], int]], None, None]:
     """Run a Dataset and give its blocks as they come, as references, with their row counts.
 
     Yields an empty list twice a second when nothing came, so that the caller's clocks go on; ends

@@ -54,6 +54,11 @@ class StandIn(ModuleType):
             "output_uri": job.output.uri,
             "rows_up_to_date": 10,
             "rows_new": 90,
+            "rows_wanted": 100,
+            "rows_staying": 0,
+            "errors_wanted": 3,
+            "errors_staying": 0,
+            "errors_kept": 0,
             "ok": 80,
             "degraded": 17,
             "errors": 3,
@@ -96,6 +101,7 @@ def test_a_run_ends_with_counts_and_where_to_look(
         "error code       rows\n"
         "fetch_timeout    2\n"
         "image_truncated  1\n"
+        "degraded: 17 answers cut off; raise generation.max_new_tokens\n"
         "table: out/try    more: dsvl status out/try, dsvl export out/try rows.csv\n"
     )
 
@@ -123,11 +129,37 @@ def test_too_many_failed_rows_say_why_the_exit_code_is_1(
     pipeline: StandIn, job: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A script sees the code, a person the reason."""
-    pipeline.changes = {"exit_code": 1, "ok": 81, "degraded": 0, "errors": 19}
+    pipeline.changes = {"exit_code": 1, "ok": 81, "degraded": 0, "errors": 59}
+    pipeline.changes |= {"rows_staying": 40, "errors_staying": 40, "errors_wanted": 19}
     assert main.main(["run", job]) == 1
     assert (
         "exit code 1: 19.0% of the rows failed, more than max_error_fraction allows (5.0%)\n"
     ) in capsys.readouterr().out
+
+
+def test_what_the_counts_do_not_say_is_said(
+    pipeline: StandIn, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Why rows are degraded, which errors are not tried again, which rows nobody asked for."""
+    pipeline.changes = {
+        "rows_new": 0,
+        "rows_up_to_date": 100,
+        "error_codes": {"blank_page": 2, "not_found": 3},
+        "errors_kept": 3,
+        "rows_staying": 7,
+        "errors_staying": 1,
+    }
+    main.main(["run", job])
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "nothing to compute, 100 rows already up to date"
+    assert out[6:-1] == [
+        "error code  rows",
+        "not_found   3",
+        "degraded: 15 answers cut off; raise generation.max_new_tokens",
+        "degraded: 2 pages blank; the model was not asked",
+        "3 error rows kept; --fresh computes them again",
+        "7 rows of earlier inputs stay (1 error)",
+    ]
 
 
 def test_random_weights_are_called_so(

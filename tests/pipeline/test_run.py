@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ import pyarrow.compute as pc
 import pytest
 
 from dsvl_pipeline import storage
-from dsvl_pipeline.errors import ConfigError, LeaseError, RunStoppedError
+from dsvl_pipeline.errors import ConfigError, DsvlError, LeaseError, RunStoppedError
 from dsvl_pipeline.pipeline.run import RunSummary, run_job
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import payload_digest
@@ -158,7 +160,7 @@ def test_a_killed_engine_is_replaced(tmp_path: Path) -> None:
     """Requests that kill their process run again elsewhere, and no row is lost or doubled."""
     (tmp_path / "crashes").mkdir()
     source = write_manifest(str(tmp_path / "in"), 120)
-    crashes = {"crash_rate": 0.03, "crash_dir": str(tmp_path / "crashes"), "seed": 1}
+    crashes = {"crash_rate": 0.06, "crash_dir": str(tmp_path / "crashes"), "seed": 1}
     summary = run(fake_job(source, str(tmp_path / "out"), **crashes))
     assert list((tmp_path / "crashes").iterdir())
     assert summary.errors == 0
@@ -287,6 +289,60 @@ def test_old_failures_do_not_fail_a_new_job(tmp_path: Path) -> None:
     good = write_manifest(str(tmp_path / "good"), 6, first=10)
     summary = run(fake_job(good, str(tmp_path / "out")))
     assert (summary.ok + summary.degraded, summary.errors, summary.exit_code) == (9, 1, 0)
+    assert (summary.rows_wanted, summary.rows_staying, summary.errors_staying) == (6, 4, 1)
+
+
+def test_an_unreadable_document_is_one_error_for_each_prompt(tmp_path: Path) -> None:
+    """Also where its prompts come in different blocks; and nothing is asked again."""
+    (tmp_path / "in").mkdir()
+    for number in range(6):
+        (tmp_path / "in" / f"{number}.pdf").write_bytes(b"not a pdf")
+    job = fake_job({"documents": str(tmp_path / "in" / "*.pdf")}, str(tmp_path / "out"))
+    job["prompts"] = [{"id": name, "text": name} for name in "abc"]
+    summary = run(job)
+    assert (summary.rows_new, summary.errors) == (18, 18)
+    assert verify(str(tmp_path / "out")).problems == ()
+    summary = run(job)
+    assert (summary.rows_new, summary.errors_kept) == (0, 18)
+
+
+def test_a_run_that_failed_leaves_the_cluster_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next run in this process would wait for CPUs for ever."""
+    from dsvl_pipeline.errors import StorageError
+    from dsvl_pipeline.table.writer import TableWriter
+
+    def away(*_: Any, **__: Any) -> None:
+        raise StorageError("put: gave up after 8 attempts")
+
+    source = write_manifest(str(tmp_path / "in"), 2000)
+    job = fake_job(source, str(tmp_path / "out"), mean_delay_s=0.5)
+    job["cluster"] = {"cpus_per_engine": 1}
+    job["output"] |= {"rows_per_part": 20, "seconds_per_part": 1}
+    monkeypatch.setattr("dsvl_pipeline.pipeline.run._COMMIT_EVERY_S", 0.0)
+    with monkeypatch.context() as outage:
+        outage.setattr(TableWriter, "commit", away)
+        with pytest.raises(StorageError, match="gave up"):
+            run(job)
+    assert not [thread for thread in threading.enumerate() if thread.name == "results"]
+    write_manifest(str(tmp_path / "in"), 5)
+    assert run(job).rows_new == 5
+
+
+def test_a_broken_checkpoint_is_what_the_message_is_about(tmp_path: Path) -> None:
+    """Not Ray's word on actors that died."""
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree("dsvl_pipeline/demo/checkpoint", checkpoint)
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    job = fake_job(write_manifest(str(tmp_path / "in"), 3), str(tmp_path / "out"))
+    job |= {"engine": {"kind": "model"}, "model": {"checkpoint": str(checkpoint)}}
+    with pytest.raises(DsvlError) as caught:
+        run(job)
+    assert "CheckpointError" in str(caught.value)
+    assert "model.safetensors has" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

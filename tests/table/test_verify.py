@@ -103,9 +103,28 @@ def test_missing_pages_are_named(table_uri: str) -> None:
         page_rows("c.pdf", [0], 2, "p"),
         page_rows("c.pdf", [1], 3, "p"),
     )
+    lineage.write_run(table_uri, RUN)
     incomplete, unsure = sorted(_problems(table_uri))
     assert incomplete == "document a.pdf, prompt p: has 3 of 4 pages; missing: [2]"
     assert unsure == "document c.pdf, prompt p: its rows say that it has 2 and 3 pages"
+
+
+def test_a_stopped_run_is_no_damage(table_uri: str) -> None:
+    """Pages that the next run is to answer are not missing yet."""
+    _commit(table_uri, page_rows("a.pdf", [0], 9, "p"))
+    lineage.write_run(table_uri, replace(RUN, status="stopped", prompt_ids=("p",)))
+    assert _problems(table_uri) == []
+
+
+def test_a_document_that_vanished_was_asked_all_the_same(table_uri: str) -> None:
+    """Its error row stands for the pages of that prompt; those of other prompts stay."""
+    gone = page_rows("a.pdf", [0], 1, "q")
+    for name in ("page_index", "num_pages"):
+        column = gone.schema.get_field_index(name)
+        gone = gone.set_column(column, name, pa.nulls(1, pa.int32()))
+    _commit(table_uri, page_rows("a.pdf", [0, 1], 2, "p"), gone)
+    lineage.write_run(table_uri, replace(RUN, prompt_ids=("p", "q")))
+    assert _problems(table_uri) == []
 
 
 def test_rows_in_are_rows_out(table_uri: str) -> None:

@@ -1,0 +1,44 @@
+"""What broke must be in the message, not what Ray thinks about it."""
+
+from __future__ import annotations
+
+import pytest
+from ray.data.exceptions import SystemException
+from ray.exceptions import ActorDiedError, NodeDiedError, RayError, RayTaskError
+
+from dsvl_pipeline.errors import RunStoppedError, StorageError
+from dsvl_pipeline.pipeline.failures import explained
+
+TRACEBACK = """\
+ray::_map_task() (pid=1, ip=127.0.0.1)
+  File "preprocess.py", line 70, in read_work
+ValueError: https://user:secret@host/a is not ours
+The worker process may have run out of memory; see docs.ray.io"""
+
+
+def test_an_error_of_ours_comes_out_as_it_is() -> None:
+    """Its class holds the exit code; the cause is looked at before what Ray chained to it."""
+    error = RayTaskError("read_work", "", StorageError("the store is away"))
+    error.__cause__ = SystemException()
+    found = explained(error)
+    assert type(found) is StorageError
+    assert str(found) == "the store is away"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RayTaskError("f", TRACEBACK, OSError(28, "no space left")), "OSError: [Errno 28] no s"),
+        (ActorDiedError(RayTaskError("f", TRACEBACK, ValueError())), "ValueError: https://"),
+        (NodeDiedError("the node went away\nhint"), "NodeDiedError: the node went away;"),
+    ],
+)
+def test_other_errors_show_their_class_and_message(error: RayError, said: str) -> None:
+    """On one line, without Ray's hints and without credentials."""
+    error.__cause__ = SystemException()
+    found = explained(error)
+    assert isinstance(found, RunStoppedError)
+    assert said in str(found)
+    assert "\n" not in str(found)
+    assert "secret" not in str(found)
+    assert "docs.ray.io" not in str(found)
