@@ -32,7 +32,8 @@ def write_manifest(
         The job's ``input`` section.
     """
     for number in range(num_images):
-        storage.put(storage.join(folder, f"{number}.jpg"), jpeg(number))
+        # A picture that was written again counts as changed.
+        storage.put_if_absent(storage.join(folder, f"{number}.jpg"), jpeg(number))
     lines = [
         json.dumps({"id": f"row-{n:05d}", "image": f"{n % num_images}.jpg", "group": f"g{n % 3}"})
         for n in range(first, first + num_rows)
