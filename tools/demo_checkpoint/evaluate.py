@@ -1,6 +1,6 @@
 """Measure a checkpoint: characters wrong on held-out pages and on a PDF's, exact captions.
 
-python -m tools.demo_checkpoint.evaluate CHECKPOINT --pages 500 --scenes 500 --output result.json
+python -m tools.demo_checkpoint.evaluate demo --document dsvl_pipeline/demo/samples/handbook.pdf
 
 Pages and scenes are drawn at run time (`held_out`), made into PNG files, and go the way that a
 job's go: processor, then engine.
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from benchmarks.results import write_results
 from dsvl_pipeline import hub
 from dsvl_pipeline.engine.engine import ModelEngine
 from dsvl_pipeline.processor.processor import Processor
@@ -140,7 +141,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--document", type=Path, help="the sample PDF, to be read as well")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--write", action="store_true", help="also into benchmarks/results")
     options = parser.parse_args()
     result = evaluate(
         hub.resolve(options.checkpoint),
@@ -149,10 +150,10 @@ def main() -> None:
         document=options.document,
         device=options.device,
     )
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.output is not None:
-        options.output.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=2))
+    if options.write:
+        device = None if options.device == "cpu" else options.device
+        write_results("demo-checkpoint", result, device=device)
 
 
 if __name__ == "__main__":
