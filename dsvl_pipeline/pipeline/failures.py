@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from ray.data.exceptions import SystemException, UserCodeException
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.data.exceptions import SystemException
+from ray.exceptions import ActorDiedError, RayError, RayTaskError, UserCodeException
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import DsvlError, RunStoppedError

@@ -306,6 +306,26 @@ def test_an_unreadable_document_is_one_error_for_each_prompt(tmp_path: Path) -> 
     assert (summary.rows_new, summary.errors_kept) == (0, 18)
 
 
+def test_a_document_that_vanishes_loses_nothing(tmp_path: Path) -> None:
+    """A second prompt that comes while the file is away fails alone."""
+    (tmp_path / "in").mkdir()
+    (sample,) = Path("dsvl_pipeline/demo/samples").glob("*.pdf")
+    shutil.copy(sample, tmp_path / "in" / "a.pdf")
+    (tmp_path / "in" / "m.jsonl").write_text(json.dumps({"id": "d", "doc": "a.pdf", "v": "1"}))
+    source = {"manifest": str(tmp_path / "in" / "m.jsonl")}
+    columns = {"columns": {"id": "id", "document": "doc", "etag": "v"}}
+    job = fake_job(source | columns, str(tmp_path / "out"))
+    num_pages = run(job).rows_new
+    job["prompts"].append({"id": "second", "text": "What?"})
+    (tmp_path / "in" / "a.pdf").rename(tmp_path / "in" / "b.pdf")
+    summary = run(job)
+    assert (summary.rows_up_to_date, summary.rows_new, summary.errors) == (num_pages, 1, 1)
+    (tmp_path / "in" / "b.pdf").rename(tmp_path / "in" / "a.pdf")
+    summary = run(job)
+    assert (summary.rows_up_to_date, summary.rows_new, summary.errors) == (num_pages, num_pages, 0)
+    assert verify(str(tmp_path / "out")).problems == ()
+
+
 def test_a_run_that_failed_leaves_the_cluster_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
