@@ -343,6 +343,8 @@ def test_a_preempted_sequence_keeps_its_image_features() -> None:
     run(core)
     assert core.stats()["preemptions"] > 0
     assert len(model.encoded) == 2
+    # counted once each, however often it starts again
+    assert [e.num_users for e in core._runner._features._entries.values()] == [0, 0]
 
 
 def test_bytes_are_normalised_as_the_reference_does() -> None:
