@@ -115,9 +115,13 @@ def test_the_readmes_commands_run(
         if words == ["make", "demo"]:
             words = ["dsvl", "run", "configs/demo.yaml", "--set", f"output.uri={out}"]
         assert main.main(words[1:]) == 0, command
+    assert main.main(["report", out, f"{out}.html"]) == 0  # as `make demo` does
     samples = {path.name for path in (ROOT / "dsvl_pipeline/demo/samples").iterdir()}
     shown = capsys.readouterr().out
-    assert not [name for name in samples if name not in shown]
+    page = Path(f"{out}.html").read_text(encoding="utf-8")
+    assert not [name for name in samples if name not in shown or name not in page]
+    assert page.count("no picture to show") == 1  # the broken one
+    shown = shown.partition("42 rows on ")[0]
     assert shown.endswith("\ntwo purple stars left of two black diamonds\n")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dsvl_pipeline import storage
 from dsvl_pipeline.cli import main
 from tests.tables import write_table
 
@@ -106,8 +107,18 @@ def test_a_missing_table_is_a_mistake_of_the_command_line(
     assert "nothing: there is no table here" in capsys.readouterr().err
 
 
-def test_report_shows_local_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_shows_local_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Images and pages are read again; what is not there, not a picture or not local is not."""
+    asked: list[str] = []
+    read = storage.read
+
+    def noting_read(uri: str, *, max_bytes: int | None = None) -> bytes:
+        asked.append(uri)
+        return read(uri, max_bytes=max_bytes)
+
+    monkeypatch.setattr(storage, "read", noting_read)
     samples = Path("dsvl_pipeline/demo/samples").resolve()
     names = ["page-sign.bmp", "handbook.pdf", "broken.jpg", "gone.png"]
     uris = [*(str(samples / name) for name in names), "s3://bucket/a.png"]
@@ -127,3 +138,4 @@ def test_report_shows_local_pictures(tmp_path: Path, capsys: pytest.CaptureFixtu
     text = page.read_text(encoding="utf-8")
     assert text.count('src="data:image/jpeg;base64,') == 2
     assert text.count("no picture to show") == 3
+    assert "s3://bucket/a.png" not in asked

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-import dsvl_pipeline
 from dsvl_pipeline import hub
+from dsvl_pipeline.api.models import DeepseekVLHybridForConditionalGeneration
+from dsvl_pipeline.api.processors import DeepseekVLHybridProcessor
 from dsvl_pipeline.engine.engine import ModelEngine
 from dsvl_pipeline.processor import image
 from dsvl_pipeline.processor.processor import Processor
@@ -65,7 +66,7 @@ def test_it_is_small_and_trained() -> None:
 
 def test_transformers_gives_the_same_greedy_ids(engine: ModelEngine) -> None:
     """With its own classes, processor and generation, from the same files: two pages, a scene."""
-    from transformers import DeepseekVLHybridForConditionalGeneration, DeepseekVLHybridProcessor
+    import transformers
 
     drawn = [
         (held_out.page(3_000_000), shape.TRANSCRIBE),
@@ -74,10 +75,10 @@ def test_transformers_gives_the_same_greedy_ids(engine: ModelEngine) -> None:
     ]
     found = ask(engine, [(png(picture), prompt) for (picture, _), prompt in drawn])
     assert [text for _, text in found] == [wanted for (_, wanted), _ in drawn]
-    reference = DeepseekVLHybridForConditionalGeneration.from_pretrained(
+    reference = transformers.DeepseekVLHybridForConditionalGeneration.from_pretrained(
         DIRECTORY, dtype=torch.float32
     ).eval()
-    processor = DeepseekVLHybridProcessor.from_pretrained(DIRECTORY, backend="pil")
+    processor = transformers.DeepseekVLHybridProcessor.from_pretrained(DIRECTORY, backend="pil")
     for ((picture, _), prompt), (ids, _) in zip(drawn, found, strict=True):
         text = processor.apply_chat_template(chat(prompt), add_generation_prompt=True)
         inputs = processor(text=text, images=[picture], return_tensors="pt")
@@ -89,13 +90,14 @@ def test_transformers_gives_the_same_greedy_ids(engine: ModelEngine) -> None:
 
 def test_the_public_classes_load_it_by_its_name() -> None:
     """``demo`` stands for its directory there too."""
-    model = dsvl_pipeline.DeepseekVLHybridForConditionalGeneration.from_pretrained("demo")
-    processor = dsvl_pipeline.DeepseekVLHybridProcessor.from_pretrained("demo")
+    model = DeepseekVLHybridForConditionalGeneration.from_pretrained("demo")
+    processor = DeepseekVLHybridProcessor.from_pretrained("demo")
     picture, caption = held_out.scene(3_000_001)
     text = processor.apply_chat_template(chat(shape.DESCRIBE), add_generation_prompt=True)
     inputs = processor(text=text, images=[picture], return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=80, do_sample=False)
-    assert processor.decode(output[0], skip_special_tokens=True).endswith(f"Assistant:{caption}")
+    answer = str(processor.decode(output[0], skip_special_tokens=True))
+    assert answer.endswith(f"Assistant:{caption}")
 
 
 def test_it_reads_the_samples(engine: ModelEngine) -> None:
