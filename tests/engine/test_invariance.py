@@ -181,7 +181,7 @@ def test_no_schedule_changes_what_a_request_gets(tiny: Tiny) -> None:
     preemptions: list[float] = []
 
     @settings(
-        max_examples=25,
+        max_examples=15,
         deadline=None,
         derandomize=True,
         suppress_health_check=[HealthCheck.too_slow],
@@ -197,7 +197,7 @@ def test_no_schedule_changes_what_a_request_gets(tiny: Tiny) -> None:
         preemptions.append(check_schedule(tiny, arrivals, **limits))
 
     check()
-    assert sum(preemptions) > 20, "what is never preempted proves little"
+    assert sum(preemptions) > 10, "what is never preempted proves little"
 
 
 def check_schedule(
