@@ -90,7 +90,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = _flatten(image)
     except Exception as error:
         raise _decoding_error(error) from error
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    if orientation not in _UPRIGHT:
+        return image
+    upright = image.transpose(_UPRIGHT[orientation])
+    upright.info.clear()  # Pillow keeps the orientation there, and the next reader would obey it
+    return upright
 
 
 def letterbox(

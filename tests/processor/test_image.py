@@ -216,8 +216,11 @@ def test_exif_orientation_is_applied(format: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     image = Image.fromarray(np.ascontiguousarray(stored))
-    found = np.asarray(decode(encoded(image, format, exif=exif)))
+    decoded = decode(encoded(image, format, exif=exif))
+    found = np.asarray(decoded)
     assert found.shape == pixels.shape
+    # The pipeline decodes in one step and prepares in another: not turned again.
+    np.testing.assert_array_equal(np.asarray(to_rgb(decoded)), found)
     np.testing.assert_allclose(found.astype(int)[4::8, 4::8], pixels[4::8, 4::8], atol=12)
 
 
