@@ -41,7 +41,8 @@ class Row:
             documents their URI without query string or user info.
         kind: ``image`` rows are asked as they are; a ``document`` row stands for all its pages.
         sources: What to read: image URIs in order (none for a text prompt), or one document URI.
-        content_id: What identifies the content without reading it (`dsvl_pipeline.keys`).
+        content_id: What identifies the content without reading it (`dsvl_pipeline.keys`); empty
+            for a file that is gone: what was answered before stays.
         prompt: The manifest's own prompt, asked under ``prompt_id="column"``; None without one.
         carry: Values of the carried columns, in the order of the job file.
         failure: Set when the entry itself is bad; it then becomes one error row.

@@ -25,7 +25,7 @@ from dsvl_pipeline import keys, storage
 from dsvl_pipeline.config import PromptConfig
 from dsvl_pipeline.pipeline.blocks import work_row, work_schema
 from dsvl_pipeline.records import Row, RowFailure
-from dsvl_pipeline.table.schema import LOGICAL_KEY, logical_key
+from dsvl_pipeline.table.schema import LOGICAL_KEY, is_among, logical_key
 
 ROWS_PER_SHARD = 3_000_000
 ROWS_PER_WORK_FILE = 10_000
@@ -192,8 +192,12 @@ def plan_shard(
     simple, documents = wanted.filter(pc.invert(is_document)), wanted.filter(is_document)
 
     known = pc.is_in(_identity(simple), _identity(final))
-    missing = [simple.filter(pc.invert(known))]
     good = [_identity(simple.filter(known))]
+    # A file that is gone is no reason to lose what was answered while it was there.
+    gone = simple.filter(pc.equal(simple["content_id"], b""))
+    answered = final.filter(pc.and_(is_among(final, gone), pc.not_equal(final["status"], "error")))
+    good.append(_identity(answered))
+    missing = [simple.filter(pc.invert(pc.or_(known, is_among(simple, answered))))]
     if documents.num_rows:
         unread, pages = _unread(documents, final, recipe)
         missing.append(unread)
@@ -250,9 +254,13 @@ def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table
     good: list[dict[str, Any]] = []
     for row in documents.to_pylist():
         content_id, digest = row["content_id"], keys.prompt_digest(row["prompt"])
+        before = committed.get((row["row_id"], row["prompt_id"]), [])
+        if not content_id and any(r["status"] != "error" for r in before):  # the file is gone
+            good.extend(before)
+            continue
         current = [
             r
-            for r in committed.get((row["row_id"], row["prompt_id"]), [])
+            for r in before
             if r["row_key"] == keys.row_key(content_id, r["page_index"], digest, recipe)
         ]
         good.extend(current)

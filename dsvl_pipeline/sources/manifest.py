@@ -223,10 +223,10 @@ class Manifest:
 
     def _content_id(self, sources: Sequence[str], values: Sequence[Any]) -> bytes:
         if "sha256" not in self._at and "etag" not in self._at:
-            return content_id_of_many([self._identify(uri) for uri in sources])
+            return _of_all([self._identify(uri) for uri in sources])
         sha256 = self._digests("sha256", len(sources), values)
         etag = self._digests("etag", len(sources), values)
-        return content_id_of_many(
+        return _of_all(
             [
                 content_id_from(uri=uri, sha256=sha, etag=tag)
                 if sha or tag
@@ -238,8 +238,8 @@ class Manifest:
     def _identify(self, uri: str) -> bytes:
         """Identify what the manifest gives no digest of, so that it runs again once it changed.
 
-        What is not there counts as its bare URI; so does what would take a request to find out,
-        unless the job asks for that.
+        What is not there has the empty id, so that its old answers stay (see `Row`). What would
+        take a request to find out counts as its bare URI, unless the job asks for that.
         """
         scheme = scheme_of(uri)
         try:
@@ -253,7 +253,7 @@ class Manifest:
                 return content_id_from(uri=uri, etag=info.etag, size=info.size)
         # A store that fails otherwise stops the plan: every row would seem to have changed.
         except (OSError, ValueError, NotFoundError, AccessError, ConfigError):
-            pass  # reading it will fail the row, and say why
+            return b""  # reading it will fail the row, and say why
         return content_id_from(uri=uri)
 
     def _digests(self, role: str, count: int, values: Sequence[Any]) -> Sequence[str | None]:
@@ -314,3 +314,7 @@ def _fits(role: str, found: pa.DataType) -> bool:
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     # The columns of CSV and JSONL are null; their values are checked one by one.
     return any(is_one(found) for is_one in (pa.types.is_null, *texts))
+
+
+def _of_all(content_ids: Sequence[bytes]) -> bytes:
+    return content_id_of_many(content_ids) if all(content_ids) else b""

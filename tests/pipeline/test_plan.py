@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,16 @@ def test_rows_whose_input_vanished_stay(tmp_path: Path) -> None:
         tmp_path, [image("a")], [committed_image(image("a")), committed_image(image("gone"))]
     )
     assert (todo, result.stale.num_rows) == ([], 0)
+
+
+def test_a_file_that_is_gone_keeps_its_answers(tmp_path: Path) -> None:
+    """The manifest still names it: a new error must not replace what was answered before."""
+    rows = [image("a"), image("b")]
+    lost = [replace(row, content_id=b"") for row in (*rows, document("d"))]
+    pages = committed_pages(document("d"), [0, 1], 2)
+    result, todo = planned(tmp_path, lost, [committed_image(rows[0]), *pages])
+    assert [row["row_id"] for row in todo] == ["b"]
+    assert (result.num_up_to_date, result.stale.num_rows) == (3, 0)
 
 
 def test_fresh_replaces_everything_asked(tmp_path: Path) -> None:
