@@ -57,8 +57,9 @@ def connect(job: JobConfig) -> None:
         else:
             return
     if named is None:
-        # A laptop with one core still needs one for the engine and one for preprocessing.
-        _init(address="local", num_cpus=max(2, os.cpu_count() or 2), include_dashboard=False)
+        # One more than there are: what the engine is counted for, be it a tenth, must not leave a
+        # core without a preprocessing task.
+        _init(address="local", num_cpus=(os.cpu_count() or 1) + 1, include_dashboard=False)
         return
     try:
         _init(address=address)
