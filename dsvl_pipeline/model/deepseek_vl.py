@@ -16,7 +16,14 @@ from dsvl_pipeline.model.linear import Linear
 from dsvl_pipeline.model.llama import Llama
 from dsvl_pipeline.model.sam import SamTower
 from dsvl_pipeline.model.siglip import SiglipTower
-from dsvl_pipeline.ops.attention import KVPages, PackedInputs, attend_packed, attend_paged
+from dsvl_pipeline.ops.attention import (
+    KVPages,
+    PackedInputs,
+    attend_packed,
+    attend_paged,
+    rotate_and_store,
+)
+from dsvl_pipeline.ops.rotary import apply_rotary
 
 
 class DeepseekVL(nn.Module):
@@ -96,9 +103,11 @@ class DeepseekVL(nn.Module):
         Returns:
             ``[T, D]`` behind the final norm, for `logits`.
         """
+        num_heads = self.config.text.num_heads
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, layer_index: int) -> Tensor:
-            return attend_paged(q, k, v, kv, layer_index, packed, self.attention_scale)
+        def attend(heads: Tensor, cos: Tensor, sin: Tensor, layer_index: int) -> Tensor:
+            q = rotate_and_store(heads, cos, sin, kv, layer_index, packed, num_heads)
+            return attend_paged(q, kv, layer_index, packed, self.attention_scale)
 
         output: Tensor = self.text(hidden, packed.positions, attend)
         return output
@@ -113,8 +122,13 @@ class DeepseekVL(nn.Module):
         Returns:
             ``[T, D]`` behind the final norm, for `logits`.
         """
+        H, Hkv = self.config.text.num_heads, self.config.text.num_kv_heads
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, layer_index: int) -> Tensor:
+        def attend(heads: Tensor, cos: Tensor, sin: Tensor, layer_index: int) -> Tensor:
+            del layer_index  # nothing is kept
+            # queries and keys lie side by side, so one call rotates both
+            rotated, v = apply_rotary(heads[:, : H + Hkv], cos, sin), heads[:, H + Hkv :]
+            q, k = rotated[:, :H], rotated[:, H:]
             return attend_packed(q, k, v, query_starts, self.attention_scale)
 
         starts = query_starts.to(torch.int64)

@@ -18,10 +18,13 @@ from dsvl_pipeline.model.config import LlamaConfig
 from dsvl_pipeline.model.linear import Linear
 from dsvl_pipeline.ops.activation import silu_mul
 from dsvl_pipeline.ops.norms import rms_norm
-from dsvl_pipeline.ops.rotary import apply_rotary, rotary_frequencies, rotary_tables
+from dsvl_pipeline.ops.rotary import rotary_frequencies, rotary_tables
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""(q ``[T, H, d]``, k ``[T, Hkv, d]``, v, layer index) -> ``[T, H, d]``: with pages or without."""
+"""(heads ``[T, H + 2 * Hkv, d]``, cos and sin of their positions, layer index) -> ``[T, H, d]``.
+
+Heads are queries, keys and values, not yet rotated; with pages or without.
+"""
 
 
 class Llama(nn.Module):
@@ -89,7 +92,7 @@ class LlamaAttention(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         d = config.head_dim
-        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
+        self.num_parts = config.num_heads + 2 * config.num_kv_heads
         parts = (config.num_heads * d, config.num_kv_heads * d, config.num_kv_heads * d)
         self.qkv = Linear(config.hidden_size, *parts, bias=False)
         self.out = Linear(config.num_heads * d, config.hidden_size, bias=False)
@@ -97,11 +100,8 @@ class LlamaAttention(nn.Module):
     def forward(
         self, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend, index: int
     ) -> Tensor:
-        H, Hkv = self.num_heads, self.num_kv_heads
-        heads = self.qkv(hidden).view(hidden.shape[0], H + 2 * Hkv, -1)  # (T, H + 2 * Hkv, d)
-        # queries and keys lie side by side, so one call rotates both
-        rotated = apply_rotary(heads[:, : H + Hkv], cos, sin)
-        found = attend(rotated[:, :H], rotated[:, H:], heads[:, H + Hkv :], index)
+        heads = self.qkv(hidden).view(hidden.shape[0], self.num_parts, -1)  # (T, H + 2 * Hkv, d)
+        found = attend(heads, cos, sin, index)
         output: Tensor = self.out(found.flatten(1))
         return output
 

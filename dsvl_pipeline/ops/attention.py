@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dsvl_pipeline.ops.rotary import apply_rotary
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PackedInputs:
@@ -44,7 +46,8 @@ class KVPages:
     """Keys and values of every sequence, in pages of equal size.
 
     Attributes:
-        k: ``[num_layers, num_pages, Hkv, page_size, D]``; written in place by `attend_paged`.
+        k: ``[num_layers, num_pages, Hkv, page_size, D]``, in the model's dtype or in
+            float8_e4m3fn; written in place by `rotate_and_store`.
         v: The same for values.
         page_size: Tokens in one page.
     """
@@ -70,25 +73,61 @@ class KVPages:
         return cls(k=k, v=v, page_size=page_size)
 
 
-def attend_paged(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+def rotate_and_store(
+    heads: Tensor,
+    cos: Tensor,
+    sin: Tensor,
     kv: KVPages,
     layer_index: int,
     packed: PackedInputs,
-    scale: float,
+    num_heads: int,
 ) -> Tensor:
-    """Store the step's keys and values, then let each query attend to its sequence so far.
+    """Rotate queries and keys by their positions, and put keys and values into their pages.
+
+    Args:
+        heads: ``[T, H + 2 * Hkv, D]``: queries, keys and values of each token.
+        cos: ``float32[T, D / 2]`` from `rotary_tables`.
+        sin: ``float32[T, D / 2]``.
+        kv: Pages; the slots of this step are overwritten in layer ``layer_index``, cast to the
+            pages' dtype without scales. In float8_e4m3fn what lies outside +-448 becomes +-448.
+        layer_index: Whose pages.
+        packed: Where the tokens belong.
+        num_heads: ``H``.
+
+    Returns:
+        ``[T, H, D]``: the rotated queries.
+    """
+    num_kv_heads = kv.k.shape[2]
+    # queries and keys lie side by side, so one call rotates both
+    rotated = apply_rotary(heads[:, : num_heads + num_kv_heads], cos, sin)
+    pages, offsets = packed.slots // kv.page_size, packed.slots % kv.page_size
+    _store(kv.k[layer_index], pages, offsets, rotated[:, num_heads:])
+    _store(kv.v[layer_index], pages, offsets, heads[:, num_heads + num_kv_heads :])
+    return rotated[:, :num_heads]
+
+
+def _store(stored: Tensor, pages: Tensor, offsets: Tensor, new: Tensor) -> None:
+    """Put ``[T, Hkv, D]`` into pages ``[num_pages, Hkv, page_size, D]``."""
+    if stored.dtype != torch.float8_e4m3fn:
+        stored[pages, :, offsets] = new.to(stored.dtype)
+        return
+    limit = torch.finfo(stored.dtype).max  # beyond it torch's cast makes NaN
+    cast = new.clamp(-limit, limit).to(stored.dtype)
+    stored.view(torch.uint8)[pages, :, offsets] = cast.view(torch.uint8)  # no float8 assignment
+
+
+def attend_paged(
+    q: Tensor, kv: KVPages, layer_index: int, packed: PackedInputs, scale: float
+) -> Tensor:
+    """Let each query attend to its sequence so far, as `rotate_and_store` has put it into pages.
 
     A sequence's last query stands at position ``kv_len - 1``; each query sees the keys up to and
     including its own. Sequences never influence each other's result, not even in the last bit.
+    A sequence without tokens (``kv_len`` 0: a free row of a fixed batch) gives zeros.
 
     Args:
         q: ``[T, H, D]``, rotated.
-        k: ``[T, Hkv, D]``, rotated.
-        v: ``[T, Hkv, D]``.
-        kv: Pages; the slots of this step are overwritten in layer ``layer_index``.
+        kv: Pages that hold the step's own keys and values as well.
         layer_index: Whose pages.
         packed: Where the tokens belong.
         scale: Factor of the scores.
@@ -97,26 +136,23 @@ def attend_paged(
         ``[T, H, D]``.
     """
     k_pages, v_pages = kv.k[layer_index], kv.v[layer_index]
-    pages, offsets = packed.slots // kv.page_size, packed.slots % kv.page_size
-    k_pages[pages, :, offsets] = k
-    v_pages[pages, :, offsets] = v
-
-    out = torch.empty_like(q)
+    out = torch.zeros_like(q)
     bounds = pairwise(packed.query_starts.tolist())
     lengths, tables = packed.kv_lens.tolist(), packed.page_table.tolist()
     for (start, end), kv_len, table in zip(bounds, lengths, tables, strict=True):
-        keys, values = (_gather(pages, table, kv_len) for pages in (k_pages, v_pages))
-        out[start:end] = _attend_one(q[start:end], keys, values, scale)
+        if kv_len and start < end:
+            keys, values = (_gather(pages, table, kv_len, q.dtype) for pages in (k_pages, v_pages))
+            out[start:end] = _attend_one(q[start:end], keys, values, scale)
     return out
 
 
-def _gather(pages: Tensor, table: list[int], kv_len: int) -> Tensor:
-    """Copy one sequence's pages together: ``[Hkv, kv_len, D]``."""
+def _gather(pages: Tensor, table: list[int], kv_len: int, dtype: torch.dtype) -> Tensor:
+    """Copy one sequence's pages together: ``dtype[Hkv, kv_len, D]``."""
     page_size = pages.shape[2]
     num_full, rest = divmod(kv_len, page_size)
-    found = [pages[page] for page in table[:num_full]]
+    found = [pages[page].to(dtype) for page in table[:num_full]]
     if rest:
-        found.append(pages[table[num_full], :, :rest])
+        found.append(pages[table[num_full], :, :rest].to(dtype))
     return torch.cat(found, dim=1)  # one copy; indexing and then transposing would be two
 
 
@@ -156,7 +192,7 @@ def _attend_one(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor
     q_len, num_heads, _ = q.shape
     num_kv_heads, kv_len, _ = keys.shape
     if q_len == 1:  # the heads of a group become rows, so that keys need no repetition
-        rows = q.view(1, num_kv_heads, num_heads // num_kv_heads, -1)
+        rows = q.reshape(1, num_kv_heads, num_heads // num_kv_heads, -1)
         found = F.scaled_dot_product_attention(rows, keys[None], values[None], scale=scale)
         return found.view(1, num_heads, -1)
     if num_kv_heads != num_heads:

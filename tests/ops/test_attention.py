@@ -12,7 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsvl_pipeline.ops.attention import KVPages, PackedInputs, attend_packed, attend_paged
+from dsvl_pipeline.ops.attention import (
+    KVPages,
+    PackedInputs,
+    attend_packed,
+    attend_paged,
+    rotate_and_store,
+)
 from dsvl_pipeline.ops.image_attention import attend_grid, attend_image
 
 CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5, "check_dtype": False}
@@ -77,7 +83,11 @@ def test_paged_attention_equals_the_definition(num_kv_heads: int) -> None:
     )
     new_k = torch.cat([k[first:] for k, (first, _) in zip(keys, spans, strict=True)])
     new_v = torch.cat([v[first:] for v, (first, _) in zip(values, spans, strict=True)])
-    found = attend_paged(q, new_k, new_v, kv, 1, packed, SCALE)
+    turn = [torch.ones(15, 8), torch.zeros(15, 8)]  # by no angle
+    heads = torch.cat((q, new_k, new_v), dim=1)
+    rotated = rotate_and_store(heads, *turn, kv, 1, packed, 6)
+    torch.testing.assert_close(rotated, q, rtol=0, atol=0)
+    found = attend_paged(rotated, kv, 1, packed, SCALE)
     bounds = pairwise(starts)
     expected = [causal(q[a:b], k, v) for (a, b), k, v in zip(bounds, keys, values, strict=True)]
     torch.testing.assert_close(found, torch.cat(expected), **CLOSE)

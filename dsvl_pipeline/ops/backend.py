@@ -1,0 +1,30 @@
+"""Which tensors a Triton kernel takes, and which a torch reference."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.util import find_spec
+
+from torch import Tensor
+
+
+def use_triton(tensor: Tensor) -> bool:
+    """Say whether the operations on this tensor run as Triton kernels.
+
+    On a GPU wherever Triton is installed. On a CPU only with ``TRITON_INTERPRET=1``, where Triton
+    runs kernels step by step in NumPy: slow, for tests.
+    """
+    return _can_launch() if tensor.is_cuda else _is_interpreting()
+
+
+@cache
+def _can_launch() -> bool:
+    """Look for the package; it is imported with the first kernel."""
+    return find_spec("triton") is not None
+
+
+@cache
+def _is_interpreting() -> bool:
+    """Look once, as Triton does when it reads a kernel."""
+    return os.environ.get("TRITON_INTERPRET") == "1" and _can_launch()
