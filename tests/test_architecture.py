@@ -38,6 +38,7 @@ FLOOR: dict[str, set[str]] = {
 MAY_IMPORT: dict[str, set[str]] = {
     "ray": {"pipeline"},
     "torch": {"ops", "model", "engine", "api"},
+    "triton": {"ops"},
     "safetensors": {"ops", "model"},
     "pypdfium2": {"sources"},
     "tokenizers": {"processor", "engine"},
