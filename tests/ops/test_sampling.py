@@ -23,7 +23,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from dsvl_pipeline.engine.sampling import (
+from dsvl_pipeline.ops.sampling import (
     SamplingTensors,
     filter_scores,
     penalise,
@@ -34,7 +34,11 @@ from dsvl_pipeline.records import SamplingParams
 
 
 def tensors(
-    rows: Sequence[SamplingParams], *, position: int = 0, seen: Tensor | None = None
+    rows: Sequence[SamplingParams],
+    *,
+    position: int = 0,
+    seen: Tensor | None = None,
+    allowed: Tensor | None = None,
 ) -> SamplingTensors:
     """Put settings into the tensors that `sample` reads."""
     return SamplingTensors(
@@ -48,7 +52,19 @@ def tensors(
         seen=seen,
         is_sampled=any(row.temperature > 0 for row in rows),
         is_filtered=any(row.top_k or row.top_p < 1 or row.min_p for row in rows),
+        allowed=allowed,
     )
+
+
+def to_words(allowed: Tensor) -> Tensor:
+    """Pack ``bool[B, V]`` into ``int32[B, ceil(V / 32)]``, by Python's numbers."""
+    words = []
+    for row in allowed.tolist():
+        values = [
+            sum(bit << n for n, bit in enumerate(row[w : w + 32])) for w in range(0, len(row), 32)
+        ]
+        words.append([value - (1 << 32) if value >> 31 else value for value in values])
+    return torch.tensor(words, dtype=torch.int32)
 
 
 def upstream(row: SamplingParams, ids: Tensor, logits: Tensor) -> Tensor:
@@ -134,6 +150,27 @@ def test_greedy_takes_the_likeliest_token_after_the_penalty() -> None:
         SamplingParams(repetition_penalty=3.0),
     ]
     assert sample(logits, tensors(rows, seen=seen)).tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("num_tokens", [5, 32, 33, 70])
+def test_tokens_that_are_not_allowed_are_never_chosen(num_tokens: int) -> None:
+    """A grammar decides before the filters do: top-k counts allowed tokens alone."""
+    source = torch.Generator().manual_seed(num_tokens)
+    logits = torch.randn(3, num_tokens, generator=source)
+    allowed = torch.rand(3, num_tokens, generator=source) < 0.5
+    allowed[:, -1] = True  # bit 31 of a word is its sign
+    masked = logits.masked_fill(~allowed, -math.inf)
+    rows = [
+        SamplingParams(),
+        SamplingParams(temperature=1.0, top_k=1),
+        SamplingParams(temperature=9.0, seed=3),
+    ]
+    for position in range(20):
+        params = tensors(rows, position=position, allowed=to_words(allowed))
+        found = sample(logits, params)
+        assert_close(found, sample(masked, tensors(rows, position=position)), rtol=0, atol=0)
+        assert allowed.gather(1, found[:, None]).all()
+        assert found[:2].tolist() == masked[:2].argmax(-1).tolist()
 
 
 @given(
