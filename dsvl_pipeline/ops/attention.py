@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dsvl_pipeline.ops.backend import use_triton
 from dsvl_pipeline.ops.rotary import apply_rotary
 
 
@@ -98,6 +99,11 @@ def rotate_and_store(
         ``[T, H, D]``: the rotated queries.
     """
     num_kv_heads = kv.k.shape[2]
+    if use_triton(heads) and _is_power_of_two(heads.shape[2]):
+        from dsvl_pipeline.ops.kernels import attention as kernels
+
+        k, v = kv.k[layer_index], kv.v[layer_index]
+        return kernels.rotate_and_store(heads, cos, sin, k, v, packed.slots, num_heads)
     # queries and keys lie side by side, so one call rotates both
     rotated = apply_rotary(heads[:, : num_heads + num_kv_heads], cos, sin)
     pages, offsets = packed.slots // kv.page_size, packed.slots % kv.page_size
@@ -136,6 +142,21 @@ def attend_paged(
         ``[T, H, D]``.
     """
     k_pages, v_pages = kv.k[layer_index], kv.v[layer_index]
+    if use_triton(q) and _is_power_of_two(q.shape[2]) and _is_power_of_two(kv.page_size):
+        from dsvl_pipeline.ops.kernels import attention as kernels
+
+        num_rows = packed.max_query_len * (q.shape[1] // k_pages.shape[1])
+        attend = kernels.decode if num_rows <= kernels.MOST_DECODE_ROWS else kernels.prefill
+        return attend(
+            q,
+            k_pages,
+            v_pages,
+            packed.query_starts,
+            packed.page_table,
+            packed.kv_lens,
+            packed.max_query_len,
+            scale,
+        )
     out = torch.zeros_like(q)
     bounds = pairwise(packed.query_starts.tolist())
     lengths, tables = packed.kv_lens.tolist(), packed.page_table.tolist()
@@ -144,6 +165,11 @@ def attend_paged(
             keys, values = (_gather(pages, table, kv_len, q.dtype) for pages in (k_pages, v_pages))
             out[start:end] = _attend_one(q[start:end], keys, values, scale)
     return out
+
+
+def _is_power_of_two(size: int) -> bool:
+    """Say whether kernels take this size: a power of two of at least one matrix unit's 16."""
+    return size >= 16 and size.bit_count() == 1
 
 
 def _gather(pages: Tensor, table: list[int], kv_len: int, dtype: torch.dtype) -> Tensor:
@@ -169,6 +195,14 @@ def attend_packed(q: Tensor, k: Tensor, v: Tensor, query_starts: Tensor, scale: 
     Returns:
         ``[T, H, D]``.
     """
+    if use_triton(q) and _is_power_of_two(q.shape[2]):
+        from dsvl_pipeline.ops.kernels import attention as kernels
+
+        # how long the longest is only the device knows; all tokens are at least as many
+        most = q.shape[0]
+        v = v if v.stride() == k.stride() else v.contiguous()
+        k = k if v.stride() == k.stride() else k.contiguous()
+        return kernels.prefill(q, k, v, query_starts, None, None, most, scale)
     out = torch.empty_like(q)
     starts = query_starts.tolist()
     for start, end in pairwise(starts):

@@ -1,0 +1,478 @@
+"""Causal attention over KV pages, and what fills them.
+
+Decode reads every key once and computes next to nothing: its kernel is as fast as the memory.
+Prefill computes: its kernel keeps the matrix units busy. Letters as in `ops.attention`.
+
+Scores are kept in base 2 (``scale`` holds the factor log2(e)), where the exponential is one
+instruction. A factor has to be positive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LOG2_E = log2(2.718281828459045)
+MOST_DECODE_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """How a kernel cuts its work; found by measuring (``benchmarks/kernels.py``).
+
+    Attributes:
+        queries: Rows of queries that a program holds, a power of two, at least 16.
+        keys: Keys it reads at a time, likewise.
+        num_warps: Warps of 32 threads that share a program.
+        num_stages: Reads under way at a time.
+    """
+
+    queries: int
+    keys: int
+    num_warps: int
+    num_stages: int
+
+
+DECODE = Tiles(queries=16, keys=64, num_warps=4, num_stages=3)
+DECODE_FLOAT8 = Tiles(queries=16, keys=64, num_warps=2, num_stages=3)
+PREFILL = Tiles(queries=128, keys=64, num_warps=8, num_stages=3)
+PREFILL_FLOAT8 = Tiles(queries=128, keys=64, num_warps=8, num_stages=3)
+# float32 is there for comparison: tiles of 4 bytes a value have to fit as well
+DECODE_FLOAT32 = Tiles(queries=16, keys=32, num_warps=4, num_stages=2)
+PREFILL_FLOAT32 = Tiles(queries=32, keys=32, num_warps=4, num_stages=2)
+
+ROTATED_HEADS = 16  # heads of a token that one program rotates
+
+
+def decode(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_starts: Tensor,
+    page_table: Tensor,
+    kv_lens: Tensor,
+    max_query_len: int,
+    scale: float,
+    tiles: Tiles | None = None,
+) -> Tensor:
+    """Attend with few queries of each sequence.
+
+    Args:
+        q: ``[T, H, D]``, at most `MOST_DECODE_ROWS` of a sequence for each head of ``k``.
+        k: ``[num_pages, Hkv, page_size, D]``, one layer's; page size and ``D`` powers of two
+            from 16 on.
+        v: Likewise, of the same strides.
+        query_starts: As in `PackedInputs`, as are the following.
+        page_table: See there.
+        kv_lens: See there.
+        max_query_len: See there.
+        scale: Factor of the scores.
+        tiles: Instead of the ones above.
+
+    Returns:
+        ``[T, H, D]``.
+    """
+    _, num_heads, D = q.shape
+    num_kv_heads, page_size = k.shape[1:3]
+    tiles = tiles or _choose(q, k, DECODE, DECODE_FLOAT8, DECODE_FLOAT32)
+    group = num_heads // num_kv_heads
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    _decode_kernel[(kv_lens.shape[0], num_kv_heads)](
+        q,
+        k,
+        v,
+        out,
+        query_starts,
+        page_table,
+        kv_lens,
+        scale * LOG2_E,
+        q.stride(0),
+        q.stride(1),
+        out.stride(0),
+        k.stride(0),
+        k.stride(1),
+        k.stride(2),
+        page_table.stride(0),
+        GROUP=group,
+        D=D,
+        PAGE=page_size,
+        ROWS=max(tiles.queries, triton.next_power_of_2(max_query_len * group)),
+        KEYS=min(page_size, tiles.keys),
+        COMPUTE=_compute_type(q, k),
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+    )
+    return out
+
+
+def prefill(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_starts: Tensor,
+    page_table: Tensor | None,
+    kv_lens: Tensor | None,
+    max_query_len: int,
+    scale: float,
+    tiles: Tiles | None = None,
+) -> Tensor:
+    """Attend with any number of queries of each sequence.
+
+    Args:
+        q: ``[T, H, D]``.
+        k: As for `decode`; without a page table ``[T, Hkv, D]``, the queries' own keys.
+        v: Likewise, of the same strides.
+        query_starts: As in `PackedInputs`, as are the following.
+        page_table: See there.
+        kv_lens: See there; None without a page table.
+        max_query_len: See there; more than there are costs programs that end at once.
+        scale: Factor of the scores.
+        tiles: Instead of the ones above.
+
+    Returns:
+        ``[T, H, D]``.
+    """
+    _, num_heads, D = q.shape
+    num_kv_heads = k.shape[1]
+    tiles = tiles or _choose(q, k, PREFILL, PREFILL_FLOAT8, PREFILL_FLOAT32)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    num_tiles = triton.cdiv(max_query_len, tiles.queries)
+    is_paged = page_table is not None
+    _prefill_kernel[(num_tiles, num_heads, query_starts.shape[0] - 1)](
+        q,
+        k,
+        v,
+        out,
+        query_starts,
+        query_starts if page_table is None else page_table,  # not read
+        query_starts if kv_lens is None else kv_lens,
+        scale * LOG2_E,
+        q.stride(0),
+        q.stride(1),
+        out.stride(0),
+        k.stride(0) if is_paged else 0,
+        k.stride(1),
+        k.stride(2) if is_paged else k.stride(0),
+        0 if page_table is None else page_table.stride(0),
+        GROUP=num_heads // num_kv_heads,
+        D=D,
+        PAGE=k.shape[2] if is_paged else 0,
+        QUERIES=tiles.queries,
+        KEYS=tiles.keys,
+        COMPUTE=_compute_type(q, k),
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+    )
+    return out
+
+
+def rotate_and_store(
+    heads: Tensor, cos: Tensor, sin: Tensor, k: Tensor, v: Tensor, slots: Tensor, num_heads: int
+) -> Tensor:
+    """Rotate queries and keys, write keys and values into one layer's pages.
+
+    Args:
+        heads: ``[T, H + 2 * Hkv, D]``, the last two dimensions contiguous; ``D`` a power of two.
+        cos: ``float32[T, D / 2]``, contiguous.
+        sin: Likewise.
+        k: ``[num_pages, Hkv, page_size, D]``.
+        v: Likewise, of the same strides.
+        slots: ``int64[T]``.
+        num_heads: ``H``.
+
+    Returns:
+        ``[T, H, D]``.
+    """
+    T, num_parts, D = heads.shape
+    q = torch.empty(T, num_heads, D, dtype=heads.dtype, device=heads.device)
+    PARTS = min(ROTATED_HEADS, triton.next_power_of_2(num_parts))
+    _rotate_and_store_kernel[(T, triton.cdiv(num_parts, PARTS))](
+        heads,
+        cos,
+        sin,
+        q,
+        k,
+        v,
+        slots,
+        heads.stride(0),
+        k.stride(0),
+        k.stride(1),
+        k.stride(2),
+        H=num_heads,
+        HKV=k.shape[1],
+        D=D,
+        PAGE=k.shape[2],
+        PARTS=PARTS,
+        num_warps=4,
+    )
+    return q
+
+
+def _choose(q: Tensor, k: Tensor, usual: Tiles, float8: Tiles, float32: Tiles) -> Tiles:
+    """Give the tiles for these dtypes."""
+    if q.dtype == torch.float32:
+        return float32
+    return float8 if k.element_size() == 1 else usual
+
+
+def _compute_type(q: Tensor, k: Tensor) -> tl.dtype:
+    """Give the dtype of both matrix products' factors."""
+    if q.dtype == torch.float32:
+        return tl.float32
+    # from float8 there is an instruction to float16, but none to bfloat16
+    return tl.float16 if q.dtype == torch.float16 or k.element_size() == 1 else tl.bfloat16
+
+
+_ANY_VALUE = ("query_starts", "page_table", "kv_lens", "stride_table")  # no recompilation by them
+
+
+@triton.jit(do_not_specialize=_ANY_VALUE)
+def _decode_kernel(
+    q,
+    k,
+    v,
+    out,
+    query_starts,
+    page_table,
+    kv_lens,
+    scale,
+    stride_query,
+    stride_query_head,
+    stride_out,
+    stride_page,
+    stride_head,
+    stride_slot,
+    stride_table,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    PAGE: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """One program per (sequence, key head): its queries' heads are the rows of one tile.
+
+    Matrix units take no fewer than 16 rows, and reading the keys costs the same for all of them.
+    """
+    sequence, kv_head = tl.program_id(0), tl.program_id(1)
+    start = tl.load(query_starts + sequence)
+    q_len = tl.load(query_starts + sequence + 1) - start
+    kv_len = tl.load(kv_lens + sequence)
+    row, d = tl.arange(0, ROWS), tl.arange(0, D)
+    query, head = row // GROUP, kv_head * GROUP + row % GROUP
+    is_live = query < q_len
+    token = (start + query).to(tl.int64)
+    at = token * stride_query + head * stride_query_head
+    queries = tl.load(q + at[:, None] + d[None, :], mask=is_live[:, None], other=0.0)
+    queries = _narrow(queries, COMPUTE)
+
+    table = page_table + sequence.to(tl.int64) * stride_table
+    k += kv_head * stride_head
+    v += kv_head * stride_head
+    num_visible = kv_len - q_len + query + 1  # keys up to and including the query's own
+    highest = tl.full([ROWS], -float("inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, D], tl.float32)
+    for first in range(0, tl.where(q_len > 0, kv_len, 0), KEYS):
+        rows = _find_keys(table, first, kv_len - 1, stride_page, stride_slot, PAGE, KEYS)
+        highest, total, acc = _add_keys(
+            queries, highest, total, acc, k, v, rows, first, num_visible, scale, True
+        )
+    at = token * stride_out + head * D
+    _write(out, at, acc, total, is_live)
+
+
+@triton.jit(do_not_specialize=_ANY_VALUE)
+def _prefill_kernel(
+    q,
+    k,
+    v,
+    out,
+    query_starts,
+    page_table,
+    kv_lens,
+    scale,
+    stride_query,
+    stride_query_head,
+    stride_out,
+    stride_page,
+    stride_head,
+    stride_slot,
+    stride_table,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    PAGE: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """One program per (tile of queries, head, sequence); ``PAGE`` 0 is without pages.
+
+    Tiles that every query sees whole need no mask and go first; those on the diagonal follow.
+    """
+    # the last queries have the most keys: started first, they do not end alone
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    head, sequence = tl.program_id(1), tl.program_id(2)
+    start = tl.load(query_starts + sequence)
+    q_len = tl.load(query_starts + sequence + 1) - start
+    if tile * QUERIES >= q_len:
+        return
+    query, d = tile * QUERIES + tl.arange(0, QUERIES), tl.arange(0, D)
+    is_live = query < q_len
+    token = (start + query).to(tl.int64)
+    at = token * stride_query + head * stride_query_head
+    queries = tl.load(q + at[:, None] + d[None, :], mask=is_live[:, None], other=0.0)
+    queries = _narrow(queries, COMPUTE)
+
+    kv_head = head // GROUP
+    k += kv_head * stride_head
+    v += kv_head * stride_head
+    if PAGE > 0:
+        kv_len = tl.load(kv_lens + sequence)
+        table = page_table + sequence.to(tl.int64) * stride_table
+    else:
+        kv_len = q_len
+        table = page_table
+        k += start.to(tl.int64) * stride_slot
+        v += start.to(tl.int64) * stride_slot
+    past = kv_len - q_len
+    num_visible = past + query + 1
+    seen_by_all = tl.maximum(past + tile * QUERIES + 1, 0) // KEYS * KEYS
+    seen_by_any = tl.minimum(past + tile * QUERIES + QUERIES, kv_len)
+    highest = tl.full([QUERIES], -float("inf"), tl.float32)
+    total = tl.zeros([QUERIES], tl.float32)
+    acc = tl.zeros([QUERIES, D], tl.float32)
+    for first in range(0, seen_by_all, KEYS):
+        rows = _find_keys(table, first, kv_len - 1, stride_page, stride_slot, PAGE, KEYS)
+        highest, total, acc = _add_keys(
+            queries, highest, total, acc, k, v, rows, first, num_visible, scale, False
+        )
+    for first in range(seen_by_all, seen_by_any, KEYS):
+        rows = _find_keys(table, first, kv_len - 1, stride_page, stride_slot, PAGE, KEYS)
+        highest, total, acc = _add_keys(
+            queries, highest, total, acc, k, v, rows, first, num_visible, scale, True
+        )
+    at = token * stride_out + head * D
+    _write(out, at, acc, total, is_live)
+
+
+@triton.jit
+def _find_keys(
+    table, first, newest, stride_page, stride_slot, PAGE: tl.constexpr, KEYS: tl.constexpr
+):
+    """Give the offsets of ``KEYS`` keys from ``first`` on; behind the newest comes itself again.
+
+    Reading one key several times needs no mask and costs nothing, and what else lies in its page,
+    a NaN perhaps, stays out: a weight of 0 would not silence that.
+    """
+    key = tl.minimum(first + tl.arange(0, KEYS), newest)
+    if PAGE == 0:
+        at = key.to(tl.int64) * stride_slot
+    elif KEYS <= PAGE:  # all in one page
+        page = tl.load(table + first // PAGE).to(tl.int64)
+        at = page * stride_page + (key % PAGE) * stride_slot
+    else:
+        pages = tl.load(table + key // PAGE).to(tl.int64)
+        at = pages * stride_page + (key % PAGE) * stride_slot
+    return at
+
+
+@triton.jit
+def _add_keys(
+    queries, highest, total, acc, k, v, rows, first, num_visible, scale, MASKED: tl.constexpr
+):
+    """Take some more keys and values into the running softmax.
+
+    Source: Dao et al. 2022, arXiv:2205.14135, algorithm 1.
+    """
+    KEYS: tl.constexpr = rows.shape[0]
+    D: tl.constexpr = acc.shape[1]
+    offsets = rows[:, None] + tl.arange(0, D)[None, :]
+    keys = tl.load(k + offsets).to(queries.dtype)
+    values = tl.load(v + offsets).to(queries.dtype)
+    scores = tl.dot(queries, tl.trans(keys), input_precision="ieee")
+    if MASKED:
+        key = first + tl.arange(0, KEYS)
+        scores = tl.where(key[None, :] < num_visible[:, None], scores, -float("inf"))
+    # every query sees the first key, so that from the first tile on nothing is -inf - -inf
+    new_highest = tl.maximum(highest, tl.max(scores, 1) * scale)
+    weights = tl.exp2(scores * scale - new_highest[:, None])
+    decay = tl.exp2(highest - new_highest)
+    total = total * decay + tl.sum(weights, 1)
+    acc = tl.dot(weights.to(queries.dtype), values, acc * decay[:, None], input_precision="ieee")
+    return new_highest, total, acc
+
+
+@triton.jit
+def _narrow(queries, COMPUTE: tl.constexpr):
+    """Cast queries to the products' dtype; float16's range ends early."""
+    if tl.float16 == COMPUTE:
+        queries = tl.clamp(queries.to(tl.float32), -65504.0, 65504.0)
+    return queries.to(COMPUTE)
+
+
+@triton.jit
+def _write(out, at, acc, total, is_live):
+    """Store the weighted sums; where there was no key, zeros."""
+    D: tl.constexpr = acc.shape[1]
+    found = acc / tl.where(total > 0, total, 1.0)[:, None]
+    offsets = at[:, None] + tl.arange(0, D)[None, :]
+    tl.store(out + offsets, found.to(out.dtype.element_ty), mask=is_live[:, None])
+
+
+@triton.jit
+def _rotate_and_store_kernel(
+    heads,
+    cos,
+    sin,
+    q,
+    k,
+    v,
+    slots,
+    stride_token,
+    stride_page,
+    stride_head,
+    stride_slot,
+    H: tl.constexpr,
+    HKV: tl.constexpr,
+    D: tl.constexpr,
+    PAGE: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """One program per (token, some of its heads), whether they are queries, keys or values."""
+    token, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    HALF: tl.constexpr = D // 2
+    part, d = block * PARTS + tl.arange(0, PARTS), tl.arange(0, HALF)
+    at = token * stride_token + part[:, None] * D + d[None, :]
+    is_there = (part < H + 2 * HKV)[:, None]
+    first = tl.load(heads + at, mask=is_there, other=0.0).to(tl.float32)
+    second = tl.load(heads + at + HALF, mask=is_there, other=0.0).to(tl.float32)
+    turn_cos = tl.load(cos + token * HALF + d)[None, :]
+    turn_sin = tl.load(sin + token * HALF + d)[None, :]
+    is_value = (part >= H + HKV)[:, None]
+    left = tl.where(is_value, first, first * turn_cos - second * turn_sin)
+    right = tl.where(is_value, second, second * turn_cos + first * turn_sin)
+
+    at = token * (H * D) + part[:, None] * D + d[None, :]
+    is_query = (part < H)[:, None]
+    tl.store(q + at, left.to(q.dtype.element_ty), mask=is_query)
+    tl.store(q + at + HALF, right.to(q.dtype.element_ty), mask=is_query)
+
+    if k.dtype.element_ty == tl.float8e4nv:
+        left, right = tl.clamp(left, -448.0, 448.0), tl.clamp(right, -448.0, 448.0)
+    left, right = left.to(k.dtype.element_ty), right.to(k.dtype.element_ty)
+    slot = tl.load(slots + token)
+    kv_head = (part - H) % HKV
+    at = slot // PAGE * stride_page + slot % PAGE * stride_slot
+    at += kv_head[:, None] * stride_head + d[None, :]
+    is_key = ((part >= H) & (part < H + HKV))[:, None]
+    tl.store(k + at, left, mask=is_key)
+    tl.store(k + at + HALF, right, mask=is_key)
+    is_value = is_value & is_there
+    tl.store(v + at, left, mask=is_value)
+    tl.store(v + at + HALF, right, mask=is_value)

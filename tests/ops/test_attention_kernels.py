@@ -1,0 +1,242 @@
+"""The attention kernels against attention written out densely in float64.
+
+Tolerances: float32 differs by the order of sums; 16 bits round weights and results to 2^-8 of
+their size, and Triton's interpreter cuts off instead of rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dsvl_pipeline.ops import attention
+from dsvl_pipeline.ops.attention import KVPages, PackedInputs
+from dsvl_pipeline.ops.rotary import apply_rotary, rotary_frequencies, rotary_tables
+from tests.ops.kernels import INTERPRETER_WARNS, on_each_device_with, poisoned, random
+
+pytestmark = INTERPRETER_WARNS
+
+FLOAT8 = torch.float8_e4m3fn
+DTYPES = [  # of queries, of pages
+    (torch.float32, torch.float32),
+    (torch.bfloat16, torch.bfloat16),
+    (torch.float16, torch.float16),
+    (torch.bfloat16, FLOAT8),
+    (torch.float32, FLOAT8),
+]
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+SCALE = 0.2
+
+# Lengths of (queries, keys); (n, 0) is a free row of a fixed batch.
+DECODE = {
+    "one token each": [(1, 1), (1, 15), (1, 16), (1, 17), (1, 64), (1, 65), (1, 130)],
+    "drafts of unequal length": [(3, 3), (1, 40), (8, 64), (8, 71), (2, 129)],
+    "free rows": [(1, 0), (1, 33), (1, 0), (4, 0), (0, 20)],
+}
+PREFILL = {
+    "whole prompts": [(17, 17), (64, 64), (130, 130), (1, 1), (63, 63)],
+    "chunks behind a past": [(17, 50), (129, 200), (20, 148), (65, 66)],
+    "free rows": [(30, 0), (90, 90), (0, 12), (1, 0)],
+}
+
+
+@pytest.fixture(autouse=True)
+def _kernels_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The reference must not step in for a kernel under test, and outputs start as NaN."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the torch reference ran")
+
+    def empty(*shape: Any, **kinds: Any) -> Tensor:
+        return torch.full(shape[0] if len(shape) == 1 else shape, torch.nan, **kinds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attention, "_attend_one", refuse)
+        patch.setattr(attention, "_store", refuse)
+        patch.setattr(torch, "empty", empty)
+        yield
+
+
+def expected(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """One sequence in float64: ``q`` are its last tokens ``[q_len, H, D]``, keys all of them."""
+    q_len, kv_len, group = len(q), len(k), q.shape[1] // k.shape[1]
+    k, v = (x.double().repeat_interleave(group, dim=1) for x in (k, v))
+    scores = torch.einsum("qhd,khd->hqk", q.double(), k) * SCALE
+    hidden = torch.ones(q_len, kv_len, dtype=torch.bool, device=q.device).triu(kv_len - q_len + 1)
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+    return torch.einsum("hqk,khd->qhd", weights, v)
+
+
+def paged(
+    lengths: list[tuple[int, int]],
+    *,
+    Hkv: int,
+    D: int,
+    page_size: int,
+    dtype: torch.dtype,
+    device: str,
+) -> tuple[KVPages, PackedInputs, list[tuple[Tensor, Tensor]]]:
+    """Fill two layers' pages in random order; all that no sequence holds is NaN."""
+    width = max(1, *(-(-kv_len // page_size) for _, kv_len in lengths)) + 1
+    num_pages = width * len(lengths) + 1
+    shape = (2, num_pages, Hkv, page_size, D)
+    k, v = (poisoned(*shape, dtype=dtype, device=device) for _ in "kv")
+    order = torch.randperm(num_pages - 1, generator=torch.Generator().manual_seed(1)) + 1
+    tables = order.view(len(lengths), width)
+    held = []
+    for index, ((_, kv_len), table) in enumerate(zip(lengths, tables, strict=True)):
+        keys = random(kv_len, Hkv, D, dtype=dtype, device=device, seed=2 * index)
+        values = random(kv_len, Hkv, D, dtype=dtype, device=device, seed=2 * index + 1)
+        for position in range(kv_len):
+            page, offset = table[position // page_size], position % page_size
+            k[1, page, :, offset], v[1, page, :, offset] = keys[position], values[position]
+        held.append((keys.to(torch.float32), values.to(torch.float32)))
+    starts = [0, *accumulate(q_len for q_len, _ in lengths)]
+    wide = torch.zeros(len(lengths), width + 3, dtype=torch.int32)  # page 0 is nobody's
+    wide[:, :width] = tables
+    packed = PackedInputs(
+        positions=torch.zeros(0, dtype=torch.int64, device=device),
+        slots=torch.zeros(0, dtype=torch.int64, device=device),
+        query_starts=torch.tensor(starts, dtype=torch.int32, device=device),
+        page_table=wide.to(device)[:, :width],  # its rows lie further apart than they are long
+        kv_lens=torch.tensor([n for _, n in lengths], dtype=torch.int32, device=device),
+        max_query_len=max(q_len for q_len, _ in lengths),
+        max_kv_len=max(kv_len for _, kv_len in lengths),
+    )
+    return KVPages(k=k, v=v, page_size=page_size), packed, held
+
+
+def check_paged(
+    lengths: list[tuple[int, int]],
+    dtypes: tuple[torch.dtype, torch.dtype],
+    device: str,
+    *,
+    H: int = 4,
+    Hkv: int = 2,
+    D: int = 32,
+    page_size: int = 64,
+) -> None:
+    """Attend to pages, and compare every query of every sequence."""
+    q_dtype, kv_dtype = dtypes
+    kv, packed, held = paged(
+        lengths, Hkv=Hkv, D=D, page_size=page_size, dtype=kv_dtype, device=device
+    )
+    T = sum(q_len for q_len, _ in lengths)
+    q = random(T, H, 2 * D, dtype=q_dtype, device=device, seed=99)[..., :D]  # not contiguous
+    found = attention.attend_paged(q, kv, 1, packed, SCALE)
+    assert found.dtype == q_dtype
+    bounds = list(pairwise(packed.query_starts.tolist()))
+    for (start, end), (_, kv_len), (k, v) in zip(bounds, lengths, held, strict=True):
+        one = q[start:end]
+        wanted = expected(one, k, v) if kv_len else torch.zeros_like(one)
+        tolerance = TOLERANCE[q_dtype]
+        torch.testing.assert_close(
+            found[start:end], wanted, atol=tolerance, rtol=tolerance, check_dtype=False
+        )
+
+
+@on_each_device_with(*DTYPES)
+@pytest.mark.parametrize("lengths", DECODE.values(), ids=DECODE)
+def test_decode_equals_the_definition(
+    lengths: list[tuple[int, int]], dtypes: tuple[torch.dtype, torch.dtype], device: str
+) -> None:
+    """A query sees keys up to its own position, in pages that lie anywhere, full or not."""
+    check_paged(lengths, dtypes, device)
+
+
+@on_each_device_with(*DTYPES)
+@pytest.mark.parametrize("lengths", PREFILL.values(), ids=PREFILL)
+def test_prefill_equals_the_definition(
+    lengths: list[tuple[int, int]], dtypes: tuple[torch.dtype, torch.dtype], device: str
+) -> None:
+    """Chunks end where their sequence ends, whatever stands before and how long the others are."""
+    check_paged(lengths, dtypes, device, H=2, Hkv=1)
+
+
+@on_each_device_with(DTYPES[0], DTYPES[3])
+@pytest.mark.parametrize("page_size", [16, 32, 128])
+@pytest.mark.parametrize("lengths", [DECODE["drafts of unequal length"], PREFILL["free rows"]])
+def test_every_page_size_gives_the_same(
+    lengths: list[tuple[int, int]],
+    page_size: int,
+    dtypes: tuple[torch.dtype, torch.dtype],
+    device: str,
+) -> None:
+    """A tile of keys may be a part of a page, one page, or several."""
+    check_paged(lengths, dtypes, device, page_size=page_size)
+
+
+@on_each_device_with(*DTYPES[:3])
+@pytest.mark.parametrize(("H", "Hkv", "D"), [(3, 1, 16), (6, 6, 64), (12, 2, 16), (32, 1, 16)])
+def test_every_number_of_heads_gives_the_same(
+    H: int, Hkv: int, D: int, dtypes: tuple[torch.dtype, torch.dtype], device: str
+) -> None:
+    """The heads of a group share a tile: whole tiles, some rows of one, or more than one tile."""
+    lengths = [(1, 20), (2, 70), (1, 3)]
+    check_paged(lengths, dtypes, device, H=H, Hkv=Hkv, D=D)
+
+
+@on_each_device_with((torch.float32,), (torch.bfloat16,), (torch.float16,))
+def test_packed_attention_equals_the_definition(dtypes: tuple[torch.dtype], device: str) -> None:
+    """Without pages; keys and values come as views into larger tensors."""
+    (dtype,) = dtypes
+    starts = [0, 70, 71, 71, 200]
+    heads = random(200, 6, 32, dtype=dtype, device=device)
+    q, k, v = heads[:, :2], heads[:, 2:3], random(200, 1, 32, dtype=dtype, device=device, seed=1)
+    query_starts = torch.tensor(starts, dtype=torch.int32, device=device)
+    found = attention.attend_packed(q, k, v, query_starts, SCALE)
+    wanted = torch.cat([expected(q[a:b], k[a:b], v[a:b]) for a, b in pairwise(starts)])
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance, check_dtype=False)
+
+
+@on_each_device_with(*DTYPES)
+@pytest.mark.parametrize(("H", "Hkv", "D"), [(4, 2, 32), (5, 1, 16), (32, 32, 128)])
+def test_heads_are_rotated_and_stored(
+    H: int, Hkv: int, D: int, dtypes: tuple[torch.dtype, torch.dtype], device: str
+) -> None:
+    """As `apply_rotary` says; only the slots named are written, and float8 ends at 448."""
+    T, page_size = 7, 16
+    dtype, kv_dtype = dtypes
+    heads = random(T, H + 2 * Hkv, D, dtype=dtype, device=device)
+    heads[3] *= 400
+    positions = torch.tensor([0, 1, 5, 900, 3, 2, 4096], device=device)
+    cos, sin = rotary_tables(positions, rotary_frequencies(D, 10000.0).to(device))
+    slots = torch.tensor([37, 5, 79, 0, 63, 64, 16], device=device)
+    shape = (2, 6, Hkv, page_size, D)
+    kv = KVPages(
+        k=poisoned(*shape, dtype=kv_dtype, device=device),
+        v=poisoned(*shape, dtype=kv_dtype, device=device),
+        page_size=page_size,
+    )
+    packed = PackedInputs(
+        positions=positions,
+        slots=slots,
+        query_starts=torch.tensor([0, T], dtype=torch.int32, device=device),
+        page_table=torch.zeros(1, 1, dtype=torch.int32, device=device),
+        kv_lens=torch.tensor([T], dtype=torch.int32, device=device),
+        max_query_len=T,
+        max_kv_len=T,
+    )
+    q = attention.rotate_and_store(heads, cos, sin, kv, 1, packed, H)
+
+    rotated = apply_rotary(heads.double(), cos.double(), sin.double())
+    close: dict[str, Any] = {"atol": 1e-4, "rtol": 2**-7, "check_dtype": False}
+    torch.testing.assert_close(q, rotated[:, :H], **close)
+    if kv_dtype == FLOAT8:
+        # one step of 3 bits; the interpreter loses the carry where rounding reaches a power of two
+        step = 2**-3 if device == "cuda" else 2**-1
+        close = {"atol": 2**-8, "rtol": step, "check_dtype": False}
+    limit = torch.finfo(kv_dtype).max
+    for stored, wanted in ((kv.k, rotated[:, H : H + Hkv]), (kv.v, heads[:, H + Hkv :])):
+        by_slot = stored[1].float().transpose(1, 2).flatten(0, 1)  # (num_slots, Hkv, D)
+        torch.testing.assert_close(by_slot[slots], wanted.double().clamp(-limit, limit), **close)
+        is_other = torch.ones(len(by_slot), dtype=torch.bool, device=device)
+        is_other[slots] = False
+        assert by_slot[is_other].isnan().all()
+        assert stored[0].float().isnan().all()
