@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +19,9 @@ from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.model.linear import Linear
 from dsvl_pipeline.model.names import Names, dialect_names, is_high_res, is_ignored
 from dsvl_pipeline.model.tensors import StoredTensor, list_tensors
+from dsvl_pipeline.ops.linear import require_fp8
+
+Quantization = Literal["none", "fp8"]
 
 # As safetensors names them. Of anything else the numbers mean nothing without scales.
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -32,7 +36,13 @@ class Target:
     shape: tuple[int, ...]
 
 
-def load_model(directory: Path, *, dtype: torch.dtype, device: torch.device | str) -> DeepseekVL:
+def load_model(
+    directory: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    quantization: Quantization = "none",
+) -> DeepseekVL:
     """Load a checkpoint of any dialect, in eval mode and without gradients.
 
     Every tensor is read once and written to its final place on the device, in the final dtype;
@@ -42,11 +52,17 @@ def load_model(directory: Path, *, dtype: torch.dtype, device: torch.device | st
         directory: With ``config.json`` and safetensors.
         dtype: Of all weights.
         device: Of all weights.
+        quantization: ``fp8`` rounds the projections inside the language model's layers to e4m3, one
+            by one as they are read, so that both forms never lie in memory together.
 
     Raises:
+        ConfigError: The device cannot multiply quantised matrices.
         CheckpointError: Files are missing or broken, or tensors are missing, unknown, quantised or
             of another shape than the config says.
     """
+    device = torch.device(device)
+    if quantization == "fp8":
+        require_fp8(device)
     config = read_model_config(directory)
     stored = list_tensors(directory)
     names = dialect_names(stored, is_hybrid=config.is_hybrid)
@@ -58,10 +74,11 @@ def load_model(directory: Path, *, dtype: torch.dtype, device: torch.device | st
         model.lm_head.weight = model.text.embedding.weight
     targets = dict(list_targets(model, names))
     _check(directory, config, targets, stored)
-    _materialise(model, dtype, device)
+    late = _quantizable(model) if quantization == "fp8" else {}
+    _materialise(model, dtype, device, late)
     if is_tied:
         model.lm_head.weight = model.text.embedding.weight
-    _fill(model, targets, stored)
+    _fill(model, targets, stored, dtype, device, late)
     return model
 
 
@@ -104,20 +121,48 @@ def _split_parts(stored_name: str) -> list[str]:
     return [f"{before}{alternative}{after}" for alternative in alternatives.split("|")]
 
 
-def _materialise(model: nn.Module, dtype: torch.dtype, device: torch.device | str) -> None:
-    """Replace the meta tensors by memory on the device; buffers are real already and move."""
-    for module in model.modules():
+def _quantizable(model: DeepseekVL) -> dict[str, Linear]:
+    """Find the projections that eight bits are meant for, by the name of their weight.
+
+    Neither the head, which picks between close scores, nor the towers.
+    """
+    return {
+        f"text.layers.{name}.weight": module
+        for name, module in model.text.layers.named_modules()
+        if isinstance(module, Linear) and module.can_quantize
+    }
+
+
+def _materialise(
+    model: nn.Module, dtype: torch.dtype, device: torch.device, late: Container[str]
+) -> None:
+    """Replace the meta tensors by memory on the device; buffers are real already and move.
+
+    Args:
+        model: Changed in place.
+        dtype: Of the weights.
+        device: Of the weights.
+        late: Names of weights that get their memory when they are read.
+    """
+    for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            empty = torch.empty(parameter.shape, dtype=dtype, device=device)
-            setattr(module, name, nn.Parameter(empty, requires_grad=False))
+            if f"{module_name}.{name}" not in late:
+                empty = torch.empty(parameter.shape, dtype=dtype, device=device)
+                setattr(module, name, nn.Parameter(empty, requires_grad=False))
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
 
 
 def _fill(
-    model: nn.Module, targets: Mapping[str, Target], stored: Mapping[str, StoredTensor]
+    model: nn.Module,
+    targets: Mapping[str, Target],
+    stored: Mapping[str, StoredTensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    late: Mapping[str, Linear],
 ) -> None:
     parameters = dict(model.named_parameters())
+    num_missing = Counter(target.parameter for target in targets.values())
     names_by_file: dict[Path, list[str]] = defaultdict(list)
     for name in targets:
         names_by_file[stored[name].file].append(name)
@@ -126,8 +171,17 @@ def _fill(
             with safe_open(file, framework="pt", device="cpu") as tensors:
                 for name in names:
                     target = targets[name]
+                    parameter = parameters[target.parameter]
+                    if parameter.is_meta:
+                        empty = torch.empty(parameter.shape, dtype=dtype, device=device)
+                        parameter = parameters[target.parameter] = nn.Parameter(empty, False)
+                        late[target.parameter].weight = parameter
                     tensor: Tensor = tensors.get_tensor(name)
-                    parameters[target.parameter][target.rows].copy_(tensor.view(target.shape))
+                    parameter[target.rows].copy_(tensor.view(target.shape))
+                    num_missing[target.parameter] -= 1
+                    if target.parameter in late and num_missing[target.parameter] == 0:
+                        late[target.parameter].quantize_()
+                        del parameters[target.parameter], parameter  # the last references
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}; fetch it again") from error
 

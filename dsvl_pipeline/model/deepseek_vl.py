@@ -6,6 +6,8 @@ all images of a step, ``T`` tokens of all sequences one after another, ``D`` wid
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ from dsvl_pipeline.errors import PromptError
 from dsvl_pipeline.model.aligner import Aligner, HybridAligner
 from dsvl_pipeline.model.config import ModelConfig
 from dsvl_pipeline.model.linear import Linear
-from dsvl_pipeline.model.llama import Llama
+from dsvl_pipeline.model.llama import LastLayer, Llama
 from dsvl_pipeline.model.sam import SamTower
 from dsvl_pipeline.model.siglip import SiglipTower
 from dsvl_pipeline.ops.attention import (
@@ -24,6 +26,19 @@ from dsvl_pipeline.ops.attention import (
     rotate_and_store,
 )
 from dsvl_pipeline.ops.rotary import apply_rotary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LastRows:
+    """Rows of a step whose scores are wanted: a sequence's last one, as a rule.
+
+    Attributes:
+        rows: ``int64[B]``, their places among the step's tokens.
+        packed: As the step's own, for these tokens alone: each sequence's newest, one or a few.
+    """
+
+    rows: Tensor
+    packed: PackedInputs
 
 
 class DeepseekVL(nn.Module):
@@ -92,16 +107,19 @@ class DeepseekVL(nn.Module):
             )
         return hidden.masked_scatter(is_image[:, None], image_features.to(hidden.dtype))
 
-    def forward(self, hidden: Tensor, packed: PackedInputs, kv: KVPages) -> Tensor:
+    def forward(
+        self, hidden: Tensor, packed: PackedInputs, kv: KVPages, *, last: LastRows | None = None
+    ) -> Tensor:
         """Run one step over KV pages: any mix of whole prompts, chunks and single tokens.
 
         Args:
             hidden: ``[T, D]`` from `embed`.
             packed: Where the tokens belong.
             kv: Pages; the step's keys and values are written into them.
+            last: Rows that are wanted, B of them; None is all. Keys and values are written for all.
 
         Returns:
-            ``[T, D]`` behind the final norm, for `logits`.
+            ``[T, D]`` or ``[B, D]`` behind the final norm, for `logits`.
         """
         num_heads = self.config.text.num_heads
 
@@ -109,8 +127,17 @@ class DeepseekVL(nn.Module):
             q = rotate_and_store(heads, cos, sin, kv, layer_index, packed, num_heads)
             return attend_paged(q, kv, layer_index, packed, self.attention_scale)
 
-        output: Tensor = self.text(hidden, packed.positions, attend)
+        last_layer = None if last is None else self._last_layer(last, packed, kv)
+        output: Tensor = self.text(hidden, packed.positions, attend, last_layer)
         return output
+
+    def _last_layer(self, last: LastRows, packed: PackedInputs, kv: KVPages) -> LastLayer:
+        def attend(q: Tensor, heads: Tensor, cos: Tensor, sin: Tensor, layer_index: int) -> Tensor:
+            rotate_and_store(heads, cos, sin, kv, layer_index, packed, 0)
+            q = apply_rotary(q, cos[last.rows], sin[last.rows])
+            return attend_paged(q, kv, layer_index, last.packed, self.attention_scale)
+
+        return LastLayer(rows=last.rows, attend=attend)
 
     def forward_dense(self, hidden: Tensor, query_starts: Tensor) -> Tensor:
         """Run whole sequences without pages: the same layers, nothing kept.

@@ -9,6 +9,7 @@ Source: ``LlamaModel``, transformers 5.23; Touvron et al. 2023, arXiv:2302.13971
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from dsvl_pipeline.model.config import LlamaConfig
 from dsvl_pipeline.model.linear import Linear
 from dsvl_pipeline.ops.activation import silu_mul
-from dsvl_pipeline.ops.norms import rms_norm
+from dsvl_pipeline.ops.norms import add_rms_norm, rms_norm
+from dsvl_pipeline.ops.quantize import Quantized
 from dsvl_pipeline.ops.rotary import rotary_frequencies, rotary_tables
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -25,6 +27,24 @@ Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 Heads are queries, keys and values, not yet rotated; with pages or without.
 """
+
+AttendRows = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+"""(queries ``[B, H, d]`` of some rows, heads ``[T, 2 * Hkv, d]`` of all, cos, sin, layer index) ->
+``[B, H, d]``. Cosine and sine belong to all rows; nothing is rotated yet.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LastLayer:
+    """What the last layer computes when only some rows are wanted behind it.
+
+    Attributes:
+        rows: ``int64[B]``, which.
+        attend: How their queries reach the keys of their sequences.
+    """
+
+    rows: Tensor
+    attend: AttendRows
 
 
 class Llama(nn.Module):
@@ -50,26 +70,35 @@ class Llama(nn.Module):
         self.frequencies = frequencies.to(self.frequencies.device)
         return self
 
-    def forward(self, hidden: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def forward(
+        self, hidden: Tensor, positions: Tensor, attend: Attend, last: LastLayer | None = None
+    ) -> Tensor:
         """Run every layer and the final norm.
 
         Args:
             hidden: ``[T, D]`` embeddings.
             positions: ``int64[T]``, of each token in its sequence.
             attend: How queries reach the keys of their sequences.
+            last: Which rows the last layer needs, B of them; None is all.
 
         Returns:
-            ``[T, D]``.
+            ``[T, D]`` or ``[B, D]``.
         """
         cos, sin = rotary_tables(positions, self.frequencies)
+        delta: Tensor | None = None
         for index, layer in enumerate(self.layers):
-            hidden = layer(hidden, cos, sin, attend, index)
-        normed: Tensor = self.norm(hidden)
+            is_last = index == len(self.layers) - 1
+            hidden, delta = layer(hidden, delta, cos, sin, attend, index, last if is_last else None)
+        normed: Tensor = self.norm(hidden, delta)[1]
         return normed
 
 
 class LlamaLayer(nn.Module):
-    """Attention and MLP, each behind a norm and added to its input."""
+    """Attention and MLP, each behind a norm and added to its input.
+
+    The last addition is left to the norm behind it, which may be the next layer's: one pass over
+    memory instead of two.
+    """
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -79,11 +108,25 @@ class LlamaLayer(nn.Module):
         self.mlp = LlamaMlp(config)
 
     def forward(
-        self, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend, index: int
-    ) -> Tensor:
-        hidden = hidden + self.attention(self.attention_norm(hidden), cos, sin, attend, index)
-        output: Tensor = hidden + self.mlp(self.mlp_norm(hidden))
-        return output
+        self,
+        hidden: Tensor,
+        delta: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        attend: Attend,
+        index: int,
+        last: LastLayer | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Take and give two ``[T, D]`` (given, ``[B, D]`` for rows alone) that are to be added."""
+        is_quantized = self.attention.qkv.is_quantized
+        hidden, normed = self.attention_norm(hidden, delta, quantize=is_quantized)
+        if last is None:
+            delta = self.attention(normed, cos, sin, attend, index)
+        else:
+            delta = self.attention.forward_rows(normed, cos, sin, last, index)
+            hidden = hidden[last.rows]  # (B, D)
+        hidden, normed = self.mlp_norm(hidden, delta, quantize=self.mlp.gate_up.is_quantized)
+        return hidden, self.mlp(normed)
 
 
 class LlamaAttention(nn.Module):
@@ -92,16 +135,33 @@ class LlamaAttention(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         d = config.head_dim
-        self.num_parts = config.num_heads + 2 * config.num_kv_heads
+        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         parts = (config.num_heads * d, config.num_kv_heads * d, config.num_kv_heads * d)
         self.qkv = Linear(config.hidden_size, *parts, bias=False)
         self.out = Linear(config.num_heads * d, config.hidden_size, bias=False)
 
     def forward(
-        self, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend, index: int
+        self, normed: Tensor | Quantized, cos: Tensor, sin: Tensor, attend: Attend, index: int
     ) -> Tensor:
-        heads = self.qkv(hidden).view(hidden.shape[0], self.num_parts, -1)  # (T, H + 2 * Hkv, d)
-        found = attend(heads, cos, sin, index)
+        heads = self.qkv(normed).unflatten(-1, (self.num_heads + 2 * self.num_kv_heads, -1))
+        output: Tensor = self.out(attend(heads, cos, sin, index).flatten(1))
+        return output
+
+    def forward_rows(
+        self, normed: Tensor | Quantized, cos: Tensor, sin: Tensor, last: LastLayer, index: int
+    ) -> Tensor:
+        """Attend for some rows to the keys and values of all: ``[B, D]``."""
+        num_query_outputs = self.qkv.part_sizes[0]
+        chosen = normed[last.rows] if isinstance(normed, Tensor) else normed.rows(last.rows)
+        q = self.qkv(chosen, slice(num_query_outputs))
+        kv = self.qkv(normed, slice(num_query_outputs, None))
+        found = last.attend(
+            q.unflatten(-1, (self.num_heads, -1)),
+            kv.unflatten(-1, (2 * self.num_kv_heads, -1)),
+            cos,
+            sin,
+            index,
+        )
         output: Tensor = self.out(found.flatten(1))
         return output
 
@@ -115,18 +175,24 @@ class LlamaMlp(nn.Module):
         self.gate_up = Linear(D, I, I, bias=False)
         self.down = Linear(I, D, bias=False)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        output: Tensor = self.down(silu_mul(self.gate_up(hidden)))
+    def forward(self, normed: Tensor | Quantized) -> Tensor:
+        inner = silu_mul(self.gate_up(normed), quantize=self.down.is_quantized)
+        output: Tensor = self.down(inner)
         return output
 
 
 class RmsNorm(nn.Module):
-    """`rms_norm` with its weight."""
+    """`add_rms_norm` with its weight."""
 
     def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(hidden_size))
         self.eps = eps
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        return rms_norm(hidden, self.weight, self.eps)
+    def forward(
+        self, hidden: Tensor, delta: Tensor | None, *, quantize: bool = False
+    ) -> tuple[Tensor, Tensor | Quantized]:
+        """Give ``hidden + delta`` (None adds nothing) and its norm."""
+        if delta is None:
+            return hidden, rms_norm(hidden, self.weight, self.eps, quantize=quantize)
+        return add_rms_norm(hidden, delta, self.weight, self.eps, quantize=quantize)
