@@ -109,7 +109,7 @@ class SamAttention(nn.Module):
         qkv = self.qkv(hidden).view(N, G * G, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N, H, G * G, D / H) each
         found = attend_grid(q, k, v, self.rel_pos_h, self.rel_pos_w)
-        output: Tensor = self.out(found.transpose(1, 2).reshape(N, G, G, D))
+        output: Tensor = self.out(found.view(N, G, G, D))
         return output
 
 

@@ -8,6 +8,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from dsvl_pipeline.ops.backend import use_triton
+
+# Fastest first; each takes what the ones before it refuse (another dtype, an older card).
+_BACKENDS = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 def attend_image(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -21,7 +32,10 @@ def attend_image(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         ``[N, H, L, D]``.
     """
-    return F.scaled_dot_product_attention(q, k, v)
+    if not q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v)
+    with sdpa_kernel(_BACKENDS, set_priority=True):
+        return F.scaled_dot_product_attention(q, k, v)
 
 
 def attend_grid(q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
@@ -38,12 +52,19 @@ def attend_grid(q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: T
         rel_pos_w: ``[2 * G - 1, D]``, by column distance.
 
     Returns:
-        ``[N, H, G * G, D]``.
+        ``[N, G * G, H * D]``: the heads of a patch side by side.
 
     Source: ``SamVisionAttention``, transformers 5.23; Li et al. 2021, arXiv:2112.01526.
     """
     N, H, num_patches, D = q.shape
     G = (rel_pos_h.shape[0] + 1) // 2
+    if use_triton(q) and D >= 16 and D.bit_count() == 1:
+        from dsvl_pipeline.ops.kernels import image_attention as kernels
+
+        if G <= kernels.MOST_COLUMNS:
+            if not (q.stride() == k.stride() == v.stride() and q.stride(3) == 1):
+                q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+            return kernels.attend_grid(q, k, v, rel_pos_h, rel_pos_w)
     places = torch.arange(G, device=q.device)
     distances = places[:, None] - places[None, :] + G - 1  # (query, key)
     grid = q.view(N, H, G, G, D)
@@ -51,4 +72,5 @@ def attend_grid(q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: T
     by_column = torch.einsum("nhyxd,xkd->nhyxk", grid, rel_pos_w[distances])
     bias = by_row[..., :, None] + by_column[..., None, :]  # (N, H, G, G, G, G)
     bias = bias.reshape(N, H, num_patches, num_patches)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return found.transpose(1, 2).flatten(2)
