@@ -109,7 +109,7 @@ def relative_terms(q: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> tuple[Ten
 
 def _columns(G: int) -> int:
     """Give a grid row's width as tiles have it."""
-    return max(16, triton.next_power_of_2(G))
+    return max(16, int(triton.next_power_of_2(G)))
 
 
 @triton.jit
