@@ -150,16 +150,12 @@ def build_model(
     # with the device once more, for a buffer that is always made on the CPU
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     fill_randomly(model, seed)
-    if quantization != "none":
-        model = quantise(model, quantization)
+    if quantization == "fp8":
+        for linear in model.quantizable().values():
+            linear.quantize_()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()  # the float32 weights that it was made with
     return model
-
-
-def quantise(model: DeepseekVL, quantization: str) -> DeepseekVL:
-    """Bring a model's weights into the form that `load_model` gives them."""
-    raise NotImplementedError(f"no way yet to make a random model {quantization}")
 
 
 @torch.no_grad()

@@ -74,7 +74,7 @@ def load_model(
         model.lm_head.weight = model.text.embedding.weight
     targets = dict(list_targets(model, names))
     _check(directory, config, targets, stored)
-    late = _quantizable(model) if quantization == "fp8" else {}
+    late = model.quantizable() if quantization == "fp8" else {}
     _materialise(model, dtype, device, late)
     if is_tied:
         model.lm_head.weight = model.text.embedding.weight
@@ -119,18 +119,6 @@ def _split_parts(stored_name: str) -> list[str]:
         return [stored_name]
     alternatives, _, after = rest.partition(")")
     return [f"{before}{alternative}{after}" for alternative in alternatives.split("|")]
-
-
-def _quantizable(model: DeepseekVL) -> dict[str, Linear]:
-    """Find the projections that eight bits are meant for, by the name of their weight.
-
-    Neither the head, which picks between close scores, nor the towers.
-    """
-    return {
-        f"text.layers.{name}.weight": module
-        for name, module in model.text.layers.named_modules()
-        if isinstance(module, Linear) and module.can_quantize
-    }
 
 
 def _materialise(

@@ -63,6 +63,18 @@ class DeepseekVL(nn.Module):
         self.lm_head = Linear(text.hidden_size, text.vocab_size, bias=False)
         self.attention_scale = text.head_dim**-0.5
 
+    def quantizable(self) -> dict[str, Linear]:
+        """Give the projections that fp8 is meant for, by the name of their weight.
+
+        Those inside the language model's layers, but neither the head, which picks between close
+        scores, nor the towers; nor shapes that matrix units do not take.
+        """
+        return {
+            f"text.layers.{name}.weight": module
+            for name, module in self.text.layers.named_modules()
+            if isinstance(module, Linear) and module.can_quantize
+        }
+
     def encode_images(self, low_res: Tensor, high_res: Tensor | None) -> Tensor:
         """Turn normalised pictures into image tokens.
 
