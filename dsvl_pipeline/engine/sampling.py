@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
-from dsvl_pipeline.ops.sampling import SamplingTensors, sample, token_logprobs
+from dsvl_pipeline.ops.sampling import (
+    SamplingTensors,
+    sample,
+    sample_with_logprobs,
+    token_logprobs,
+)
 
-__all__ = ["SamplingTensors", "sample", "token_logprobs"]
+__all__ = ["SamplingTensors", "sample", "sample_with_logprobs", "token_logprobs"]

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dsvl_pipeline.ops.backend import use_triton
+
 _GOLDEN = 0x9E3779B97F4A7C15
 _NOISE_BITS = 52
 
@@ -64,10 +66,35 @@ def sample(logits: Tensor, params: SamplingTensors) -> Tensor:
         logits: ``[B, V]`` as the model gives them.
         params: One entry per row.
     """
+    if use_triton(logits):
+        return _sample_rows(logits, params, wants_logprobs=False)[0]
+    return choose(logits, params)
+
+
+def sample_with_logprobs(logits: Tensor, params: SamplingTensors) -> tuple[Tensor, Tensor]:
+    """Return what `sample` does, and `token_logprobs` of it: ``int64[B]``, ``float32[B]``."""
+    if use_triton(logits):
+        token_ids, logprobs = _sample_rows(logits, params, wants_logprobs=True)
+        assert logprobs is not None
+        return token_ids, logprobs
+    token_ids = choose(logits, params)
+    return token_ids, token_logprobs(logits, token_ids)
+
+
+def _sample_rows(
+    logits: Tensor, params: SamplingTensors, *, wants_logprobs: bool
+) -> tuple[Tensor, Tensor | None]:
+    from dsvl_pipeline.ops.kernels.sampling import sample_rows
+
+    return sample_rows(logits, params, wants_logprobs=wants_logprobs)
+
+
+def choose(logits: Tensor, params: SamplingTensors) -> Tensor:
+    """Return what `sample` does; the reference, with a sort where rows are filtered."""
     scores = penalise(forbid(logits.float(), params), params)
     if not params.is_sampled:
         return scores.argmax(-1)
-    noisy = filter_scores(scores, params) + _gumbel(params, scores.shape[-1])
+    noisy = filter_scores(scores, params) + gumbel_noise(params, scores.shape[-1])
     is_greedy = (params.temperature == 0)[:, None]
     return torch.where(is_greedy, scores.double(), noisy).argmax(-1)
 
@@ -127,7 +154,7 @@ def filter_scores(scores: Tensor, params: SamplingTensors) -> Tensor:
     return scores.masked_fill(probabilities < floor, -torch.inf)
 
 
-def _gumbel(params: SamplingTensors, num_tokens: int) -> Tensor:
+def gumbel_noise(params: SamplingTensors, num_tokens: int) -> Tensor:
     """Return standard Gumbel noise that hashes (seed, position, token), ``float64[B, V]``."""
     key = _mix(_mix(params.seed) + params.position)
     token = torch.arange(1, num_tokens + 1, device=key.device) * _signed(_GOLDEN)
