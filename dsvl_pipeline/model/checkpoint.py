@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+import threading
+from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from dsvl_pipeline.errors import CheckpointError
 from dsvl_pipeline.model.config import ModelConfig, read_model_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.model.linear import Linear
 from dsvl_pipeline.model.names import Names, dialect_names, is_high_res, is_ignored
+from dsvl_pipeline.model.reading import for_each, open_files
 from dsvl_pipeline.model.tensors import StoredTensor, list_tensors
 from dsvl_pipeline.ops.linear import require_fp8
 
@@ -46,7 +47,8 @@ def load_model(
     """Load a checkpoint of any dialect, in eval mode and without gradients.
 
     Every tensor is read once and written to its final place on the device, in the final dtype;
-    beside the model itself, host memory holds no more than the files' cache.
+    beside the model itself, host memory holds no more than the files' cache and, on the way to a
+    GPU, a few buffers.
 
     Args:
         directory: With ``config.json`` and safetensors.
@@ -60,7 +62,7 @@ def load_model(
         CheckpointError: Files are missing or broken, or tensors are missing, unknown, quantised or
             of another shape than the config says.
     """
-    device = torch.device(device)
+    device = torch.empty(0, device=device).device  # numbered: threads take "cuda" for the first
     if quantization == "fp8":
         require_fp8(device)
     config = read_model_config(directory)
@@ -150,28 +152,26 @@ def _fill(
     late: Mapping[str, Linear],
 ) -> None:
     parameters = dict(model.named_parameters())
-    num_missing = Counter(target.parameter for target in targets.values())
-    names_by_file: dict[Path, list[str]] = defaultdict(list)
-    for name in targets:
-        names_by_file[stored[name].file].append(name)
-    for file, names in names_by_file.items():
-        try:
-            with safe_open(file, framework="pt", device="cpu") as tensors:
-                for name in names:
-                    target = targets[name]
-                    parameter = parameters[target.parameter]
-                    if parameter.is_meta:
-                        empty = torch.empty(parameter.shape, dtype=dtype, device=device)
-                        parameter = parameters[target.parameter] = nn.Parameter(empty, False)
-                        late[target.parameter].weight = parameter
-                    tensor: Tensor = tensors.get_tensor(name)
-                    parameter[target.rows].copy_(tensor.view(target.shape))
-                    num_missing[target.parameter] -= 1
-                    if target.parameter in late and num_missing[target.parameter] == 0:
-                        late[target.parameter].quantize_()
-                        del parameters[target.parameter], parameter  # the last references
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} cannot be read: {error}; fetch it again") from error
+    names_by_parameter: dict[str, list[str]] = defaultdict(list)
+    for name, target in targets.items():
+        names_by_parameter[target.parameter].append(name)
+    one_at_a_time = threading.Lock()  # Triton's launchers are not made for several threads
+
+    with open_files({stored[name].file for name in targets}, device) as read:
+
+        def fill(parameter_name: str) -> None:
+            parameter = parameters[parameter_name]
+            if parameter_name in late:
+                empty = torch.empty(parameter.shape, dtype=dtype, device=device)
+                parameter = late[parameter_name].weight = nn.Parameter(empty, requires_grad=False)
+            for name in names_by_parameter[parameter_name]:
+                target = targets[name]
+                read(name, stored[name], parameter[target.rows].view(target.shape))
+            if parameter_name in late:
+                with one_at_a_time:
+                    late[parameter_name].quantize_()
+
+        for_each(fill, names_by_parameter, device)
 
 
 def _check(

@@ -27,9 +27,19 @@ _NOT_A_HEADER = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTensor:
-    """Where a tensor lies, its shape, and its dtype in the format's own words (``BF16``)."""
+    """Where a tensor lies, its shape, and its dtype in the format's own words (``BF16``).
+
+    Attributes:
+        file: That holds it.
+        start: First byte in the file.
+        num_bytes: In the file.
+        shape: Of the tensor.
+        dtype: Of its elements.
+    """
 
     file: Path
+    start: int
+    num_bytes: int
     shape: tuple[int, ...]
     dtype: str
 
@@ -65,10 +75,16 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
                 raise ValueError(f"a header of {header_bytes} bytes in {file_bytes} bytes")
             header: dict[str, Any] = json.loads(file.read(header_bytes))
         header.pop("__metadata__", None)
-        tensors = {
-            name: StoredTensor(file=path, shape=tuple(entry["shape"]), dtype=str(entry["dtype"]))
-            for name, entry in header.items()
-        }
+        tensors = {}
+        for name, entry in header.items():
+            begin, end = map(int, entry["data_offsets"])
+            tensors[name] = StoredTensor(
+                file=path,
+                start=8 + header_bytes + begin,
+                num_bytes=end - begin,
+                shape=tuple(entry["shape"]),
+                dtype=str(entry["dtype"]),
+            )
         data_bytes = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}; fetch it again") from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dsvl_pipeline.errors import CheckpointError
+from dsvl_pipeline.model import checkpoint, reading
 from dsvl_pipeline.model.checkpoint import build_empty, load_model
 from dsvl_pipeline.model.config import LlamaConfig, ModelConfig, SamConfig, SiglipConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.model.tensors import StoredTensor
 from tests.checkpoints import write_checkpoint
 
 
@@ -40,6 +44,15 @@ def edit_config(directory: Path, change: Callable[[dict[str, Any]], Any]) -> Non
     path.write_text(json.dumps(config))
 
 
+@pytest.fixture(params=["mapped", "staged"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Read as for a CPU, or as for a GPU: in threads, through buffers (here of 4096 bytes)."""
+    monkeypatch.setattr(reading, "is_mapped", lambda _: request.param == "mapped")
+    monkeypatch.setattr(reading, "_STAGE_BYTES", 4096)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("is_hybrid", [True, False], ids=["hybrid", "single"])
 def test_every_dialect_gives_the_same_model(tmp_path: Path, is_hybrid: bool) -> None:
     """One network, three names for each tensor: fused and split, in one file and in shards."""
@@ -64,6 +77,7 @@ def test_the_head_of_the_file_wins_over_a_tie_flag(tmp_path: Path) -> None:
     assert not torch.equal(model.lm_head.weight, model.text.embedding.weight)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dialect", ["original", "current"])
 def test_a_head_that_is_absent_is_tied(tmp_path: Path, dialect: Any) -> None:
     """Transformers drops a tied head from the file; a tie flag of false must not stop us."""
@@ -74,6 +88,7 @@ def test_a_head_that_is_absent_is_tied(tmp_path: Path, dialect: Any) -> None:
     assert model.text.embedding.weight.device.type == "cpu"
 
 
+@pytest.mark.usefixtures("way")
 def test_weights_are_rounded_to_the_dtype_and_frozen(tmp_path: Path) -> None:
     """Half the memory means half the memory: no parameter stays wide, none gathers gradients."""
     write_checkpoint(tmp_path)
@@ -187,6 +202,7 @@ def test_weights_of_any_float_are_loaded(tmp_path: Path, dtype: torch.dtype) -> 
     assert {parameter.dtype for parameter in load(tmp_path).parameters()} == {torch.float32}
 
 
+@pytest.mark.usefixtures("way")
 def test_the_index_decides_between_shards(tmp_path: Path) -> None:
     """A shard of an older export may hold a tensor of the same name."""
     reference = write_checkpoint(tmp_path, num_shards=2)
@@ -222,6 +238,7 @@ def edit_header(directory: Path, change: Callable[[dict[str, Any]], Any]) -> Non
     path.write_bytes(len(changed).to_bytes(8, "little") + changed + body[end:])
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     "entry",
     [
@@ -281,6 +298,35 @@ def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
         load(tmp_path)
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(CheckpointError, match="is not a safetensors file"):
+        load(tmp_path)
+
+
+def test_a_shard_that_breaks_while_it_is_read_is_named(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file may be cut off, or its disk fail, after its header was found to be whole."""
+    write_checkpoint(tmp_path, num_shards=3)
+    whole, shard = reading.open_files, "model-00002-of-00003.safetensors"
+
+    @contextmanager
+    def cut(*arguments: Any) -> Iterator[reading.Read]:
+        with whole(*arguments) as read:
+            if way == "staged":  # a mapped file must not be cut: that ends the process
+                body = (tmp_path / shard).read_bytes()
+                (tmp_path / shard).write_bytes(body[: len(body) // 2])
+                yield read
+            else:
+
+                def fail(name: str, stored: StoredTensor, out: Tensor) -> None:
+                    if stored.file.name == shard:
+                        stored = replace(stored, file=tmp_path / shard)
+                        name = "lost"
+                    read(name, stored, out)
+
+                yield fail
+
+    monkeypatch.setattr(checkpoint, "open_files", cut)
+    with pytest.raises(CheckpointError, match=rf"{shard} cannot be read: .*fetch it again"):
         load(tmp_path)
 
 
