@@ -121,6 +121,12 @@ class EngineConfig:
             CPU.
         max_step_tokens: Most prompt tokens prefilled in one step.
         page_size_tokens: Tokens in one KV page.
+        quantization: ``fp8`` runs the language model's matrix products and keeps keys and values
+            in eight bits: faster, with slightly other answers.
+        prefix_sharing: Compute what prompts have in common at their beginning once.
+        cuda_graphs: Replay decode steps as CUDA graphs.
+        step_timeout_s: A step that takes longer means that the device hangs; the engine then
+            fails, and its process is replaced.
         fake: Settings of the fake engine, see `FakeEngineConfig`.
     """
 
@@ -129,6 +135,10 @@ class EngineConfig:
     max_num_sequences: int | Literal["auto"] = "auto"
     max_step_tokens: int = 8192
     page_size_tokens: int = 64
+    quantization: Literal["none", "fp8"] = "none"
+    prefix_sharing: bool = True
+    cuda_graphs: bool = True
+    step_timeout_s: float = 300.0
     fake: FakeEngineConfig | None = None
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -144,6 +154,7 @@ class EngineConfig:
         _require(
             self.page_size_tokens >= 1, "page_size_tokens", self.page_size_tokens, "at least 1"
         )
+        _require(self.step_timeout_s > 0, "step_timeout_s", self.step_timeout_s, "above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,49 +6,73 @@ Letters: ``T`` tokens of the step, ``S`` sequences, ``P`` pages of the longest s
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dsvl_pipeline.engine.scheduler import Chunk
+from dsvl_pipeline.engine.transfer import upload
 from dsvl_pipeline.ops.attention import PackedInputs
 
 
-def pack(chunks: Seq[Chunk], *, page_size: int, device: torch.device) -> PackedInputs:
-    """Say where each token of a step stands in its sequence and in the KV pages."""
-    starts = np.array([chunk.start for chunk in chunks], dtype=np.int64)
-    ends = np.array([chunk.end for chunk in chunks], dtype=np.int64)
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownTokens:
+    """Tokens that the host knows, ready for the model.
+
+    Attributes:
+        ids: ``int64[T]``.
+        packed: Where they belong.
+    """
+
+    ids: Tensor
+    packed: PackedInputs
+
+
+def pack(chunks: Seq[Chunk], *, page_size: int, device: torch.device) -> KnownTokens:
+    """Say what each token of a step is, and where it stands in its sequence and in the pages."""
+    starts = np.array([chunk.start for chunk in chunks], dtype=np.int32)
+    ends = np.array([chunk.end for chunk in chunks], dtype=np.int32)
     lengths = ends - starts
     query_starts = np.zeros(len(chunks) + 1, dtype=np.int32)
     np.cumsum(lengths, out=query_starts[1:])
     owner = np.repeat(np.arange(len(chunks)), lengths)  # (T,)
-    positions = np.arange(query_starts[-1]) - query_starts[:-1][owner] + starts[owner]
+    positions = np.arange(query_starts[-1], dtype=np.int32) - query_starts[owner] + starts[owner]
 
-    page_table = _page_table(chunks)
-    pages = page_table[owner, positions // page_size].astype(np.int64)
-    slots = pages * page_size + positions % page_size
-    return PackedInputs(
-        positions=torch.from_numpy(positions).to(device),
-        slots=torch.from_numpy(slots).to(device),
-        query_starts=torch.from_numpy(query_starts).to(device),
-        page_table=torch.from_numpy(page_table).to(device),
-        kv_lens=torch.from_numpy(ends.astype(np.int32)).to(device),
+    tables = [chunk.sequence.page_table for chunk in chunks]
+    page_table = np.zeros((len(chunks), max(map(len, tables))), dtype=np.int32)
+    fill_tables(page_table, tables)
+    slots = page_table[owner, positions // page_size] * page_size + positions % page_size
+    parts = (token_ids(chunks), positions, slots, query_starts, ends, page_table.ravel())
+    # One copy: every one of them has its own cost.
+    joined = upload(np.concatenate(parts), device)
+    ids, at, to, first, kv_lens, table = joined.split([len(part) for part in parts])
+    packed = PackedInputs(
+        positions=at.long(),
+        slots=to.long(),
+        query_starts=first,
+        page_table=table.view(page_table.shape),
+        kv_lens=kv_lens,
         max_query_len=int(lengths.max()),
         max_kv_len=int(ends.max()),
     )
+    return KnownTokens(ids.long(), packed)
 
 
-def token_ids(chunks: Seq[Chunk]) -> NDArray[np.int64]:
-    """Return the known ids of a step, ``int64[T]``."""
-    parts = [chunk.sequence.token_ids[chunk.start : chunk.end] for chunk in chunks]
-    return np.concatenate(parts).astype(np.int64)
+def token_ids(chunks: Seq[Chunk]) -> NDArray[np.int32]:
+    """Return the known and the drafted ids of a step, ``int32[T]``."""
+    parts: list[NDArray[np.int32]] = []
+    for chunk in chunks:
+        known = chunk.end - len(chunk.draft_ids)
+        parts.append(chunk.sequence.token_ids[chunk.start : known])
+        if chunk.draft_ids:
+            parts.append(np.array(chunk.draft_ids, dtype=np.int32))
+    return np.concatenate(parts)
 
 
-def _page_table(chunks: Seq[Chunk]) -> NDArray[np.int32]:
-    """Stack the page tables, ``int32[S, P]``; what is padded is never read."""
-    tables = [chunk.sequence.page_table for chunk in chunks]
-    stacked = np.zeros((len(tables), max(map(len, tables))), dtype=np.int32)
-    for row, table in zip(stacked, tables, strict=True):
+def fill_tables(into: NDArray[np.int32], tables: Seq[list[int]]) -> None:
+    """Write page tables into the rows of ``int32[S, P]``; what lies behind them is left alone."""
+    for row, table in zip(into, tables, strict=False):
         row[: len(table)] = table
-    return stacked

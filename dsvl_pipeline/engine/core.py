@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from dsvl_pipeline.engine.admission import find_fault
-from dsvl_pipeline.engine.memory import resolve_num_pages, resolve_num_sequences
+from dsvl_pipeline.engine.drafts import Draft
+from dsvl_pipeline.engine.features import ImageFeatures
+from dsvl_pipeline.engine.memory import allocate_pages, resolve_num_sequences
 from dsvl_pipeline.engine.pages import PagePool
-from dsvl_pipeline.engine.runner import Runner
-from dsvl_pipeline.engine.scheduler import Decode, Prefill, Scheduler, Step
+from dsvl_pipeline.engine.prefix import page_keys, text_before_images
+from dsvl_pipeline.engine.runner import Forwarded, Launched, Runner
+from dsvl_pipeline.engine.scheduler import Chunk, Decode, Prefill, Scheduler
 from dsvl_pipeline.engine.sequence import Sequence
 from dsvl_pipeline.engine.stop_text import DecodeIds, StopText, cut_before
 from dsvl_pipeline.errors import CapacityError
 from dsvl_pipeline.model.config import ImageConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.records import Completion, EngineConfig, FinishReason, Request, RowFailure
+
+_COUNTERS = (
+    "steps",
+    "decode_steps",
+    "prompt_tokens",
+    "new_tokens",
+    "images_encoded",
+    "drafted_tokens",
+    "accepted_tokens",
+    "step_downs",
+)
+_PHASES = ("vision", "prefill", "decode", "host")
 
 
 class EngineCore:
@@ -37,28 +55,36 @@ class EngineCore:
         image_config: ImageConfig,
     ) -> None:
         parameter = next(model.parameters())
-        device = parameter.device
-        num_lanes = resolve_num_sequences(config, device)
-        num_pages = resolve_num_pages(
-            config, model.config, num_sequences=num_lanes, dtype=parameter.dtype, device=device
-        )
-        page_size = config.page_size_tokens
+        num_lanes = resolve_num_sequences(config, parameter.device)
+        features = ImageFeatures(model, image_config)
+        kv = allocate_pages(config, model, num_sequences=num_lanes)
+        self._num_lanes = num_lanes
         self._model_config = model.config
         self._image_config = image_config
+        self._shares_prefixes = config.prefix_sharing
         self._decode = decode
         self._eos_token_ids = frozenset(eos_token_ids)
-        self._pool = PagePool(num_pages=num_pages, page_size=page_size)
+        self._pool = PagePool(num_pages=kv.k.shape[1] - 1, page_size=kv.page_size)
         self._scheduler = Scheduler(
             self._pool, max_num_sequences=num_lanes, max_step_tokens=config.max_step_tokens
         )
         self._runner = Runner(
-            model, image_config, num_pages=num_pages, page_size=page_size, num_lanes=num_lanes
+            model,
+            image_config,
+            kv=kv,
+            num_lanes=num_lanes,
+            features=features,
+            use_graphs=config.cuda_graphs,
         )
+        self._images_ahead = features.images_per_pass
+        self._launched: Launched | None = None  # the step whose tokens are not read yet
         self._sequences: dict[str, Sequence] = {}
         self._completions: list[Completion] = []
         self._num_arrived = 0
         self._counts: Counter[str] = Counter()
-        self._seconds: dict[str, float] = dict.fromkeys(("vision", "prefill", "decode", "host"), 0)
+        self._seconds: dict[str, float] = dict.fromkeys(_PHASES, 0.0)
+        # Benchmarks decide here which drafted tokens count as right: (sequence, position).
+        self.accepts_draft: Callable[[Sequence, int], bool] | None = None
 
     @property
     def has_work(self) -> bool:
@@ -86,32 +112,39 @@ class EngineCore:
 
     def cancel(self, request_id: str) -> None:
         """Finish a request with what it has so far; nothing happens if it is unknown or done."""
+        if request_id in self._sequences:
+            self._take_tokens()  # one of them may be its
         sequence = self._sequences.get(request_id)
         if sequence is not None:
             self._finish(sequence, "cancelled")
 
     def step(self) -> None:
-        """Plan one step, run it, and take its tokens."""
-        begun_s = time.perf_counter()
-        step = self._scheduler.next_step()
-        if step is None:
-            return
-        planned_s = time.perf_counter()
-        num_encoded = self._runner.encode_images(step)
-        encoded_s = time.perf_counter()
-        produced = self._runner.launch(step).read()
-        read_s = time.perf_counter()
-        for sequence, token_id, logprob in produced:
-            if sequence.first_token_s is None:
-                sequence.first_token_s = time.monotonic()
-            reason = sequence.accept(token_id, logprob)
-            if reason is not None:
-                self._finish(sequence, reason)
+        """Give the device its next step, and take the tokens of the one before.
 
-        self._counts.update(steps=1, new_tokens=len(produced), images_encoded=num_encoded)
-        self._seconds["vision"] += encoded_s - planned_s
-        self._count_step(step, read_s - encoded_s)
-        self._seconds["host"] += planned_s - begun_s + time.perf_counter() - read_s
+        The device is busy with the new step while the host looks at the tokens of the last one:
+        whether they end a completion, and what a grammar allows next.
+        """
+        begun_s = time.perf_counter()
+        if self._scheduler.has_drafts:
+            self._take_tokens()  # a draft goes on from what was produced
+        step = self._scheduler.next_step()
+        forwarded = None
+        if step is not None:
+            try:
+                forwarded = self._runner.forward(step, self._scheduler.upcoming(self._images_ahead))
+            except torch.OutOfMemoryError:
+                self._take_tokens()
+                torch.cuda.empty_cache()
+                self._counts["step_downs"] += 1
+                if not self._scheduler.step_down(step):
+                    raise
+            except BaseException:
+                self._take_tokens()  # what was finished before is still good
+                raise
+        self._take_tokens()
+        if forwarded is not None:
+            self._launched = self._runner.sample(forwarded, self._allowed(forwarded))
+        self._seconds["host"] += time.perf_counter() - begun_s
 
     def take_completions(self) -> list[Completion]:
         """Return what was finished since the last call."""
@@ -122,14 +155,19 @@ class EngineCore:
         """Counters since the start, gauges of now, and where the seconds went.
 
         ``prompt_tokens`` counts what was prefilled, tokens recomputed after preemption included.
+        ``vision_s``, ``prefill_s`` and ``decode_s`` are the device's, ``host_s`` is spent beside
+        them. ``occupancy`` is the mean share of lanes that a decode step filled.
         """
-        names = ("steps", "prompt_tokens", "new_tokens", "images_encoded")
+        rows = self._counts["decode_rows"]
+        lanes = self._counts["decode_steps"] * self._num_lanes
         return {
-            **{name: float(self._counts[name]) for name in names},
+            **{name: float(self._counts[name]) for name in _COUNTERS},
             "preemptions": float(self._scheduler.num_preemptions),
+            "reused_tokens": float(self._scheduler.num_reused_tokens),
             "sequences_running": float(self._scheduler.num_running),
             "sequences_waiting": float(self._scheduler.num_waiting),
-            "kv_pages_used": float(self._pool.num_used),
+            "occupancy": rows / lanes if lanes else 0.0,
+            "kv_pages_used": float(self._scheduler.num_pages_used),
             "kv_pages_total": float(self._pool.num_pages),
             **{f"{name}_s": seconds for name, seconds in self._seconds.items()},
         }
@@ -150,29 +188,125 @@ class EngineCore:
         sampling = request.sampling
         num_wanted = len(request.prompt_ids) + sampling.max_new_tokens
         stop_ids = frozenset(sampling.stop_token_ids)
+        image_token_id = self._model_config.image_token_id
         self._num_arrived += 1
+        shares = self._shares_prefixes
         return Sequence(
             request=request,
             number=self._num_arrived,
             max_tokens=min(num_wanted, self._model_config.text.max_positions),
             stop_ids=stop_ids if sampling.ignore_eos else stop_ids | self._eos_token_ids,
             stop_text=StopText(sampling.stop, self._decode) if sampling.stop else None,
+            draft=_draft(request),
+            page_keys=page_keys(request, image_token_id, self._pool.page_size) if shares else (),
+            shared_text=text_before_images(request, image_token_id) if shares else 0,
             submitted_s=submitted_s,
         )
 
-    def _count_step(self, step: Step, seconds: float) -> None:
-        match step:
+    def _allowed(self, forwarded: Forwarded) -> NDArray[np.int32] | None:
+        """Return the tokens that grammars allow in each row, None where there is no grammar."""
+        rows = forwarded.rows
+        if all(chunk.sequence.matcher is None for chunk in rows):
+            return None
+        width = -(-self._model_config.text.vocab_size // 32)
+        allowed = np.full((len(rows), width), -1, dtype=np.int32)  # every bit set
+        for row, chunk in zip(allowed, rows, strict=True):
+            if chunk.sequence.matcher is not None and not chunk.sequence.is_finished:
+                chunk.sequence.matcher.fill(row)
+        return allowed
+
+    def _take_tokens(self) -> None:
+        """Read the step that was launched last and give its tokens to their sequences."""
+        if self._launched is None:
+            return
+        launched, self._launched = self._launched, None
+        step, rows = launched.forwarded.step, launched.forwarded.rows
+        ids = launched.token_ids.read()
+        logprobs = launched.logprobs.read() if launched.logprobs else [None] * len(ids)
+        self._count(launched)
+        if isinstance(step, Decode) and step.has_drafts:
+            self._take_verified(step, ids, logprobs)
+            return
+        for chunk, token_id, logprob in zip(rows, ids, logprobs, strict=True):
+            if not chunk.sequence.is_finished:
+                self._accept(chunk.sequence, token_id, logprob)
+
+    def _take_verified(self, step: Decode, ids: Seq[int], logprobs: Seq[float | None]) -> None:
+        """Keep each sequence's tokens up to the first one that its draft did not foresee."""
+        first = 0
+        going_on = []
+        for chunk in step.chunks:
+            sequence, num_drafted = chunk.sequence, len(chunk.draft_ids)
+            produced = ids[first : first + num_drafted + 1]
+            if not sequence.is_finished:
+                num_accepted = self._accept_run(
+                    chunk, produced, logprobs[first : first + num_drafted + 1]
+                )
+                if sequence.draft is not None and num_drafted:
+                    sequence.draft.note(num_drafted, num_accepted)
+                    self._counts.update(drafted_tokens=num_drafted, accepted_tokens=num_accepted)
+                if not sequence.is_finished:
+                    # Keys and values of what was rejected are overwritten by the next step.
+                    sequence.num_computed = sequence.num_tokens - 1
+                    sequence.num_planned = sequence.num_tokens
+                    going_on.append(sequence)
+            first += num_drafted + 1
+        if going_on:
+            self._runner.set_newest(going_on)
+
+    def _accept_run(self, chunk: Chunk, produced: Seq[int], logprobs: Seq[float | None]) -> int:
+        """Accept tokens while the draft goes on as they do; return how many it foresaw."""
+        sequence = chunk.sequence
+        for number, (token_id, logprob) in enumerate(zip(produced, logprobs, strict=True)):
+            drafted = chunk.draft_ids[number] if number < len(chunk.draft_ids) else None
+            if drafted is not None and self.accepts_draft is not None:
+                is_right = self.accepts_draft(sequence, sequence.num_tokens)
+                token_id = int(drafted) if is_right else token_id
+            else:
+                is_right = drafted == token_id
+            self._accept(
+                sequence, token_id, logprob if sequence.request.sampling.logprobs else None
+            )
+            if not is_right or sequence.is_finished:
+                return number + int(is_right)
+        return len(chunk.draft_ids)
+
+    def _accept(self, sequence: Sequence, token_id: int, logprob: float | None) -> None:
+        if sequence.first_token_s is None:
+            sequence.first_token_s = time.monotonic()
+        self._counts["new_tokens"] += 1
+        wanted = logprob if sequence.request.sampling.logprobs else None
+        reason = sequence.accept(token_id, wanted)
+        if reason is not None:
+            self._finish(sequence, reason)
+
+    def _count(self, launched: Launched) -> None:
+        forwarded = launched.forwarded
+        begin, seen = forwarded.marks
+        self._counts.update(steps=1, images_encoded=forwarded.num_encoded)
+        self._seconds["vision"] += begin.seconds_until(seen)
+        seconds = seen.seconds_until(launched.end)
+        match forwarded.step:
             case Prefill(chunks):
                 self._counts["prompt_tokens"] += sum(chunk.end - chunk.start for chunk in chunks)
                 self._seconds["prefill"] += seconds
-            case Decode():
+            case Decode(chunks):
+                self._counts.update(decode_steps=1, decode_rows=len(chunks))
                 self._seconds["decode"] += seconds
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        self._scheduler.finish(sequence)
+        sequence.is_finished = True
+        self._scheduler.finish(sequence, is_whole=reason != "cancelled")
         self._runner.release(sequence)
         del self._sequences[sequence.request.request_id]
         self._completions.append(_completion(sequence, reason, self._decode))
+
+
+def _draft(request: Request) -> Draft | None:
+    """A draft's tokens are verified side by side, which a penalty or a grammar forbids."""
+    is_plain = request.sampling.repetition_penalty == 1 and request.schema is None
+    has_ids = request.draft_ids is not None and len(request.draft_ids) > 0
+    return Draft(request.draft_ids) if is_plain and has_ids else None
 
 
 def _completion(sequence: Sequence, reason: FinishReason, decode: DecodeIds) -> Completion:

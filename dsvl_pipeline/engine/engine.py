@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Self
 
@@ -52,6 +53,9 @@ class ModelEngine:
         core = EngineCore(
             model, config, decode=decode, eos_token_ids=eos_token_ids, image_config=image_config
         )
+        self._device = next(model.parameters()).device
+        self._step_timeout_s = config.step_timeout_s
+        self._step_begun_s: float | None = None  # None while there is nothing to do
         self._changed = threading.Condition()  # guards all of the following
         self._inbox: list[tuple[Request, float] | str] = []  # arrivals and ids to cancel, in order
         self._outbox: list[Completion] = []
@@ -79,7 +83,7 @@ class ModelEngine:
 
         Raises:
             CheckpointError: The files do not fit together.
-            ConfigError: Not even one KV page fits into the memory.
+            ConfigError: Not even one KV page fits into the memory, or the device has no fp8.
         """
         if dtype == "auto":
             dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
@@ -91,7 +95,9 @@ class ModelEngine:
                 f"{path} cannot be read: {error}; fetch it, or save the tokenizer with a fast "
                 "tokenizer class of transformers"
             ) from error
-        model = load_model(directory, dtype=getattr(torch, dtype), device=device)
+        model = load_model(
+            directory, dtype=getattr(torch, dtype), device=device, quantization=config.quantization
+        )
 
         def decode(ids: Sequence[int]) -> str:
             text: str = tokenizer.decode(ids, skip_special_tokens=True)
@@ -127,6 +133,7 @@ class ModelEngine:
             # What was finished before the thread died is still good.
             if not self._outbox:
                 self._require_alive()
+                self._require_progress()
             ready, self._outbox = self._outbox, []
             self._held_ids.difference_update(completion.request_id for completion in ready)
             return ready
@@ -153,17 +160,36 @@ class ModelEngine:
         if self._is_closed:
             raise EngineError("the engine was closed")
 
+    def _require_progress(self) -> None:
+        begun_s = self._step_begun_s
+        if begun_s is not None and time.monotonic() - begun_s > self._step_timeout_s:
+            raise EngineError(
+                f"a step has not ended for {time.monotonic() - begun_s:.0f} s, longer than "
+                f"engine.step_timeout_s = {self._step_timeout_s:g}: the device hangs; "
+                "replace the process"
+            )
+
     def _run(self, core: EngineCore) -> None:
         try:
-            # Gradients are switched off for each thread by itself.
-            with torch.inference_mode():
+            # Gradients and streams are each thread's own. CUDA graphs cannot be captured on the
+            # default stream.
+            with torch.inference_mode(), self._stream():
                 while self._take_in(core):
+                    self._step_begun_s = time.monotonic()
                     core.step()
+                    self._step_begun_s = None
                     self._hand_out(core)
         except BaseException as error:
+            self._hand_out(core)
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
+
+    def _stream(self) -> AbstractContextManager[object]:
+        if self._device.type != "cuda":
+            return nullcontext()
+        torch.cuda.synchronize(self._device)  # with what the constructor queued
+        return torch.cuda.stream(torch.cuda.Stream(self._device))
 
     def _take_in(self, core: EngineCore) -> bool:
         """Wait until there is something to do; return False when the engine is closed."""

@@ -8,6 +8,8 @@ import torch
 
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.model.config import ModelConfig
+from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.ops.attention import KVPages
 from dsvl_pipeline.records import EngineConfig
 
 _GIB = 1 << 30
@@ -23,6 +25,29 @@ def resolve_num_sequences(config: EngineConfig, device: torch.device) -> int:
     if config.max_num_sequences != "auto":
         return config.max_num_sequences
     return 16 if device.type == "cpu" else 256
+
+
+def allocate_pages(config: EngineConfig, model: DeepseekVL, *, num_sequences: int) -> KVPages:
+    """Take memory for KV pages: what the engine may use, and one page for padding.
+
+    Raises:
+        ConfigError: Not even one page fits.
+    """
+    parameter = next(model.parameters())
+    dtype = torch.float8_e4m3fn if config.quantization == "fp8" else parameter.dtype
+    num_pages = resolve_num_pages(
+        config, model.config, num_sequences=num_sequences, dtype=dtype, device=parameter.device
+    )
+    text = model.config.text
+    return KVPages.allocate(
+        text.num_layers,
+        text.num_kv_heads,
+        text.head_dim,
+        num_pages + 1,
+        config.page_size_tokens,
+        dtype,
+        parameter.device,
+    )
 
 
 def resolve_num_pages(

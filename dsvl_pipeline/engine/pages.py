@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Sequence as Seq
+
 from dsvl_pipeline.errors import CapacityError
 
 
 class PagePool:
-    """Hand out pages of ``page_size`` tokens and take them back.
+    """Hand out pages of ``page_size`` tokens and take them back; share those of equal content.
 
     A page table is the list of a sequence's pages in position order; the sequence keeps it, only
-    the pool changes it.
+    the pool changes it. A full page of a prompt may be registered under a key that stands for all
+    tokens and pictures up to its end: whoever needs the same then shares it, also after its last
+    user is gone, as long as nobody else needed the memory.
     """
 
     def __init__(self, *, num_pages: int, page_size: int) -> None:
@@ -17,10 +22,19 @@ class PagePool:
         self.page_size = page_size
         # Taken from the end: the page freed last is the one most likely still in a cache.
         self._free = list(range(num_pages - 1, -1, -1))
+        self._num_users = [0] * num_pages
+        self._page_of: dict[bytes, int] = {}
+        self._key_of: dict[int, bytes] = {}
+        # Registered pages without users, least recently used first.
+        self._spare: OrderedDict[int, None] = OrderedDict()
 
     @property
     def num_used(self) -> int:
-        return self.num_pages - len(self._free)
+        return self.num_pages - self.num_free
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free) + len(self._spare)
 
     def pages_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.page_size)
@@ -53,14 +67,64 @@ class PagePool:
 
         Source: paged attention, Kwon et al. 2023, arXiv:2309.06180, section 4.
         """
-        self.check_fits(num_tokens)
         missing = self.pages_for(num_tokens) - len(page_table)
-        if missing > len(self._free):
+        if missing <= 0:
+            return True
+        if missing > self.num_free:
+            self.check_fits(num_tokens)
             return False
-        page_table.extend(self._free.pop() for _ in range(missing))
+        page_table.extend(self._take() for _ in range(missing))
         return True
 
     def release(self, page_table: list[int]) -> None:
         """Take all pages of a table back and empty it."""
-        self._free.extend(reversed(page_table))
+        for page in reversed(page_table):
+            self.drop(page)
         page_table.clear()
+
+    def share(self, keys: Seq[bytes]) -> list[int]:
+        """Return the pages of the longest known beginning of ``keys``, with one more user each."""
+        pages: list[int] = []
+        for key in keys:
+            page = self._page_of.get(key)
+            if page is None:
+                break
+            self.hold(page)
+            pages.append(page)
+        return pages
+
+    def register(self, page: int, key: bytes) -> None:
+        """Let others share a page once the step that fills it is queued on the device."""
+        if page not in self._key_of and key not in self._page_of:
+            self._page_of[key] = page
+            self._key_of[page] = key
+
+    def forget(self) -> None:
+        """Share nothing of what is registered so far: its content cannot be trusted."""
+        self._page_of.clear()
+        self._key_of.clear()
+        self._free.extend(self._spare)
+        self._spare.clear()
+
+    def hold(self, page: int) -> None:
+        """Add a user to a page."""
+        self._spare.pop(page, None)
+        self._num_users[page] += 1
+
+    def drop(self, page: int) -> None:
+        """Take a user off a page."""
+        self._num_users[page] -= 1
+        if not self._num_users[page]:
+            if page in self._key_of:
+                self._spare[page] = None
+            else:
+                self._free.append(page)
+
+    def _take(self) -> int:
+        if self._free:
+            page = self._free.pop()
+        else:
+            page, _ = self._spare.popitem(last=False)
+            del self._page_of[self._key_of.pop(page)]
+        self._num_users[page] = 1
+        return page

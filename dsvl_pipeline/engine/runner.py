@@ -1,56 +1,75 @@
 """Run a planned step on the device: embed, forward over the KV pages, sample.
 
-Letters: ``T`` tokens of the step, ``B`` sequences that get a new token, ``D`` width.
+Letters: ``T`` tokens of the step, ``B`` rows that get a new token, ``D`` width, ``P`` pages that a
+sequence may own, ``V`` vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsvl_pipeline.engine.batch import pack, token_ids
+from dsvl_pipeline.engine.batch import fill_tables, pack
+from dsvl_pipeline.engine.clock import Mark, mark
 from dsvl_pipeline.engine.features import ImageFeatures
+from dsvl_pipeline.engine.graphs import DecodeGraphs
 from dsvl_pipeline.engine.lanes import Lanes
-from dsvl_pipeline.engine.sampling import sample, token_logprobs
 from dsvl_pipeline.engine.scheduler import Chunk, Decode, Prefill, Step
 from dsvl_pipeline.engine.sequence import Sequence
+from dsvl_pipeline.engine.transfer import Download, upload
 from dsvl_pipeline.model.config import ImageConfig
-from dsvl_pipeline.model.deepseek_vl import DeepseekVL
-from dsvl_pipeline.ops.attention import KVPages
+from dsvl_pipeline.model.deepseek_vl import DeepseekVL, LastRows
+from dsvl_pipeline.ops.attention import KVPages, PackedInputs
+from dsvl_pipeline.ops.sampling import sample, token_logprobs
+
+# Columns of a decode row: lane, position, then the page table.
+_LANE, _POSITION, _TABLE = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """A step whose logits are on their way.
+
+    Attributes:
+        step: What was planned.
+        rows: The chunk that each row of the logits belongs to, B of them.
+        lanes: Of each row, when it was planned: a sequence that ends meanwhile loses its own.
+        positions: Place of each row's new token in its sequence.
+        logits: ``[B, V]``, good until the next step.
+        num_encoded: Images that had to be encoded for it.
+        marks: Begin, end of vision.
+    """
+
+    step: Step
+    rows: tuple[Chunk, ...]
+    lanes: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    logits: Tensor | None
+    num_encoded: int
+    marks: tuple[Mark, Mark]
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A step that was given to the device.
+    """A step whose tokens are on their way.
 
     Attributes:
-        chunks: Those that get a new token, B of them.
-        token_ids: ``int64[B]`` on the device.
-        logprobs: ``float32[B]`` on the device; None where nobody asked.
+        forwarded: Where they come from.
+        token_ids: ``int64[B]``.
+        logprobs: ``float32[B]``; None where nobody asked.
+        end: When the device is done with it.
     """
 
-    chunks: tuple[Chunk, ...]
-    token_ids: Tensor
-    logprobs: Tensor | None
-
-    def read(self) -> list[tuple[Sequence, int, float | None]]:
-        """Wait for the device; return each sequence's new token and, if asked for, its logprob."""
-        ids = self.token_ids.tolist()
-        logprobs = [None] * len(ids) if self.logprobs is None else self.logprobs.tolist()
-        return [
-            (
-                chunk.sequence,
-                token_id,
-                logprob if chunk.sequence.request.sampling.logprobs else None,
-            )
-            for chunk, token_id, logprob in zip(self.chunks, ids, logprobs, strict=True)
-        ]
+    forwarded: Forwarded
+    token_ids: Download
+    logprobs: Download | None
+    end: Mark
 
 
 class Runner:
@@ -61,55 +80,169 @@ class Runner:
         model: DeepseekVL,
         image_config: ImageConfig,
         *,
-        num_pages: int,
-        page_size: int,
+        kv: KVPages,
         num_lanes: int,
+        features: ImageFeatures,
+        use_graphs: bool,
     ) -> None:
-        parameter = next(model.parameters())
-        self._device = parameter.device
+        """Prepare.
+
+        Args:
+            model: On its device.
+            image_config: How bytes become pixel values.
+            kv: One page more than sequences use: rows that fill up a step write to the last one.
+            num_lanes: Most running sequences.
+            features: Of the same model.
+            use_graphs: Whether to replay decode steps as CUDA graphs; on a GPU only.
+        """
+        self._device = next(model.parameters()).device
         self._model = model
         self._image_token_id = model.config.image_token_id
+        self._kv = kv
+        self._padding_page = kv.k.shape[1] - 1
         text = model.config.text
-        self._kv = KVPages.allocate(
-            text.num_layers,
-            text.num_kv_heads,
-            text.head_dim,
-            num_pages,
-            page_size,
-            parameter.dtype,
-            self._device,
-        )
         self._lanes = Lanes(num_lanes=num_lanes, vocab_size=text.vocab_size, device=self._device)
-        self._features = ImageFeatures(model, image_config)
+        self._features = features
+        self._max_pages = min(-(-text.max_positions // kv.page_size), self._padding_page)
+        self._graphs: DecodeGraphs | None = None
+        if use_graphs and self._device.type == "cuda":
+            padding = torch.full((_TABLE + self._max_pages,), self._padding_page, dtype=torch.int32)
+            padding[_LANE], padding[_POSITION] = num_lanes, 0
+            self._graphs = DecodeGraphs(
+                self._decode_rows, padding=padding.to(self._device), max_rows=num_lanes
+            )
 
-    def encode_images(self, step: Step) -> int:
-        """Encode what a step's new sequences show; return how many images that were."""
-        new = [chunk.sequence for chunk in step.chunks if chunk.start == 0]
-        num_encoded = self._features.hold(new)
-        if num_encoded and self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # so that its time is told from prefill's
-        return num_encoded
+    def forward(self, step: Step, upcoming: Seq[Sequence] = ()) -> Forwarded:
+        """Queue a step on the device up to its logits.
 
-    def launch(self, step: Step) -> Launched:
-        """Queue a step on the device; `encode_images` of the same step comes first."""
+        Args:
+            step: What was planned.
+            upcoming: Sequences that will start soon; their images may be encoded along.
+        """
+        begin = mark(self._device)
+        num_encoded = 0
+        new: list[Sequence] = []
+        if isinstance(step, Prefill):
+            new = [c.sequence for c in step.chunks if c.start == c.sequence.num_reused]
+            num_encoded = self._features.hold([s for s in new if self._shows_images(s)], upcoming)
+        seen = mark(self._device) if num_encoded else begin
         match step:
-            case Prefill(chunks):
-                self._lanes.start([chunk.sequence for chunk in chunks if chunk.start == 0])
-                hidden = self._embed_known(chunks)
-            case Decode(chunks):
-                newest = self._lanes.newest(self._lanes.index(chunks))
-                hidden = self._model.embed(newest, None)
-        packed = pack(chunks, page_size=self._kv.page_size, device=self._device)
-        return self._sample(chunks, self._model.forward(hidden, packed, self._kv))
+            case Prefill(chunks, copies):
+                self._copy_pages(copies)
+                self._lanes.start(new)
+                rows = tuple(chunk for chunk in chunks if chunk.is_sampled)
+                positions = np.array([chunk.end for chunk in rows], dtype=np.int64)
+                logits = self._prefill(chunks)
+            case Decode(chunks) if step.has_drafts:
+                rows = tuple(c for c in chunks for _ in range(c.start, c.end))
+                places = [np.arange(c.start, c.end) + 1 for c in chunks]
+                positions = np.concatenate(places).astype(np.int64)
+                logits = self._verify(chunks)
+            case Decode(rows):
+                positions = np.array([chunk.end for chunk in rows], dtype=np.int64)
+                logits = self._decode(rows)
+        lanes = np.array([chunk.sequence.lane for chunk in rows], dtype=np.int64)
+        return Forwarded(step, rows, lanes, positions, logits, num_encoded, (begin, seen))
+
+    def sample(self, forwarded: Forwarded, allowed: NDArray[np.int32] | None) -> Launched:
+        """Queue the choice of tokens.
+
+        Args:
+            forwarded: The step.
+            allowed: ``int32[B, ceil(V / 32)]`` as `SamplingTensors` has it.
+        """
+        rows, logits = forwarded.rows, forwarded.logits
+        if logits is None:
+            nothing = torch.empty(0, dtype=torch.int64)
+            return Launched(forwarded, Download(nothing), None, mark(self._device))
+        lanes = upload(forwarded.lanes, self._device)
+        settings = self._lanes.settings(
+            rows,
+            lanes,
+            upload(forwarded.positions, self._device),
+            None if allowed is None else upload(allowed, self._device),
+        )
+        ids = sample(logits, settings)
+        if not (isinstance(forwarded.step, Decode) and forwarded.step.has_drafts):
+            self._lanes.record(lanes, ids)  # else the host tells which of the tokens counts
+        wants_logprobs = any(chunk.sequence.request.sampling.logprobs for chunk in rows)
+        logprobs = Download(token_logprobs(logits, ids)) if wants_logprobs else None
+        return Launched(forwarded, Download(ids), logprobs, mark(self._device))
+
+    def set_newest(self, sequences: Seq[Sequence]) -> None:
+        """Tell the device the newest tokens after drafts were verified."""
+        self._lanes.set_newest(sequences)
 
     def release(self, sequence: Sequence) -> None:
         """Let go of what is kept for a sequence; its lane and pages are the scheduler's."""
         self._features.release(sequence)
 
-    def _embed_known(self, chunks: Seq[Chunk]) -> Tensor:
-        """Embed text and images, ``[T, D]``."""
-        ids = torch.from_numpy(token_ids(chunks)).to(self._device)
-        hidden = self._model.embed(ids, None)
+    def _prefill(self, chunks: Seq[Chunk]) -> Tensor | None:
+        known = pack(chunks, page_size=self._kv.page_size, device=self._device)
+        hidden = self._model.embed(known.ids, None)
+        self._put_features(hidden, chunks)
+        ends = np.cumsum([chunk.end - chunk.start for chunk in chunks])
+        sampled = np.array(
+            [n for n, chunk in enumerate(chunks) if chunk.is_sampled], dtype=np.int64
+        )
+        # Without any, one row all the same: the layers want to see the last one's keys stored.
+        kept = sampled if len(sampled) else np.zeros(1, dtype=np.int64)
+        rows = upload(ends[kept] - 1, self._device)
+        index = upload(kept, self._device)
+        last = LastRows(
+            rows=rows,
+            packed=PackedInputs(
+                positions=known.packed.positions[rows],
+                slots=known.packed.slots[rows],
+                query_starts=torch.arange(len(kept) + 1, dtype=torch.int32, device=self._device),
+                page_table=known.packed.page_table[index],
+                kv_lens=known.packed.kv_lens[index],
+                max_query_len=1,
+                max_kv_len=known.packed.max_kv_len,
+            ),
+        )
+        hidden = self._model.forward(hidden, known.packed, self._kv, last=last)
+        return self._model.logits(hidden) if len(sampled) else None
+
+    def _verify(self, chunks: Seq[Chunk]) -> Tensor:
+        known = pack(chunks, page_size=self._kv.page_size, device=self._device)
+        hidden = self._model.embed(known.ids, None)
+        return self._model.logits(self._model.forward(hidden, known.packed, self._kv))
+
+    def _decode(self, chunks: Seq[Chunk]) -> Tensor:
+        tables = [chunk.sequence.page_table for chunk in chunks]
+        num_pages = self._max_pages if self._graphs else max(map(len, tables))
+        rows = np.full((len(chunks), _TABLE + num_pages), self._padding_page, dtype=np.int32)
+        rows[:, _LANE] = [chunk.sequence.lane for chunk in chunks]
+        rows[:, _POSITION] = [chunk.start for chunk in chunks]
+        fill_tables(rows[:, _TABLE:], tables)
+        if self._graphs is not None:
+            return self._graphs(torch.from_numpy(rows).pin_memory())
+        return self._decode_rows(upload(rows, self._device))
+
+    def _decode_rows(self, rows: Tensor) -> Tensor:
+        """Run one decode step with nothing but what is on the device.
+
+        Args:
+            rows: ``int32[B, 2 + P]`` lane, position and page table of each.
+        """
+        lanes, positions = rows[:, _LANE].long(), rows[:, _POSITION].long()
+        table, size = rows[:, _TABLE:], self._kv.page_size
+        pages = table.gather(1, (positions // size)[:, None])[:, 0].long()
+        packed = PackedInputs(
+            positions=positions,
+            slots=pages * size + positions % size,
+            query_starts=torch.arange(len(rows) + 1, dtype=torch.int32, device=self._device),
+            page_table=table,
+            kv_lens=rows[:, _POSITION] + 1,
+            max_query_len=1,
+            max_kv_len=table.shape[1] * size,
+        )
+        hidden = self._model.embed(self._lanes.newest[lanes], None)
+        return self._model.logits(self._model.forward(hidden, packed, self._kv))
+
+    def _put_features(self, hidden: Tensor, chunks: Seq[Chunk]) -> None:
+        """Replace the embeddings of image tokens by image features, in place."""
         rows: list[NDArray[np.intp]] = []
         features: list[Tensor] = []
         chunk_start = 0
@@ -122,20 +255,15 @@ class Runner:
                 features += self._features.rows(chunk.sequence, first, last)
             chunk_start += chunk.end - chunk.start
         if features:
-            index = torch.from_numpy(np.concatenate(rows)).to(self._device)
-            hidden.index_copy_(0, index, torch.cat(features))
-        return hidden
+            hidden.index_copy_(0, upload(np.concatenate(rows), self._device), torch.cat(features))
 
-    def _sample(self, chunks: Seq[Chunk], hidden: Tensor) -> Launched:
-        sampled = tuple(chunk for chunk in chunks if chunk.is_sampled)
-        if not sampled:
-            return Launched((), torch.empty(0, dtype=torch.int64), None)
-        ends = accumulate(chunk.end - chunk.start for chunk in chunks)
-        last = [end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.is_sampled]
-        logits = self._model.logits(hidden[torch.tensor(last, device=self._device)])  # (B, V)
-        lanes = self._lanes.index(sampled)
-        positions = torch.tensor([chunk.end for chunk in sampled], device=self._device)
-        ids = sample(logits, self._lanes.settings(sampled, lanes, positions))
-        self._lanes.record(lanes, ids)
-        wants_logprobs = any(chunk.sequence.request.sampling.logprobs for chunk in sampled)
-        return Launched(sampled, ids, token_logprobs(logits, ids) if wants_logprobs else None)
+    def _shows_images(self, sequence: Sequence) -> bool:
+        """Whether image tokens have to be computed: not so where their pages are shared."""
+        ids = sequence.request.prompt_ids[sequence.num_reused :]
+        return bool(sequence.request.images) and bool((ids == self._image_token_id).any())
+
+    def _copy_pages(self, copies: Seq[tuple[int, int]]) -> None:
+        if copies:
+            sources, targets = upload(np.array(copies, dtype=np.int64).T.copy(), self._device)
+            for pages in (self._kv.k, self._kv.v):
+                pages[:, targets] = pages[:, sources]

@@ -95,9 +95,9 @@ class ScriptedModel(nn.Module):
         assert image_features is None
         return ids[:, None].float()
 
-    def forward(self, hidden: Tensor, packed: Any, kv: Any) -> Tensor:
+    def forward(self, hidden: Tensor, packed: Any, kv: Any, last: Any = None) -> Tensor:
         self.before_step()
-        return hidden
+        return hidden if last is None else hidden[last.rows]
 
     def logits(self, hidden: Tensor) -> Tensor:
         following = self.following[hidden[:, 0].long()]
@@ -156,6 +156,12 @@ def make_request(request_id: str = "row", *prompt_ids: int, **sampling: Any) -> 
         prompt_ids=np.array(prompt_ids or [3], dtype=np.int32),
         sampling=SamplingParams(**sampling),
     )
+
+
+def expect_short(core: EngineCore) -> None:
+    """Let an engine believe that completions are short, so that it admits too many."""
+    for _ in range(32):
+        core._scheduler._lengths.note(1)
 
 
 def run(core: EngineCore) -> dict[str, Completion]:

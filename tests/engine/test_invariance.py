@@ -21,6 +21,7 @@ from dsvl_pipeline.model.checkpoint import load_model
 from dsvl_pipeline.model.config import read_image_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.records import Completion, EngineConfig, ImageInput, Request, SamplingParams
+from tests.engine.scripted import expect_short
 from tests.checkpoints import EOS_TOKEN_ID, IMAGE_TOKEN_ID, NUM_IMAGE_TOKENS, write_checkpoint
 
 
@@ -215,6 +216,7 @@ def check_schedule(
         max_num_sequences=lanes,
         max_step_tokens=step_tokens,
     )
+    expect_short(core)
     requests: dict[str, Request] = {}
     cancel_in: dict[str, int] = {}
     done: dict[str, Completion] = {}
@@ -280,6 +282,7 @@ def test_what_is_recomputed_after_preemption_is_the_same(tiny: Tiny, step_tokens
         for name, n in names.items()
     ]
     core = tiny.core(num_pages=30, page_size=3, max_step_tokens=step_tokens)
+    expect_short(core)
     for request in requests:
         core.add(request, submitted_s=0.0)
     done = run(core)

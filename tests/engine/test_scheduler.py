@@ -7,62 +7,155 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsvl_pipeline.engine.drafts import Draft
+from dsvl_pipeline.engine.lengths import ExpectedLength
 from dsvl_pipeline.engine.pages import PagePool
+from dsvl_pipeline.engine.prefix import page_keys
 from dsvl_pipeline.engine.scheduler import Decode, Prefill, Scheduler, Step
 from dsvl_pipeline.engine.sequence import Sequence
 from dsvl_pipeline.errors import CapacityError
 from dsvl_pipeline.records import Request, SamplingParams
 
 
-def make_sequence(number: int, num_prompt_tokens: int, max_new_tokens: int) -> Sequence:
-    """Make a sequence that ends by length alone."""
-    prompt_ids = np.arange(num_prompt_tokens, dtype=np.int32)
+def make_sequence(
+    number: int,
+    num_prompt_tokens: int,
+    max_new_tokens: int,
+    *,
+    page_size: int = 0,
+    kind: int = 0,
+    shared_text: int = 0,
+    draft: bool = False,
+) -> Sequence:
+    """Make a sequence that ends by length alone.
+
+    Args:
+        number: Place in the order of arrival.
+        num_prompt_tokens: Length of its prompt.
+        max_new_tokens: Length of its completion.
+        page_size: Above 0, its prompt's pages may be shared.
+        kind: Prompts of one kind begin alike.
+        shared_text: Tokens before the first picture, for which another rule of sharing holds.
+        draft: Whether it carries one: its tokens are then 0, 1, 2 ...
+    """
+    prompt_ids = np.arange(num_prompt_tokens, dtype=np.int32) + 1000 * kind
     sampling = SamplingParams(max_new_tokens=max_new_tokens)
+    request = Request(request_id=str(number), prompt_ids=prompt_ids, sampling=sampling)
     return Sequence(
-        request=Request(request_id=str(number), prompt_ids=prompt_ids, sampling=sampling),
+        request=request,
         number=number,
         max_tokens=num_prompt_tokens + max_new_tokens,
         stop_ids=frozenset(),
-        stop_text=None,
+        page_keys=page_keys(request, image_token_id=-1, page_size=page_size) if page_size else (),
+        shared_text=min(shared_text, num_prompt_tokens - 1) if page_size else 0,
+        draft=Draft(np.arange(max_new_tokens, dtype=np.int32) // 2 * 2) if draft else None,
         submitted_s=0.0,
     )
 
 
 class World:
-    """Stands for engine and runner: takes steps, "samples" token 0, checks every step."""
+    """Stands for engine and device: takes steps, checks every one of them.
 
-    def __init__(self, *, pages: int, page_size: int, lanes: int, step_tokens: int) -> None:
+    The n-th token of a completion is n. Tokens are read ``lag`` steps after they were planned. The
+    device's memory is followed to the last token: a page must hold what its readers expect.
+    Completions before these were ``expected`` tokens long.
+    """
+
+    def __init__(
+        self,
+        *,
+        pages: int,
+        page_size: int,
+        lanes: int,
+        step_tokens: int,
+        lag: int = 0,
+        expected: int | None = None,
+    ) -> None:
         self.pool = PagePool(num_pages=pages, page_size=page_size)
-        self.scheduler = Scheduler(self.pool, max_num_sequences=lanes, max_step_tokens=step_tokens)
-        self.lanes, self.step_tokens = lanes, step_tokens
+        lengths = ExpectedLength()
+        for _ in range(32 if expected is not None else 0):
+            lengths.note(expected or 0)
+        self.scheduler = Scheduler(
+            self.pool, max_num_sequences=lanes, max_step_tokens=step_tokens, lengths=lengths
+        )
+        self.lanes, self.step_tokens, self.lag = lanes, step_tokens, lag
         self.open: dict[int, Sequence] = {}
-        self.computed: dict[int, int] = {}
         self.finished: list[int] = []
+        self.unread: list[Step] = []
+        self.memory: dict[tuple[int, int], tuple[int, ...]] = {}
 
     def add(self, sequence: Sequence) -> None:
         self.scheduler.add(sequence)
         self.open[sequence.number] = sequence
 
     def finish(self, sequence: Sequence) -> None:
-        self.scheduler.finish(sequence)
+        self.scheduler.finish(sequence, is_whole=True)
+        sequence.is_finished = True
         del self.open[sequence.number]
         self.finished.append(sequence.number)
         assert sequence.page_table == []
         assert sequence.lane is None
 
     def step(self) -> Step | None:
+        if self.scheduler.has_drafts:
+            self.read(keep=0)
         step = self.scheduler.next_step()
-        if step is None:
-            return None
-        self.check(step)
-        for chunk in step.chunks:
-            if chunk.is_sampled and chunk.sequence.accept(0, None) is not None:
-                self.finish(chunk.sequence)
+        if step is not None:
+            self.check(step)
+            self.run(step)
+            self.unread.append(step)
+        self.read(keep=self.lag if step else 0)
         return step
 
+    def run(self, step: Step) -> None:
+        """Write keys as a device does, after checking what each token would see."""
+        for source, target in step.copies if isinstance(step, Prefill) else ():
+            for offset in range(self.pool.page_size):
+                self.memory[target, offset] = self.memory.get((source, offset), ())
+        contents = {}
+        for chunk in step.chunks:
+            ids = [*self.ids(chunk.sequence, chunk.end - len(chunk.draft_ids))]
+            contents[chunk.sequence.number] = [*ids, *chunk.draft_ids]
+        for chunk in step.chunks:
+            ids = contents[chunk.sequence.number]
+            for position in range(chunk.start, chunk.end):
+                self.memory[self.slot(chunk.sequence, position)] = tuple(ids[: position + 1])
+        for chunk in step.chunks:
+            ids = contents[chunk.sequence.number]
+            for position in range(chunk.end):
+                found = self.memory[self.slot(chunk.sequence, position)]
+                assert found == tuple(ids[: position + 1])
+
+    def slot(self, sequence: Sequence, position: int) -> tuple[int, int]:
+        page, offset = divmod(position, self.pool.page_size)
+        return sequence.page_table[page], offset
+
+    @staticmethod
+    def ids(sequence: Sequence, count: int) -> list[int]:
+        """Its first tokens, those not read yet included."""
+        num_prompt = sequence.num_prompt_tokens
+        return [*sequence.request.prompt_ids.tolist(), *range(count - num_prompt)][:count]
+
+    def read(self, *, keep: int) -> None:
+        while len(self.unread) > keep:
+            step = self.unread.pop(0)
+            for chunk in step.chunks:
+                sequence = chunk.sequence
+                num_before = len(sequence.completion_ids)
+                for token, drafted in enumerate([*chunk.draft_ids, -1], num_before):
+                    if not chunk.is_sampled or sequence.is_finished:
+                        break
+                    if sequence.accept(token, None) is not None:
+                        self.finish(sequence)
+                    if token != drafted:
+                        break
+                if isinstance(step, Decode) and step.has_drafts and not sequence.is_finished:
+                    sequence.num_computed = sequence.num_tokens - 1
+                    sequence.num_planned = sequence.num_tokens
+
     def check(self, step: Step) -> None:
-        owned = [page for sequence in self.open.values() for page in sequence.page_table]
-        assert len(owned) == len(set(owned)) == self.pool.num_used
+        owned = {page for sequence in self.open.values() for page in sequence.page_table}
+        assert len(owned) <= self.pool.num_used
         lanes = [s.lane for s in self.open.values() if s.lane is not None]
         assert len(lanes) == len(set(lanes)) == self.scheduler.num_running <= self.lanes
         assert self.scheduler.num_running + self.scheduler.num_waiting == len(self.open)
@@ -71,71 +164,98 @@ class World:
         for chunk in step.chunks:
             sequence = chunk.sequence
             assert sequence.lane is not None
-            assert 0 <= chunk.start < chunk.end == sequence.num_computed <= sequence.num_tokens
-            assert len(sequence.page_table) * self.pool.page_size >= chunk.end
-            assert chunk.is_sampled == (chunk.end == sequence.num_tokens)
-            # Each token is computed once, in order, from the start again after preemption.
-            assert chunk.start in (0, self.computed.get(sequence.number, 0))
-            self.computed[sequence.number] = chunk.end
+            known = chunk.end - len(chunk.draft_ids)
+            assert 0 <= chunk.start < known == sequence.num_computed <= sequence.num_planned
+            assert (
+                len(sequence.page_table) * self.pool.page_size >= chunk.end <= sequence.max_tokens
+            )
+            assert chunk.is_sampled == (known >= sequence.prefill_end)
         match step:
             case Prefill():
                 assert sum(chunk.end - chunk.start for chunk in step.chunks) <= self.step_tokens
             case Decode():
-                assert all(chunk.end - chunk.start == 1 for chunk in step.chunks)
+                assert all(c.end - c.start == 1 + len(c.draft_ids) for c in step.chunks)
                 assert all(chunk.start >= chunk.sequence.prefill_end for chunk in step.chunks)
-                prefilling = [s for s in self.open.values() if s.lane is not None]
-                prefilling = [s for s in prefilling if s.is_prefilling]
-                assert len(step.chunks) + len(prefilling) == self.scheduler.num_running
 
 
 ARRIVALS = st.lists(
-    st.tuples(st.integers(0, 6), st.integers(1, 12), st.integers(1, 12), st.integers(0, 25)),
+    st.tuples(
+        st.integers(0, 6),  # steps before it
+        st.integers(1, 12),  # prompt
+        st.integers(1, 12),  # completion
+        st.integers(0, 25),  # who is cancelled then
+        st.integers(0, 1),  # kind of prompt
+        st.integers(0, 6),  # shared text
+        st.booleans(),  # draft
+    ),
     max_size=14,
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     arrivals=ARRIVALS,
     pages=st.integers(1, 12),
     page_size=st.integers(1, 4),
     lanes=st.integers(1, 5),
     step_tokens=st.integers(1, 20),
+    lag=st.integers(0, 1),
+    shares=st.booleans(),
+    expected=st.sampled_from([None, 0, 5]),
 )
 def test_every_sequence_finishes_exactly_once(
-    arrivals: list[tuple[int, int, int, int]],
+    arrivals: list[tuple[int, int, int, int, int, int, bool]],
     pages: int,
     page_size: int,
     lanes: int,
     step_tokens: int,
+    lag: int,
+    shares: bool,
+    expected: int | None,
 ) -> None:
-    """Few pages, tiny steps, endings at any time: no page lost or shared, nobody starves."""
-    world = World(pages=pages, page_size=page_size, lanes=lanes, step_tokens=step_tokens)
+    """Few pages, tiny steps, endings at any time: no page lost or wrong, nobody starves."""
+    world = World(
+        pages=pages,
+        page_size=page_size,
+        lanes=lanes,
+        step_tokens=step_tokens,
+        lag=lag,
+        expected=expected,
+    )
     refused = []
-    for number, (idle_steps, num_prompt_tokens, max_new_tokens, cancelled) in enumerate(arrivals):
-        for _ in range(idle_steps):
+    for number, (idle, num_prompt, num_new, cancelled, kind, text, draft) in enumerate(arrivals):
+        for _ in range(idle):
             world.step()
-        sequence = make_sequence(number, num_prompt_tokens, max_new_tokens)
+        sequence = make_sequence(
+            number,
+            num_prompt,
+            num_new,
+            page_size=page_size if shares else 0,
+            kind=kind,
+            shared_text=text,
+            draft=draft,
+        )
         try:
             world.add(sequence)
         except CapacityError:
-            assert num_prompt_tokens + max_new_tokens > pages * page_size
+            assert num_prompt + num_new > pages * page_size
             refused.append(number)
         if cancelled in world.open:
             world.finish(world.open[cancelled])
-    work = sum(num_prompt + num_new for _, num_prompt, num_new, _ in arrivals)
+    work = sum(arrival[1] + arrival[2] for arrival in arrivals)
     for _ in range(work * (len(arrivals) + 1)):
-        if world.step() is None:
+        world.step()
+        if not world.open:
             break
     assert not world.open
     assert sorted(world.finished + refused) == list(range(len(arrivals)))
-    assert world.pool.num_used == 0
     assert world.scheduler.next_step() is None
+    assert world.pool.num_used <= 8, "each shared text may keep its last page"
 
 
 def test_the_youngest_is_preempted_and_comes_back_before_later_arrivals() -> None:
     """Otherwise the oldest could starve, and a preempted sequence be overtaken for ever."""
-    world = World(pages=6, page_size=2, lanes=4, step_tokens=100)
+    world = World(pages=6, page_size=2, lanes=4, step_tokens=100, expected=0)
     old, young, later = (make_sequence(n, 3, 7) for n in range(3))
     world.add(old)
     world.add(young)
@@ -176,7 +296,7 @@ def test_a_long_prompt_is_prefilled_in_chunks_and_sampled_once() -> None:
 
 def test_admission_reserves_the_prompt_and_one_page() -> None:
     """A sequence without room for its next tokens would be preempted at once."""
-    world = World(pages=4, page_size=2, lanes=4, step_tokens=100)
+    world = World(pages=4, page_size=2, lanes=4, step_tokens=100, expected=0)
     first, second = make_sequence(0, 2, 4), make_sequence(1, 4, 3)
     world.add(first)
     world.add(second)
