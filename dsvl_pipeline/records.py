@@ -74,6 +74,10 @@ class SamplingParams:
         seed: Randomness is a function of (seed, position) alone, hence independent of the batch.
         stop: Texts that end the completion; the text is cut before them.
         stop_token_ids: Ids that end the completion, besides the checkpoint's end of sequence.
+        max_loop_tokens: A completion that does nothing but repeat itself ends with
+            ``finish_reason="repetition"``: a text of less than 16 tokens over so many tokens, a
+            longer one (up to 64) over half as many. 0 lets it loop, as transformers does; in a job
+            file the default is 256. At least 32.
         ignore_eos: Go on after the end of sequence (benchmarks).
         logprobs: Whether to return the log-probability of each produced token.
     """
@@ -87,6 +91,7 @@ class SamplingParams:
     seed: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    max_loop_tokens: int = 0
     ignore_eos: bool = False
     logprobs: bool = False
 
@@ -105,6 +110,12 @@ class SamplingParams:
         _require(0 <= self.min_p < 1, "min_p", self.min_p, "from 0 (off) to below 1")
         _require(
             self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "above 0"
+        )
+        _require(
+            self.max_loop_tokens == 0 or self.max_loop_tokens >= 32,
+            "max_loop_tokens",
+            self.max_loop_tokens,
+            "0 (off) or at least 32",
         )
         _require(all(self.stop), "stop", self.stop, "texts that are not empty")
 
@@ -205,7 +216,8 @@ class Request:
         prompt_ids: ``int32[T]``, every image token already expanded to ``num_image_tokens``.
         images: In the order of their placeholders; may be empty.
         sampling: How to decode.
-        schema: JSON schema the completion must satisfy; not supported yet, must be None.
+        schema: JSON schema, as text, that the completion must satisfy.
+        regex: Regular expression that the whole completion must match; not besides a schema.
         draft_ids: ``int32[K]`` guess at the completion; a hint that never changes the result.
     """
 
@@ -214,6 +226,7 @@ class Request:
     images: tuple[ImageInput, ...] = ()
     sampling: SamplingParams = SamplingParams()
     schema: str | None = None
+    regex: str | None = None
     draft_ids: NDArray[np.int32] | None = None
 
 
