@@ -105,5 +105,9 @@ class PromptError(RowError):
     """Prompt and images do not fit together, or the prompt is too long for the model."""
 
 
+class GrammarError(RowError):
+    """A JSON schema or a regular expression that cannot be enforced."""
+
+
 def _rebuild(kind: type[RowError], code: str, message: str, is_retryable: bool) -> RowError:
     return kind(code, message, is_retryable=is_retryable)

@@ -21,15 +21,16 @@ LAYERS = (
     {"sources", "processor", "engine", "table"},
     {"model"},
     {"ops"},
-    {"hub", "config", "storage", "stores", "keys", "records", "errors"},
+    {"hub", "config", "storage", "stores", "keys", "grammar", "records", "errors"},
 )
 # Inside the bottom layer: who may know whom.
 FLOOR: dict[str, set[str]] = {
-    "config": {"records", "errors"},
+    "config": {"grammar", "records", "errors"},
     "hub": {"errors"},
     "storage": {"stores", "errors"},
     "stores": {"errors"},
     "keys": set(),
+    "grammar": {"errors"},
     "records": set(),
     "errors": set(),
 }
@@ -45,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "aiohttp": {"sources"},
     "rich": {"cli"},
     "pydantic": {"config"},
+    "llguidance": {"grammar"},
     "transformers": set(),
 }
 # Where an engine is started torch is loaded anyway; but the driver, CPU workers and other commands,
@@ -147,7 +149,10 @@ def test_heavy_libraries_have_one_home(library: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", ["pages", "sequence", "scheduler", "collect", "fake"])
+@pytest.mark.parametrize(
+    "name",
+    ["pages", "sequence", "scheduler", "drafts", "repetition", "structured", "collect", "fake"],
+)
 def test_policy_of_the_engine_is_torch_free(name: str) -> None:
     """It is tested on its own, as bookkeeping; and the fake engine must run where no torch is."""
     path = ROOT / PACKAGE / "engine" / f"{name}.py"
