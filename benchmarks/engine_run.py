@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,9 @@ import torch
 
 from benchmarks.shapes import EOS_TOKEN_ID, Shape, build_model, decode_nothing
 from benchmarks.workloads import WARM_UP, Workload, make_images, make_requests
-from dsvl_pipeline.engine import features
+from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.engine.engine import ModelEngine
+from dsvl_pipeline.engine.features import ImageFeatures
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.records import Completion, EngineConfig, ImageInput, Request
 
@@ -108,7 +110,7 @@ class EngineRun:
                 image_config=self.setup.shape.images,
             )
             if has_drafts:
-                force_acceptance(self._engine, share=0.9, seed=0)
+                force_acceptance(share=0.9, seed=0)
             warm_up = make_requests(self.setup.scaled(WARM_UP), self.setup.shape)
             time_requests(self._engine, warm_up)
             print(
@@ -146,28 +148,23 @@ class EngineRun:
         }
 
 
-def force_acceptance(engine: ModelEngine, *, share: float, seed: int) -> None:
-    """Have the engine accept a seeded share of draft tokens, on its real verification path.
+def force_acceptance(*, share: float, seed: int) -> None:
+    """Have engines accept a seeded share of draft tokens, on their real verification path.
 
-    With random weights no draft would ever be right. Until the engine has such a mask, drafts are
-    random ids and nearly all are refused: the figure is then that of the worst drafts.
+    With random weights no draft would ever be right.
     """
-    print("  ocr-drafts: the engine has no acceptance mask yet, drafts are random", flush=True)
+
+    def accepts(request: Request, position: int) -> bool:
+        return random.Random(f"{seed} {request.request_id} {position}").random() < share
+
+    EngineCore.accepts_draft = staticmethod(accepts)
 
 
 def encode(model: DeepseekVL, shape: Shape, images: Sequence[ImageInput], size: int) -> None:
     """Encode pictures in batches of ``size``, as the engine does before a prefill."""
-    parameter = next(model.parameters())
-    low = features._Normaliser(shape.images.low_res, parameter.device)
-    assert shape.images.high_res is not None
-    high = features._Normaliser(shape.images.high_res, parameter.device)
-    dtype = model.low_res.patch_embedding.weight.dtype
-    for first in range(0, len(images), size):
-        some = images[first : first + size]
-        pictures = [image.high_res for image in some if image.high_res is not None]
-        model.encode_images(
-            low([image.low_res for image in some]).to(dtype), high(pictures).to(dtype)
-        )
+    features = ImageFeatures(model, shape.images)
+    features._images_per_pass = size
+    features.encode(images)
 
 
 def make_config(quantization: str, settings: Mapping[str, Any]) -> EngineConfig:

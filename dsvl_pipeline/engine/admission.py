@@ -17,12 +17,6 @@ from dsvl_pipeline.records import ImageInput, Request, RowFailure
 
 def find_fault(request: Request, model: ModelConfig, images: ImageConfig) -> RowFailure | None:
     """Return why a request cannot be run by this model, or None when it can."""
-    if request.schema is not None or request.regex is not None:
-        return RowFailure(
-            code="schema_unsupported",
-            message="the request asks for text that satisfies a JSON schema or a regular "
-            "expression, which this engine cannot enforce; leave it out",
-        )
     return _prompt_fault(request, model) or _image_fault(request.images, images)
 
 

@@ -48,7 +48,7 @@ def pack(chunks: Seq[Chunk], *, page_size: int, device: torch.device) -> KnownTo
     parts = (token_ids(chunks), positions, slots, query_starts, ends, page_table.ravel())
     # One copy: every one of them has its own cost.
     joined = upload(np.concatenate(parts), device)
-    ids, at, to, first, kv_lens, table = joined.split([len(part) for part in parts])
+    ids, at, to, first, kv_lens, table = torch.split(joined, [len(part) for part in parts])
     packed = PackedInputs(
         positions=at.long(),
         slots=to.long(),

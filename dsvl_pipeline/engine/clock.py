@@ -18,13 +18,13 @@ class Mark:
         """Return the device's time between two marks, both of them past."""
         if self._event is None or later._event is None:
             return later._moment - self._moment
-        return self._event.elapsed_time(later._event) / 1000
+        return float(self._event.elapsed_time(later._event)) / 1000
 
 
 def mark(device: torch.device) -> Mark:
     """Set a mark behind what is queued on the device."""
     if device.type != "cuda":
         return Mark(None)
-    event = torch.cuda.Event(enable_timing=True, blocking=True)
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record()
     return Mark(event)

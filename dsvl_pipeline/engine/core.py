@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,11 +18,13 @@ from dsvl_pipeline.engine.features import ImageFeatures
 from dsvl_pipeline.engine.memory import allocate_pages, resolve_num_sequences
 from dsvl_pipeline.engine.pages import PagePool
 from dsvl_pipeline.engine.prefix import page_keys, text_before_images
+from dsvl_pipeline.engine.repetition import RepetitionGuard
 from dsvl_pipeline.engine.runner import Forwarded, Launched, Runner
 from dsvl_pipeline.engine.scheduler import Chunk, Decode, Prefill, Scheduler
 from dsvl_pipeline.engine.sequence import Sequence
 from dsvl_pipeline.engine.stop_text import DecodeIds, StopText, cut_before
-from dsvl_pipeline.errors import CapacityError
+from dsvl_pipeline.engine.structured import Grammars, Matcher
+from dsvl_pipeline.errors import CapacityError, GrammarError
 from dsvl_pipeline.model.config import ImageConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.records import Completion, EngineConfig, FinishReason, Request, RowFailure
@@ -43,7 +46,13 @@ class EngineCore:
     """Everything an engine does, one call at a time; not thread-safe.
 
     Each request becomes exactly one completion, be it an answer, a cancellation or a refusal.
+
+    Attributes:
+        accepts_draft: Benchmarks set it to say which drafted tokens count as right, by request and
+            position; None compares them with what the model says.
     """
+
+    accepts_draft: ClassVar[Callable[[Request, int], bool] | None] = None
 
     def __init__(
         self,
@@ -53,6 +62,7 @@ class EngineCore:
         decode: DecodeIds,
         eos_token_ids: Seq[int],
         image_config: ImageConfig,
+        grammars: Grammars | None = None,
     ) -> None:
         parameter = next(model.parameters())
         num_lanes = resolve_num_sequences(config, parameter.device)
@@ -61,6 +71,7 @@ class EngineCore:
         self._num_lanes = num_lanes
         self._model_config = model.config
         self._image_config = image_config
+        self._grammars = grammars
         self._shares_prefixes = config.prefix_sharing
         self._decode = decode
         self._eos_token_ids = frozenset(eos_token_ids)
@@ -83,8 +94,6 @@ class EngineCore:
         self._num_arrived = 0
         self._counts: Counter[str] = Counter()
         self._seconds: dict[str, float] = dict.fromkeys(_PHASES, 0.0)
-        # Benchmarks decide here which drafted tokens count as right: (sequence, position).
-        self.accepts_draft: Callable[[Sequence, int], bool] | None = None
 
     @property
     def has_work(self) -> bool:
@@ -176,9 +185,11 @@ class EngineCore:
         fault = find_fault(request, self._model_config, self._image_config)
         if fault is not None:
             return fault
-        sequence = self._make_sequence(request, submitted_s)
         try:
+            sequence = self._make_sequence(request, submitted_s)
             self._scheduler.add(sequence)
+        except GrammarError as error:
+            return RowFailure(code=error.code, message=str(error))
         except CapacityError as error:
             return RowFailure(code="capacity", message=str(error))
         self._sequences[request.request_id] = sequence
@@ -197,11 +208,24 @@ class EngineCore:
             max_tokens=min(num_wanted, self._model_config.text.max_positions),
             stop_ids=stop_ids if sampling.ignore_eos else stop_ids | self._eos_token_ids,
             stop_text=StopText(sampling.stop, self._decode) if sampling.stop else None,
+            guard=RepetitionGuard(sampling.max_loop_tokens) if sampling.max_loop_tokens else None,
+            matcher=self._matcher(request),
             draft=_draft(request),
             page_keys=page_keys(request, image_token_id, self._pool.page_size) if shares else (),
             shared_text=text_before_images(request, image_token_id) if shares else 0,
             submitted_s=submitted_s,
         )
+
+    def _matcher(self, request: Request) -> Matcher | None:
+        if request.schema is None and request.regex is None:
+            return None
+        if self._grammars is None:
+            raise GrammarError(
+                "schema_unsupported",
+                "the request asks for text that satisfies a JSON schema or a regular expression, "
+                "but the engine was made without a tokenizer; make it from a checkpoint",
+            )
+        return self._grammars.matcher(request.schema, request.regex)
 
     def _allowed(self, forwarded: Forwarded) -> NDArray[np.int32] | None:
         """Return the tokens that grammars allow in each row, None where there is no grammar."""
@@ -256,11 +280,11 @@ class EngineCore:
 
     def _accept_run(self, chunk: Chunk, produced: Seq[int], logprobs: Seq[float | None]) -> int:
         """Accept tokens while the draft goes on as they do; return how many it foresaw."""
-        sequence = chunk.sequence
+        sequence, accepts = chunk.sequence, EngineCore.accepts_draft
         for number, (token_id, logprob) in enumerate(zip(produced, logprobs, strict=True)):
             drafted = chunk.draft_ids[number] if number < len(chunk.draft_ids) else None
-            if drafted is not None and self.accepts_draft is not None:
-                is_right = self.accepts_draft(sequence, sequence.num_tokens)
+            if drafted is not None and accepts is not None:
+                is_right = accepts(sequence.request, sequence.num_tokens)
                 token_id = int(drafted) if is_right else token_id
             else:
                 is_right = drafted == token_id
@@ -304,27 +328,39 @@ class EngineCore:
 
 def _draft(request: Request) -> Draft | None:
     """A draft's tokens are verified side by side, which a penalty or a grammar forbids."""
-    is_plain = request.sampling.repetition_penalty == 1 and request.schema is None
-    has_ids = request.draft_ids is not None and len(request.draft_ids) > 0
-    return Draft(request.draft_ids) if is_plain and has_ids else None
+    if request.draft_ids is None or request.sampling.repetition_penalty != 1:
+        return None
+    is_free = request.schema is None and request.regex is None
+    return Draft(request.draft_ids) if is_free else None
 
 
 def _completion(sequence: Sequence, reason: FinishReason, decode: DecodeIds) -> Completion:
-    sampling = sequence.request.sampling
-    ids: list[int] = sequence.completion_ids.tolist()
+    sampling, guard, matcher = sequence.request.sampling, sequence.guard, sequence.matcher
+    num_kept = len(sequence.completion_ids)
+    if reason == "repetition" and guard is not None:
+        num_kept = guard.num_kept
+    ids: list[int] = sequence.completion_ids[:num_kept].tolist()
+    logprobs = np.array(sequence.logprobs[:num_kept], dtype=np.float32)
     has_stop_id = bool(ids) and ids[-1] in sequence.stop_ids
     now = time.monotonic()
     timings = {"finished_s": now - sequence.submitted_s}
     if sequence.first_token_s is not None:
         timings["first_token_s"] = sequence.first_token_s - sequence.submitted_s
+    fault = None
+    if matcher is not None and matcher.error is not None:
+        fault = RowFailure(
+            code="schema_failed",
+            message=f"the grammar could not be followed to its end: {matcher.error}",
+        )
     return Completion(
         request_id=sequence.request.request_id,
-        completion_ids=sequence.completion_ids.copy(),
+        completion_ids=np.array(ids, dtype=np.int32),
         text=cut_before(decode(ids[:-1] if has_stop_id else ids), sampling.stop),
         finish_reason=reason,
         num_prompt_tokens=sequence.num_prompt_tokens,
-        logprobs=np.array(sequence.logprobs, dtype=np.float32) if sampling.logprobs else None,
+        logprobs=logprobs if sampling.logprobs else None,
         timings=timings,
+        error=fault,
     )
 
 

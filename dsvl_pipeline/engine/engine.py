@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from dsvl_pipeline.engine.collect import generate_all
 from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.engine.stop_text import DecodeIds
+from dsvl_pipeline.engine.structured import Grammars
 from dsvl_pipeline.errors import CheckpointError, EngineError
 from dsvl_pipeline.model.checkpoint import load_model
 from dsvl_pipeline.model.config import ImageConfig, read_image_config
@@ -37,6 +38,7 @@ class ModelEngine:
         decode: DecodeIds,
         eos_token_ids: Sequence[int],
         image_config: ImageConfig,
+        grammars: Grammars | None = None,
     ) -> None:
         """Take memory for KV pages and start the thread.
 
@@ -46,12 +48,18 @@ class ModelEngine:
             decode: Token ids to text without special tokens; called from the engine's thread.
             eos_token_ids: Any of them ends a completion.
             image_config: How bytes become pixel values.
+            grammars: For requests with a JSON schema or a regular expression.
 
         Raises:
             ConfigError: Not even one KV page fits into the memory.
         """
         core = EngineCore(
-            model, config, decode=decode, eos_token_ids=eos_token_ids, image_config=image_config
+            model,
+            config,
+            decode=decode,
+            eos_token_ids=eos_token_ids,
+            image_config=image_config,
+            grammars=grammars,
         )
         self._device = next(model.parameters()).device
         self._step_timeout_s = config.step_timeout_s
@@ -103,12 +111,19 @@ class ModelEngine:
             text: str = tokenizer.decode(ids, skip_special_tokens=True)
             return text
 
+        eos_token_ids = read_generation_config(directory).eos_token_ids
         return cls(
             model,
             config,
             decode=decode,
-            eos_token_ids=read_generation_config(directory).eos_token_ids,
+            eos_token_ids=eos_token_ids,
             image_config=read_image_config(directory),
+            grammars=Grammars(
+                directory,
+                vocab_size=model.config.text.vocab_size,
+                eos_token_ids=eos_token_ids,
+                control_ids=[model.config.image_token_id],
+            ),
         )
 
     def submit(self, request: Request) -> None:
@@ -189,7 +204,8 @@ class ModelEngine:
         if self._device.type != "cuda":
             return nullcontext()
         torch.cuda.synchronize(self._device)  # with what the constructor queued
-        return torch.cuda.stream(torch.cuda.Stream(self._device))
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        return torch.cuda.stream(stream)
 
     def _take_in(self, core: EngineCore) -> bool:
         """Wait until there is something to do; return False when the engine is closed."""

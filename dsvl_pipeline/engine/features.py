@@ -54,7 +54,7 @@ class ImageFeatures:
         on_gpu = self._device.type == "cuda"
         self._images_per_pass = _IMAGES_PER_PASS_ON_GPU if on_gpu else _IMAGES_PER_PASS_ON_CPU
         # Pictures travel beside the work that is queued, not behind it.
-        self._copying = torch.cuda.Stream(self._device) if on_gpu else None
+        self._copying = torch.cuda.Stream(self._device) if on_gpu else None  # type: ignore[no-untyped-call]
         # Least recently used first.
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._holders: set[int] = set()
@@ -185,7 +185,7 @@ class _Normaliser:
         self._firsts = torch.arange(0, 3 * 256, 256, dtype=torch.int32, device=device)
 
     def __call__(self, groups: Seq[Tensor]) -> Tensor:
-        """Return ``[N, 3, S, S]`` for groups of ``uint8[n, S, S, 3]`` or ``float32[n, 3, S, S]``."""
+        """Return ``[N, 3, S, S]`` for ``uint8[n, S, S, 3]`` or ``float32[n, 3, S, S]`` each."""
         return torch.cat([self._normalise(group) for group in groups])
 
     def _normalise(self, pixels: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsvl_pipeline.engine.transfer import upload
-from dsvl_pipeline.ops.sampling import SamplingTensors
 from dsvl_pipeline.engine.scheduler import Chunk
 from dsvl_pipeline.engine.sequence import Sequence
+from dsvl_pipeline.engine.transfer import upload
+from dsvl_pipeline.ops.sampling import SamplingTensors
 from dsvl_pipeline.records import SamplingParams
 
 

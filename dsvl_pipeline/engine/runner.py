@@ -6,7 +6,6 @@ sequence may own, ``V`` vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -141,7 +140,7 @@ class Runner:
             case Decode(rows):
                 positions = np.array([chunk.end for chunk in rows], dtype=np.int64)
                 logits = self._decode(rows)
-        lanes = np.array([chunk.sequence.lane for chunk in rows], dtype=np.int64)
+        lanes = np.array(_lanes(rows), dtype=np.int64)
         return Forwarded(step, rows, lanes, positions, logits, num_encoded, (begin, seen))
 
     def sample(self, forwarded: Forwarded, allowed: NDArray[np.int32] | None) -> Launched:
@@ -213,7 +212,7 @@ class Runner:
         tables = [chunk.sequence.page_table for chunk in chunks]
         num_pages = self._max_pages if self._graphs else max(map(len, tables))
         rows = np.full((len(chunks), _TABLE + num_pages), self._padding_page, dtype=np.int32)
-        rows[:, _LANE] = [chunk.sequence.lane for chunk in chunks]
+        rows[:, _LANE] = _lanes(chunks)
         rows[:, _POSITION] = [chunk.start for chunk in chunks]
         fill_tables(rows[:, _TABLE:], tables)
         if self._graphs is not None:
@@ -267,3 +266,9 @@ class Runner:
             sources, targets = upload(np.array(copies, dtype=np.int64).T.copy(), self._device)
             for pages in (self._kv.k, self._kv.v):
                 pages[:, targets] = pages[:, sources]
+
+
+def _lanes(chunks: Seq[Chunk]) -> list[int]:
+    lanes = [chunk.sequence.lane for chunk in chunks]
+    assert None not in lanes, "a sequence without a lane was planned"
+    return lanes  # type: ignore[return-value]
