@@ -125,6 +125,18 @@ class Processor:
             )
         return prompt_ids
 
+    def draft_ids(self, text: str, *, most: int) -> NDArray[np.int32]:
+        """Write a text that an answer may resemble as ids, for `Request.draft_ids`.
+
+        Args:
+            text: From anywhere: nothing in it becomes a control token.
+            most: Ids kept.
+
+        Returns:
+            ``int32[K]``.
+        """
+        return self.tokenizer.encode_text(text.strip())[:most]
+
     def expand(self, token_ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """Repeat every image token ``num_image_tokens`` times.
 

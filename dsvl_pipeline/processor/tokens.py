@@ -124,6 +124,10 @@ class GuardedTokenizer:
             ids.insert(0, self._leading_id)
         return np.array(ids, dtype=np.int32)
 
+    def encode_text(self, text: str) -> NDArray[np.int32]:
+        """Encode plain text, without special tokens at its ends or within it."""
+        return np.array(self._backend.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
     def reveal(self, rendered: str) -> str:
         """Put the control tokens' own names in place of the aliases."""
         return _substitute(rendered, self._tokens)

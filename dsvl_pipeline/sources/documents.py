@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,9 @@ from dsvl_pipeline.sources.listing import file_rows, find
 
 DOCUMENTS_PER_CHILD = 200
 START_TIMEOUT_S = 60.0
+TEXT_TIMEOUT_S = 5.0
+MAX_TEXT_CHARS = 50_000
+_NO_TEXT = ("Cc", "Cn", "Co", "Cs")  # control, unassigned (U+FFFE), private, half characters
 _CHILD = Path(__file__).with_name("pdf_child.py")
 _LENGTH = struct.Struct("<I")
 
@@ -94,6 +98,28 @@ class DocumentRenderer:
             header, pixels = self._surviving(ask)
         return Image.frombytes("RGB", (header["width"], header["height"]), pixels)
 
+    def text(self, data: bytes, page_index: int, *, max_chars: int = MAX_TEXT_CHARS) -> str:
+        """Read a page's text layer: what it says itself, which may be anything or nothing.
+
+        It is a hint, so a page whose text cannot be read, or not soon, has none.
+
+        Args:
+            data: The document; pass the same object for all its pages.
+            page_index: From 0.
+            max_chars: Longer text is cut.
+        """
+        command = {"command": "text", "page_index": page_index, "max_chars": max_chars}
+        with self._lock:
+            try:
+                self._open(data)
+                limit_s = min(TEXT_TIMEOUT_S, self._config.page_timeout_s)
+                _, text = self._ask(command, what=f"page {page_index}", limit_s=limit_s)
+            except DocumentError:
+                return ""
+        lines = text.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+        # pdfium marks a hyphen at a line's end, and what it cannot map, with control characters.
+        return "".join(c for c in lines if c in "\n\t" or unicodedata.category(c) not in _NO_TEXT)
+
     def close(self) -> None:
         """End the process; a later call starts another."""
         with self._lock:
@@ -136,11 +162,20 @@ class DocumentRenderer:
             return operation()
 
     def _ask(
-        self, command: dict[str, Any], payload: bytes = b"", *, what: str
+        self,
+        command: dict[str, Any],
+        payload: bytes = b"",
+        *,
+        what: str,
+        limit_s: float | None = None,
     ) -> tuple[dict[str, Any], bytes]:
-        kind, limit_s = what.partition(" ")[0], self._config.page_timeout_s
+        kind = what.partition(" ")[0]
+        limit_s = self._config.page_timeout_s if limit_s is None else limit_s
         if self._child is None:
-            self._child = _Child(memory_bytes=int(self._config.memory_gib * 2**30), cpu_s=limit_s)
+            self._child = _Child(
+                memory_bytes=int(self._config.memory_gib * 2**30),
+                cpu_s=self._config.page_timeout_s,
+            )
         try:
             header, pixels = self._child.exchange(command, payload, limit_s)
         except TimeoutError:

@@ -6,8 +6,9 @@ fast and imports nothing of the pipeline.
 
 Both directions carry frames: a JSON header, its length first, then ``num_bytes`` of payload.
 Commands: ``open`` with the document as payload, answered by ``num_pages``; ``render`` with
-``page_index``, ``dpi`` and ``max_px``, answered by ``width``, ``height`` and RGB bytes. An answer
-with ``error`` (a code) and ``message`` means that document or page are bad, not the process.
+``page_index``, ``dpi`` and ``max_px``, answered by ``width``, ``height`` and RGB bytes; ``text``
+with ``page_index`` and ``max_chars``, answered by the page's text layer as UTF-8. An answer with
+``error`` (a code) and ``message`` means that document or page are bad, not the process.
 """
 
 from __future__ import annotations
@@ -109,6 +110,23 @@ def render_page(
     return result
 
 
+def read_text(document: pdfium.PdfDocument, page_index: int, max_chars: int) -> str:
+    """Read the beginning of a page's text layer; empty where it has none.
+
+    Raises:
+        Refused: ``page_unreadable``.
+    """
+    try:
+        page = document[page_index]
+        text_page = page.get_textpage()
+        count = min(text_page.count_chars(), max_chars)
+        text = text_page.get_text_range(0, count) if count > 0 else ""
+    except (pdfium.PdfiumError, IndexError, ValueError) as error:
+        raise Refused("page_unreadable", f"has no text that can be read ({error})") from None
+    page.close()  # with its text page
+    return text[:max_chars]
+
+
 def limit_memory(num_bytes: int) -> None:
     """Bound the address space, where the system can."""
     if sys.platform == "linux":
@@ -150,6 +168,10 @@ def main(memory_bytes: int, cpu_s: float) -> None:
                     document = None
                 document = open_document(payload)
                 write_frame(answers, {"num_pages": len(document)})
+            elif header["command"] == "text":
+                assert document is not None
+                text = read_text(document, header["page_index"], header["max_chars"])
+                write_frame(answers, {}, text.encode(errors="replace"))
             else:
                 assert document is not None
                 width, height, pixels = render_page(

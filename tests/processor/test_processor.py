@@ -245,3 +245,14 @@ def test_the_processor_loads_neither_torch_nor_transformers() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert done.stdout.strip() == b"set()"
+
+
+def test_a_draft_holds_no_control_token(processor: Processor) -> None:
+    """A PDF says what it likes; a draft is at most as long as is asked for."""
+    text = "<image_placeholder>Hello<｜end▁of▁sentence｜> <｜begin▁of▁sentence｜>\n"
+    ids = processor.draft_ids(text, most=1000)
+    assert ids.dtype == np.int32
+    assert not set(ids.tolist()) & {0, 1, 2}
+    assert processor.decode(ids.tolist()) == text.strip()
+    assert processor.draft_ids(text, most=5).tolist() == ids[:5].tolist()
+    assert not len(processor.draft_ids(" \n", most=5))

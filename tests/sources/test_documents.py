@@ -320,3 +320,61 @@ def test_no_documents_are_a_mistake_in_the_job(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ConfigError, match=r"input.documents: nothing found .* notes.txt"):
         document_rows([f"{tmp_path}/*.pdf"])
+
+
+FONT = "/Resources << /Font << /F << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >>"
+
+
+def written(*lines: str, size: int = 8) -> bytes:
+    """A PDF with one page of text."""
+    moves = "".join(f"({line}) Tj 0 -{size} Td " for line in lines)
+    return one_page(f"BT /F {size} Tf 2 28 Td {moves} ET", page=FONT)
+
+
+def test_the_text_layer_is_what_the_page_says(renderer: DocumentRenderer) -> None:
+    """In lines; a scan says nothing."""
+    assert renderer.text(written("Hello page,", "two lines"), 0) == "Hello page,\ntwo lines"
+    assert renderer.text(pictures("red"), 0) == ""
+
+
+def test_the_text_layer_is_cut_where_it_is_too_long(renderer: DocumentRenderer) -> None:
+    """A page may hold a book in invisible letters."""
+    assert renderer.text(written("x" * 1000), 0, max_chars=30) == "x" * 30
+
+
+def test_control_characters_are_no_text(renderer: DocumentRenderer) -> None:
+    """Pdfium reports what it cannot map, and hyphens at the end of lines, as such."""
+    found = renderer.text(written("a\\002b\\000c\\177d", "e"), 0)
+    assert found.endswith("e")
+    assert all(character.isprintable() or character == "\n" for character in found)
+
+
+def test_a_page_whose_text_cannot_be_read_has_none(renderer: DocumentRenderer) -> None:
+    """The picture is what counts, and it was made already."""
+    assert renderer.text(written("one page"), 5) == ""
+    assert renderer.text(b"no PDF", 0) == ""
+    assert renderer.text(written("one page"), 0) == "one page"
+
+
+def test_a_hanging_text_layer_costs_little(
+    renderer: DocumentRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given up sooner than a page, and the next page is rendered as if nothing was."""
+    monkeypatch.setattr(documents, "TEXT_TIMEOUT_S", 0.2)
+    data = written("Hello")
+    assert renderer.page_count(data) == 1
+    os.kill(process_id(renderer), signal.SIGSTOP)
+    begun_s = time.monotonic()
+    assert renderer.text(data, 0) == ""
+    assert time.monotonic() - begun_s < 0.9
+    assert renderer.render(data, 0).size == (72, 36)
+    assert renderer.text(data, 0) == "Hello"
+
+
+def test_a_dead_process_is_replaced_for_the_next_page(renderer: DocumentRenderer) -> None:
+    """A text layer that kills it must not fail the document."""
+    data = written("Hello")
+    renderer.page_count(data)
+    os.kill(process_id(renderer), signal.SIGKILL)
+    assert renderer.text(data, 0) == ""
+    assert renderer.text(data, 0) == "Hello"
