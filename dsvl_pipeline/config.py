@@ -9,14 +9,23 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline import grammar
+from dsvl_pipeline.errors import ConfigError, GrammarError
+from dsvl_pipeline.fields import FieldType, fields_of, merged
 from dsvl_pipeline.records import EngineConfig, FakeEngineConfig, SamplingParams
 
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -29,9 +38,12 @@ _IN_WORDS = {
 
 
 class Section(BaseModel):
-    """A part of a job file: frozen, and unknown keys are mistakes."""
+    """A part of a job file: frozen, and unknown keys are mistakes.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    What users call ``schema`` is ``json_schema`` in Python, where pydantic has taken the name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
 
 class ColumnsConfig(Section):
@@ -42,6 +54,8 @@ class ColumnsConfig(Section):
         image: URI, or a list of URIs; none for text prompts.
         document: URI of a PDF; then a row stands for all its pages.
         prompt: The row's own prompt, asked as ``prompt_id="column"``.
+        schema: JSON schema, as text, that the row's answers must satisfy: to its own prompt, and to
+            those of the job that have neither schema nor regex.
         sha256: Digest of the content, where the manifest knows it: changed bytes run again.
         etag: The same with an object store's etag.
     """
@@ -50,6 +64,7 @@ class ColumnsConfig(Section):
     image: str | None = None
     document: str | None = None
     prompt: str | None = None
+    json_schema: str | None = Field(default=None, alias="schema")
     sha256: str | None = None
     etag: str | None = None
 
@@ -63,6 +78,10 @@ class DocumentConfig(Section):
         max_pages: A document with more pages is an error row, never cut silently.
         page_timeout_s: Wall-clock limit for opening a document or rendering one page.
         memory_gib: Address space of the rendering process.
+        draft: Whether the engine gets each page's text layer as a draft of the answer. It then
+            verifies several of its tokens a step, which makes transcription up to three times as
+            fast and changes no answer. Off by default: where something else is asked, reading
+            the text layer and trying it costs a little for nothing.
     """
 
     dpi: int = Field(default=144, ge=18, le=1200)
@@ -70,6 +89,7 @@ class DocumentConfig(Section):
     max_pages: int = Field(default=5000, ge=1)
     page_timeout_s: float = Field(default=30.0, gt=0)
     memory_gib: float = Field(default=4.0, gt=0)
+    draft: bool = False
 
 
 class InputConfig(Section):
@@ -135,10 +155,61 @@ class PromptConfig(Section):
     Attributes:
         id: Part of the row's key in the table; keep it when only the wording changes.
         text: What the user says; the images come before it.
+        schema: JSON schema that every answer satisfies, or a file that holds it. Each top-level
+            property of a scalar type becomes a column of the output.
+        regex: Regular expression that every answer matches as a whole; not besides a schema.
     """
 
     id: str = Field(pattern=_PROMPT_ID)
     text: str = Field(min_length=1)
+    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    regex: str | None = Field(default=None, min_length=1)
+
+    @property
+    def schema_text(self) -> str | None:
+        """The schema as the engine and the row's key take it."""
+        if self.json_schema is None:
+            return None
+        return grammar.normal_schema(json.dumps(self.json_schema))
+
+    @property
+    def fields(self) -> dict[str, FieldType]:
+        """The output's columns for the answers to this prompt."""
+        return fields_of(self.json_schema or {})
+
+    def check_grammar(self) -> None:
+        """Refuse a schema or regular expression that cannot be enforced.
+
+        Raises:
+            GrammarError: It cannot, or llguidance is missing, without which nobody knows.
+        """
+        if self.json_schema is not None or self.regex is not None:
+            grammar.check(self.schema_text, self.regex)
+
+    @field_validator("json_schema", mode="before")
+    @classmethod
+    def _read_schema(cls, value: Any) -> Any:
+        if isinstance(value, str):  # workers have other files, but get the job as it was read
+            try:
+                value = json.loads(Path(value).read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError) as error:
+                raise ValueError(f"this file cannot be read as JSON: {error}") from None
+        elif not isinstance(value, Mapping | None):
+            raise ValueError("give a JSON schema, or the path of a file that holds one")
+        try:
+            text = json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:  # YAML has dates
+            raise ValueError(f"a JSON schema holds only JSON: {error}") from None
+        try:
+            return value if value is None else json.loads(grammar.normal_schema(text))
+        except GrammarError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _has_one_grammar(self) -> PromptConfig:
+        if self.json_schema is not None and self.regex is not None:
+            raise ValueError("the prompt has both schema and regex; keep one")
+        return self
 
     @model_validator(mode="after")
     def _column_is_taken(self) -> PromptConfig:
@@ -195,6 +266,9 @@ class ClusterConfig(Section):
     address: str = "auto"
 
 
+_MAX_LOOP_TOKENS = 256
+
+
 class JobConfig(Section):
     """A whole job file. See ``configs/`` for commented examples."""
 
@@ -202,11 +276,28 @@ class JobConfig(Section):
     input: InputConfig
     prompts: tuple[PromptConfig, ...] = ()
     model: ModelSection
-    generation: SamplingParams = SamplingParams()
+    generation: SamplingParams = SamplingParams(max_loop_tokens=_MAX_LOOP_TOKENS)
     output: OutputConfig
     engine: EngineConfig = EngineConfig()
     cluster: ClusterConfig = ClusterConfig()
     max_error_fraction: float = Field(default=0.05, ge=0, le=1)
+
+    @property
+    def fields(self) -> dict[str, FieldType]:
+        """The output's columns for answers that satisfy the prompts' schemas."""
+        return merged((prompt.id, prompt.fields) for prompt in self.prompts)
+
+    @field_validator("generation", mode="before")
+    @classmethod
+    def _stops_loops(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and not value.get("ignore_eos"):
+            return {"max_loop_tokens": _MAX_LOOP_TOKENS, **value}
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_type_for_each_field(self) -> JobConfig:
+        merged((prompt.id, prompt.fields) for prompt in self.prompts)  # or a ValueError
+        return self
 
     @model_validator(mode="after")
     def _asks_something(self) -> JobConfig:
@@ -241,9 +332,35 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
     for override in overrides:
         lines[_apply(values, override)] = 0
     try:
-        return JobConfig.model_validate(values)
+        job = JobConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain_all(path, lines, error))) from None
+    problems = [
+        f"{_place(path, lines, key)}: {'.'.join(map(str, key))}: {problem}"
+        for key, problem in _grammar_problems(job)
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return job
+
+
+def check_grammars(job: JobConfig) -> None:
+    """Refuse schemas and regular expressions that cannot be enforced; `load_job` does that too.
+
+    Raises:
+        ConfigError: The message lists every mistake.
+    """
+    problems = [f"{'.'.join(map(str, key))}: {text}" for key, text in _grammar_problems(job)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _grammar_problems(job: JobConfig) -> Iterator[tuple[KeyPath, str]]:
+    for index, prompt in enumerate(job.prompts):
+        try:
+            prompt.check_grammar()
+        except GrammarError as error:
+            yield ("prompts", index, "schema" if prompt.regex is None else "regex"), str(error)
 
 
 KeyPath = tuple[str | int, ...]
@@ -351,11 +468,7 @@ def _explain(
 ) -> str:
     """One mistake as ``file:line: key: what was found, what is allowed, the nearest right key``."""
     problem = problems[0]
-    known = next(
-        (where[:n] for n in range(len(where), 0, -1) if where[:n] in lines), ()
-    )  # a missing key is reported at its section
-    line = lines.get(known, 1)
-    place = f"{path}:{line}" if line else f"{path} (--set)"
+    place = _place(path, lines, where)
     name = ".".join(map(str, where)) or "the job"
     kind, found = problem["type"], problem["input"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -381,6 +494,13 @@ def _explain(
     return f"{place}: {name}: found {shown}: {message}"
 
 
+def _place(path: Path, lines: dict[KeyPath, int], where: KeyPath) -> str:
+    """The file and line of a key; of its section where the key is missing."""
+    known = next((where[:n] for n in range(len(where), 0, -1) if where[:n] in lines), ())
+    line = lines.get(known, 1)
+    return f"{path}:{line}" if line else f"{path} (--set)"
+
+
 def _is_union_tag(part: str | int) -> bool:
     """Pydantic adds the tried alternative to the place, e.g. ``float`` or ``literal['auto']``."""
     return isinstance(part, str) and (
@@ -401,7 +521,7 @@ def _keys_at(where: KeyPath) -> list[str]:
 
 def _fields(section: Any) -> dict[str, Any]:
     if isinstance(section, type) and issubclass(section, BaseModel):
-        return {name: field.annotation for name, field in section.model_fields.items()}
+        return {f.alias or name: f.annotation for name, f in section.model_fields.items()}
     if not dataclasses.is_dataclass(section):
         return {}
     special = {"fake": FakeEngineConfig}  # annotations of the plain dataclasses are strings

@@ -77,9 +77,20 @@ def content_id_of_many(content_ids: Sequence[bytes]) -> bytes:
     return _digest(b"dsvl.contents", content_ids)
 
 
-def prompt_digest(text: str) -> bytes:
-    """Digest a rendered prompt, 16 bytes."""
-    return _digest(b"dsvl.prompt", [_utf8(text)])
+def prompt_digest(text: str, *, schema: str | None = None, regex: str | None = None) -> bytes:
+    """Digest a rendered prompt with what its answer must satisfy, 16 bytes.
+
+    Args:
+        text: The prompt.
+        schema: JSON schema, normalised (`dsvl_pipeline.grammar.normal_schema`).
+        regex: Regular expression.
+    """
+    fields = [text]
+    if schema is not None:
+        fields += ["schema", schema]
+    if regex is not None:
+        fields += ["regex", regex]
+    return _digest(b"dsvl.prompt", map(_utf8, fields))
 
 
 def recipe_digest(mapping: Mapping[str, Any]) -> str:

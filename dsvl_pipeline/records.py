@@ -44,6 +44,8 @@ class Row:
         content_id: What identifies the content without reading it (`dsvl_pipeline.keys`); empty
             for a file that is gone: what was answered before stays.
         prompt: The manifest's own prompt, asked under ``prompt_id="column"``; None without one.
+        schema: The manifest's own JSON schema, normalised: for its own prompt, and for those of
+            the job that come without a schema or regular expression.
         carry: Values of the carried columns, in the order of the job file.
         failure: Set when the entry itself is bad; it then becomes one error row.
     """
@@ -53,6 +55,7 @@ class Row:
     sources: tuple[str, ...]
     content_id: bytes
     prompt: str | None = None
+    schema: str | None = None
     carry: tuple[Any, ...] = ()
     failure: RowFailure | None = None
 

@@ -21,15 +21,16 @@ LAYERS = (
     {"sources", "processor", "engine", "table"},
     {"model"},
     {"ops"},
-    {"hub", "config", "storage", "stores", "keys", "grammar", "records", "errors"},
+    {"hub", "config", "storage", "stores", "keys", "fields", "grammar", "records", "errors"},
 )
 # Inside the bottom layer: who may know whom.
 FLOOR: dict[str, set[str]] = {
-    "config": {"grammar", "records", "errors"},
+    "config": {"fields", "grammar", "records", "errors"},
     "hub": {"errors"},
     "storage": {"stores", "errors"},
     "stores": {"errors"},
     "keys": set(),
+    "fields": set(),
     "grammar": {"errors"},
     "records": set(),
     "errors": set(),

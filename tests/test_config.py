@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from dsvl_pipeline.config import JobConfig, load_job
+from dsvl_pipeline.config import JobConfig, PromptConfig, check_grammars, load_job
 from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.records import SamplingParams
 
 GOOD = """\
 name: try
@@ -311,3 +313,106 @@ def test_a_wrong_set_says_that_it_came_from_the_command_line(
 ) -> None:
     """There is no line of a file to look at."""
     assert mistakes(tmp_path, GOOD, override)[0].startswith(message)
+
+
+def test_jobs_stop_loops_unless_told_otherwise(tmp_path: Path) -> None:
+    """The public generate() does as transformers does; a job's rows must end."""
+    assert SamplingParams().max_loop_tokens == 0
+    assert load(tmp_path, GOOD).generation.max_loop_tokens == 256
+    cooler = load(tmp_path, GOOD, "generation={temperature: 0.2}")
+    assert cooler.generation.max_loop_tokens == 256
+    assert load(tmp_path, GOOD, "generation.max_loop_tokens=0").generation.max_loop_tokens == 0
+    # A benchmark that ignores the end of sequence wants all of its tokens.
+    assert load(tmp_path, GOOD, "generation.ignore_eos=true").generation.max_loop_tokens == 0
+
+
+SCHEMA = '{"type":"object","properties":{"b":{"type":"integer"},"a":{"type":"string"}}}'
+
+
+def with_schema(schema: str, key: str = "schema") -> str:
+    """Give the prompt of the good file a schema, in line 6."""
+    prompt = '- {id: caption, text: "Describe the image."}'
+    block = f'- id: caption\n    {key}: {schema}\n    text: "Describe the image."'
+    assert prompt in GOOD
+    return GOOD.replace(prompt, block)
+
+
+class TestGrammars:
+    """Schemas and regular expressions of prompts."""
+
+    @pytest.fixture(autouse=True)
+    def _library(self) -> None:
+        pytest.importorskip("llguidance", reason="comes with the extra 'model'")
+
+    def test_a_schema_stands_in_the_job_or_in_a_file(self, tmp_path: Path) -> None:
+        """Workers get it with the job: the file is read where the job is loaded."""
+        (tmp_path / "s.json").write_text(SCHEMA)
+        inline = load(tmp_path, with_schema(SCHEMA))
+        by_path = load(tmp_path, with_schema(str(tmp_path / "s.json")))
+        assert inline == by_path
+        (prompt,) = inline.prompts
+        assert prompt.schema_text == SCHEMA  # in its own order, which is that of the answer
+        assert inline.fields == {"b": "integer", "a": "string"}
+        assert JobConfig.model_validate_json(inline.model_dump_json()) == inline
+        assert inline.model_dump()["prompts"][0]["schema"] == prompt.json_schema
+
+    @pytest.mark.parametrize(
+        ("schema", "message"),
+        [
+            ("{type: objekt}", "the JSON schema cannot be enforced: Invalid type: objekt"),
+            ("{not: {type: string}}", "the JSON schema cannot be enforced: Unimplemented keys"),
+            ("none.json", 'found "none.json": this file cannot be read as JSON: [Errno 2]'),
+            ("[1]", "found [1]: give a JSON schema, or the path of a file that holds one"),
+            ("{enum: [2020-01-01]}", "a JSON schema holds only JSON: Object of type date"),
+        ],
+    )
+    def test_a_wrong_schema_names_its_line(self, tmp_path: Path, schema: str, message: str) -> None:
+        """Before anything starts, as every mistake of a job file."""
+        (found,) = mistakes(tmp_path, with_schema(schema))
+        assert found.startswith(f"job.yaml:6: prompts.0.schema: {message}")
+
+    def test_a_wrong_regular_expression_names_its_line(self, tmp_path: Path) -> None:
+        """The same for the other kind."""
+        (found,) = mistakes(tmp_path, with_schema('"["', "regex"))
+        assert found == (
+            "job.yaml:6: prompts.0.regex: the regular expression cannot be enforced: unclosed "
+            "character class"
+        )
+
+    def test_a_prompt_has_one_grammar(self, tmp_path: Path) -> None:
+        """Which one should win?"""
+        (found,) = mistakes(tmp_path, with_schema(SCHEMA), "prompts.0.regex=a")
+        assert found == "job.yaml:5: prompts.0: the prompt has both schema and regex; keep one"
+
+    def test_prompts_that_disagree_about_a_field_are_refused(self, tmp_path: Path) -> None:
+        """They share the column."""
+        other = "prompts.1={id: b, text: b, schema: {properties: {a: {type: boolean}}}}"
+        text = with_schema(SCHEMA).replace("model:", "  - {id: b, text: b}\nmodel:")
+        (found,) = mistakes(tmp_path, text, other)
+        assert "the schema of prompt 'caption' has 'a' as string, that of prompt 'b'" in found
+
+    def test_a_job_that_was_not_loaded_is_checked_too(self) -> None:
+        """Jobs may be made in Python."""
+        prompt = PromptConfig.model_validate({"id": "a", "text": "a", "regex": "["})
+        job = JobConfig.model_validate(
+            {
+                "name": "a",
+                "input": {"images": "a"},
+                "prompts": [prompt],
+                "model": {"checkpoint": "demo"},
+                "output": {"uri": "out"},
+            }
+        )
+        with pytest.raises(ConfigError, match=r"^prompts.0.regex: the regular expression cannot"):
+            check_grammars(job)
+
+
+def test_a_missing_library_is_named_where_a_schema_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver without the extra can run every job that does not ask for structure."""
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    assert load(tmp_path, GOOD)
+    (found,) = mistakes(tmp_path, with_schema(SCHEMA))
+    assert found.startswith("job.yaml:6: prompts.0.schema: a JSON schema or regular expression")
+    assert found.endswith("install it with pip install 'dsvl-pipeline[model]'")

@@ -129,3 +129,18 @@ def test_row_keys_are_cheap() -> None:
     for index in range(50_000):
         keys.row_key(CONTENT, index, PROMPT, RECIPE)
     assert 50_000 / (time.process_time() - started) > 300_000
+
+
+def test_what_an_answer_must_satisfy_is_part_of_the_prompt() -> None:
+    """Another schema gives other answers; a prompt without one keeps the key it always had."""
+    text = "Describe the image in one sentence."
+    digests = [
+        PROMPT,
+        keys.prompt_digest(text, schema="{}"),
+        keys.prompt_digest(text, schema='{"type":"string"}'),
+        keys.prompt_digest(text, regex="{}"),
+        keys.prompt_digest(text + "schema", regex="{}"),
+    ]
+    assert len(set(digests)) == len(digests)
+    assert digests[1].hex() == "de0a745083fed52e8ba25ce691cc9f3e"
+    assert digests[3].hex() == "6b141f092325d9d0b1f2516e7eb2f984"

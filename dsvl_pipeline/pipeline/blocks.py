@@ -6,13 +6,14 @@ block, and no copy on either side of the object store (rows of ragged tensors co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dsvl_pipeline import keys
 from dsvl_pipeline.records import ImageInput, Row
 
 CARRY = "carry."
@@ -22,6 +23,7 @@ CARRY = "carry."
 def work_schema(carry: pa.Schema) -> pa.Schema:
     """Columns of a work row: one (row, prompt), or one (document, prompt) before it is opened.
 
+    ``schema`` and ``regex`` are what the answer must satisfy, if anything (at most one of them).
     ``row_key`` is null for documents (their pages have keys, not they); ``done_pages`` lists the
     pages that need not run again.
     """
@@ -33,6 +35,8 @@ def work_schema(carry: pa.Schema) -> pa.Schema:
             ("content_id", pa.binary()),
             ("prompt_id", pa.string()),
             ("prompt", pa.string()),
+            ("schema", pa.string()),
+            ("regex", pa.string()),
             ("page_index", pa.int32()),
             ("num_pages", pa.int32()),
             ("done_pages", pa.list_(pa.int32())),
@@ -55,6 +59,8 @@ def work_row(row: Row, carry_names: Sequence[str]) -> dict[str, Any]:
         "content_id": row.content_id,
         "prompt_id": "",
         "prompt": None,
+        "schema": None,
+        "regex": None,
         "page_index": None,
         "num_pages": None,
         "done_pages": [],
@@ -65,6 +71,11 @@ def work_row(row: Row, carry_names: Sequence[str]) -> dict[str, Any]:
         # A bad line carries nothing.
         **dict(zip((CARRY + name for name in carry_names), row.carry, strict=failure is None)),
     }
+
+
+def prompt_digest_of(row: Mapping[str, Any]) -> bytes:
+    """Digest what a work row asks: its prompt, and what the answer must satisfy."""
+    return keys.prompt_digest(row["prompt"], schema=row["schema"], regex=row["regex"])
 
 
 def image_columns(rows: Sequence[Sequence[ImageInput]]) -> dict[str, pa.Array]:

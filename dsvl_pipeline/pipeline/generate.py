@@ -7,21 +7,25 @@ import hashlib
 import os
 import threading
 import traceback
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from dsvl_pipeline import hub, keys, storage
+from dsvl_pipeline import hub, storage
 from dsvl_pipeline.errors import EngineError
+from dsvl_pipeline.fields import FieldType, read_fields
 from dsvl_pipeline.pipeline import blocks
 from dsvl_pipeline.pipeline.blocks import CARRY
 from dsvl_pipeline.pipeline.preprocess import StageConfig
 from dsvl_pipeline.records import Completion, Engine, Request, SamplingParams
 from dsvl_pipeline.table.schema import logical_key, output_schema
 
-PIXEL_COLUMNS = ("prompt_ids", "digests", "high_res", "low_res")
+PIXEL_COLUMNS = ("prompt_ids", "draft_ids", "digests", "high_res", "low_res")
 
 
 class Generate:
@@ -103,23 +107,27 @@ def _start_engine(config: StageConfig, has_gpu: bool) -> tuple[str, Engine]:
 def _requests(batch: pa.Table, sampling: SamplingParams) -> dict[int, Request]:
     """The rows that have something to ask, by their place in the batch."""
     images = blocks.images_of(batch)
-    asks = zip(
-        logical_key(batch).to_pylist(),
-        batch["row_key"].to_pylist(),
-        batch["error_code"].to_pylist(),
-        batch["is_blank"].to_pylist(),
-        strict=True,
-    )
+    names = ("row_key", "error_code", "is_blank", "schema", "regex")
+    asks = zip(logical_key(batch).to_pylist(), batch.select(names).to_pylist(), strict=True)
     return {
         index: Request(
             request_id=logical_key.hex(),
             prompt_ids=batch["prompt_ids"][index].values.to_numpy(),
             images=images[index],
-            sampling=replace(sampling, seed=_seed(row_key, sampling.seed)),
+            sampling=replace(sampling, seed=_seed(ask["row_key"], sampling.seed)),
+            schema=ask["schema"],
+            regex=ask["regex"],
+            draft_ids=_ids(batch["draft_ids"][index]),
         )
-        for index, (logical_key, row_key, error_code, is_blank) in enumerate(asks)
-        if error_code is None and not is_blank
+        for index, (logical_key, ask) in enumerate(asks)
+        if ask["error_code"] is None and not ask["is_blank"]
     }
+
+
+def _ids(ids: pa.ListScalar) -> NDArray[np.int32] | None:
+    """``int32[K]``, a view; None where there is no list."""
+    values = ids.values
+    return None if values is None else values.to_numpy()
 
 
 def _seed(row_key: bytes, seed: int) -> int:
@@ -134,21 +142,51 @@ def _results(
     carry = pa.schema(
         [f.with_name(f.name.removeprefix(CARRY)) for f in rows.schema if f.name.startswith(CARRY)]
     )
-    schema = output_schema(carry)
+    job = config.job
+    schema = output_schema(carry, job.fields)
+    fields = {prompt.id: prompt.fields for prompt in job.prompts}
     place = {"device": device, "node": os.uname().nodename, "produced_at": datetime.now(UTC)}
     out = []
     for index, row in enumerate(rows.to_pylist()):
-        uris, prompt = row.pop("sources"), row.pop("prompt")
+        uris = row.pop("sources")
         row["source_uris"] = [storage.redact(uri) for uri in uris]
         # Signed URLs lose their query: the digest still tells one from another.
         row["source_uri_sha256s"] = [hashlib.sha256(uri.encode()).hexdigest() for uri in uris]
-        row["prompt_digest"] = None if prompt is None else keys.prompt_digest(prompt).hex()
-        row |= config.lineage | place | _answer(row, answers.get(index))
+        is_asked = row["prompt"] is not None
+        row["prompt_digest"] = blocks.prompt_digest_of(row).hex() if is_asked else None
+        answer = _answer(row, answers.get(index))
+        if row["schema"] is not None and answer.get("finish_reason") == "stop":
+            answer |= _typed(answer["text"], fields.get(row["prompt_id"], {}))
+        # A property may be called as a column that we do not put out.
+        row |= config.lineage | place | dict.fromkeys(job.fields) | answer
         # A user's `is_blank` or `kind` stands before our own, which is no output column; output
         # columns have no such double, `output_schema` refused it.
         row |= {name: row[CARRY + name] for name in carry.names}
         out.append({name: row.get(name) for name in schema.names})
     return pa.Table.from_pylist(out, schema=schema)
+
+
+_LOOPS = {
+    "error_code": "repetition",
+    "error_message": "the answer went on repeating itself and was ended; what is repeated stands "
+    "at its end once. If the page is like that, raise generation.max_loop_tokens",
+}
+
+
+def _typed(text: str, fields: Mapping[str, FieldType]) -> dict[str, Any]:
+    """The columns for an answer's fields.
+
+    An answer that was ended by a stop text, or whose numbers are larger than a column can hold,
+    is degraded, and its fields stay empty.
+    """
+    try:
+        return read_fields(text, fields)
+    except ValueError as error:
+        return {
+            "status": "degraded",
+            "error_code": "schema_unsatisfied",
+            "error_message": f"the answer does not fit the prompt's JSON schema: {error}",
+        }
 
 
 def _answer(row: dict[str, Any], completion: Completion | None) -> dict[str, Any]:
@@ -169,7 +207,8 @@ def _answer(row: dict[str, Any], completion: Completion | None) -> dict[str, Any
             "is_retryable": completion.error.is_retryable,
         }
     is_whole = completion.finish_reason == "stop"
-    return {
+    defect = _LOOPS if completion.finish_reason == "repetition" else {}
+    return defect | {
         "status": "ok" if is_whole else "degraded",
         "text": completion.text,
         "finish_reason": completion.finish_reason,

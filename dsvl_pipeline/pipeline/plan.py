@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from dsvl_pipeline import keys, storage
 from dsvl_pipeline.config import PromptConfig
-from dsvl_pipeline.pipeline.blocks import work_row, work_schema
+from dsvl_pipeline.pipeline.blocks import prompt_digest_of, work_row, work_schema
 from dsvl_pipeline.records import Row, RowFailure
 from dsvl_pipeline.table.schema import LOGICAL_KEY, is_among, logical_key
 
@@ -82,7 +82,10 @@ class Spool:
     def __init__(
         self, rows: Iterable[Row], prompts: Iterable[PromptConfig], recipe: str, carry: pa.Schema
     ) -> None:
-        self._prompts = [(p.id, p.text, keys.prompt_digest(p.text)) for p in prompts]
+        self._prompts = [
+            {"prompt_id": p.id, "prompt": p.text, "schema": p.schema_text, "regex": p.regex}
+            for p in prompts
+        ]
         self._recipe = recipe
         self._carry = carry.names
         self.schema = work_schema(carry)
@@ -143,7 +146,8 @@ class Spool:
         """One work row for each prompt, or one for a row that is bad as it stands."""
         prompts = self._prompts
         if row.prompt is not None:
-            prompts = [("column", row.prompt, keys.prompt_digest(row.prompt)), *prompts]
+            own = {"prompt_id": "column", "prompt": row.prompt, "schema": None, "regex": None}
+            prompts = [own, *prompts]
         if not prompts and row.failure is None:
             row = replace(row, failure=_NO_PROMPT)
         asked = work_row(row, self._carry)
@@ -151,11 +155,14 @@ class Spool:
             digest = keys.prompt_digest(row.failure.message)
             yield asked | {"row_key": keys.row_key(row.content_id, None, digest, self._recipe)}
             return
-        for prompt_id, text, digest in prompts:
+        for prompt in prompts:
+            if row.schema is not None and prompt["schema"] is None and prompt["regex"] is None:
+                prompt = prompt | {"schema": row.schema}
             row_key = None
             if row.kind == "image":
+                digest = prompt_digest_of(prompt)
                 row_key = keys.row_key(row.content_id, None, digest, self._recipe)
-            yield asked | {"prompt_id": prompt_id, "prompt": text, "row_key": row_key}
+            yield asked | prompt | {"row_key": row_key}
 
 
 def plan_shard(
@@ -233,8 +240,8 @@ def _identity(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def _wanted_key(rows: pa.Table) -> pa.ChunkedArray:
-    prompt = pc.fill_null(rows["prompt"], "")
-    parts = [pc.cast(part, pa.binary()) for part in (rows["content_id"], prompt)]
+    asked = [pc.fill_null(rows[name], "") for name in ("prompt", "schema", "regex")]
+    parts = [pc.cast(part, pa.binary()) for part in (rows["content_id"], *asked)]
     return pc.binary_join_element_wise(logical_key(rows), *parts, b"\x00")
 
 
@@ -253,7 +260,7 @@ def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table
     todo: list[dict[str, Any]] = []
     good: list[dict[str, Any]] = []
     for row in documents.to_pylist():
-        content_id, digest = row["content_id"], keys.prompt_digest(row["prompt"])
+        content_id, digest = row["content_id"], prompt_digest_of(row)
         before = committed.get((row["row_id"], row["prompt_id"]), [])
         if not content_id and any(r["status"] != "error" for r in before):  # the file is gone
             good.extend(before)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dsvl_pipeline import hub, keys, storage
-from dsvl_pipeline.config import JobConfig
+from dsvl_pipeline.config import JobConfig, check_grammars
 from dsvl_pipeline.errors import RunStoppedError
 from dsvl_pipeline.pipeline import plan, settings
 from dsvl_pipeline.pipeline.plan import ShardPlan, Spool
@@ -32,7 +32,16 @@ T = TypeVar("T")
 TRANSFORM = "1"
 """Raised when preprocessing changes what the model sees; every row then runs again."""
 
-_PACKAGES = ("dsvl-pipeline", "ray", "torch", "pyarrow", "pillow", "pypdfium2", "tokenizers")
+_PACKAGES = (
+    "dsvl-pipeline",
+    "ray",
+    "torch",
+    "pyarrow",
+    "pillow",
+    "pypdfium2",
+    "tokenizers",
+    "llguidance",
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,10 +114,11 @@ def prepare(
         LeaseError: Another driver works on the table.
         RunStoppedError: ``stop`` was set.
     """
+    check_grammars(job)  # again, for jobs that were made and not loaded
     checkpoint = hub.resolve(job.model.checkpoint, job.model.revision)
     job = _with_absolute_paths(job)
     source = open_input(job.input)
-    output_schema(source.carry_schema)  # refuses carried names that are taken
+    output_schema(source.carry_schema, job.fields)  # refuses names that are taken
     settings.connect(job)
     settings.configure()
     scale = settings.scale_of(job)

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from dsvl_pipeline import hub, keys, storage
 from dsvl_pipeline.config import JobConfig
@@ -80,14 +82,14 @@ def _pages_of(asked: list[dict[str, Any]], config: StageConfig) -> Iterable[dict
             raise DocumentError("document_empty", "the document has no pages")
     except RowError as error:
         for row in asked:
-            digest = keys.prompt_digest(row["prompt"])
+            digest = blocks.prompt_digest_of(row)
             row_key = keys.row_key(row["content_id"], None, digest, config.recipe)
             yield row | _failure(error) | {"done_pages": [], "row_key": row_key}
         return
     for page in range(num_pages):
         for row in asked:
             if page not in row["done_pages"]:
-                digest = keys.prompt_digest(row["prompt"])
+                digest = blocks.prompt_digest_of(row)
                 yield row | {
                     "page_index": page,
                     "num_pages": num_pages,
@@ -124,12 +126,15 @@ _PREPARED: dict[str, pa.DataType] = {
     "image_heights": pa.list_(pa.int32()),
     "is_blank": pa.bool_(),
     "prompt_ids": pa.list_(pa.int32()),
+    "draft_ids": pa.list_(pa.int32()),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Picture:
     """A decoded source: the image, its size in pixels and where its bytes came from.
+
+    ``draft_ids`` is what the source itself says that it shows, where the job wants that.
 
     The bytes themselves are not kept: a batch of large files would stay in memory for nothing.
     """
@@ -142,6 +147,7 @@ class _Picture:
     sha256: str
     num_bytes: int
     is_blank: bool
+    draft_ids: NDArray[np.int32] | None
 
 
 def _prepare(
@@ -169,7 +175,11 @@ def _prepare(
     except RowError as error:
         result |= _failure(error)
     else:
-        result |= {"prompt_ids": prompt, "images": tuple(p.image for p in pictures)}
+        result |= {
+            "prompt_ids": prompt,
+            "images": tuple(p.image for p in pictures),
+            "draft_ids": pictures[0].draft_ids if len(pictures) == 1 else None,
+        }
     return result | {
         "source_etags": [picture.etag for picture in pictures],
         "source_versions": [picture.version for picture in pictures],
@@ -204,6 +214,9 @@ class _Tools:
         self.processor = Processor.from_pretrained(checkpoint)
         self.fetcher = Fetcher(job.input)
         self.renderer = DocumentRenderer(job.input.document)
+        self._has_drafts = job.input.document.draft
+        # An answer may skip a part of the page, but not say more than it may say.
+        self._max_draft_tokens = 2 * job.generation.max_new_tokens
         self._document: tuple[str, Fetched] | None = None
 
     def document(self, uri: str) -> Fetched:
@@ -214,7 +227,7 @@ class _Tools:
 
     def picture(self, uri: str, page_index: int | None) -> _Picture:
         """Fetch and decode an image, or fetch a document and render a page of it."""
-        digest = None  # a page is not its document
+        digest = draft_ids = None  # a page is not its document
         if page_index is None:
             fetched = self.fetcher.read(uri)
             digest = bytes.fromhex(fetched.sha256)[:16]
@@ -222,6 +235,9 @@ class _Tools:
         else:
             fetched = self.document(uri)
             picture = self.renderer.render(fetched.data, page_index)
+            if self._has_drafts:
+                text = self.renderer.text(fetched.data, page_index)
+                draft_ids = self.processor.draft_ids(text, most=self._max_draft_tokens)
         low, high = zip(*picture.getextrema(), strict=True)
         return _Picture(
             image=self.processor.image(picture, source_digest=digest),
@@ -233,6 +249,7 @@ class _Tools:
             num_bytes=len(fetched.data),
             # Scanners leave dust and JPEG leaves ripples: a page is blank when no pixel is ink.
             is_blank=max(high) - min(low) < 16,
+            draft_ids=draft_ids,
         )
 
 

@@ -19,7 +19,14 @@ import pyarrow as pa
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.config import ColumnsConfig
-from dsvl_pipeline.errors import AccessError, ConfigError, ManifestError, NotFoundError
+from dsvl_pipeline.errors import (
+    AccessError,
+    ConfigError,
+    GrammarError,
+    ManifestError,
+    NotFoundError,
+)
+from dsvl_pipeline.grammar import normal_schema
 from dsvl_pipeline.keys import content_id_from, content_id_of_many, row_id_for
 from dsvl_pipeline.records import Row, RowFailure
 from dsvl_pipeline.sources.lines import (
@@ -35,7 +42,7 @@ from dsvl_pipeline.sources.unique import number_equal_rows
 from dsvl_pipeline.sources.uris import directory_of, join, local_path, name_of, scheme_of, shown
 from dsvl_pipeline.stores.store import ObjectInfo
 
-_ROLES = ("id", "image", "document", "prompt", "sha256", "etag")
+_ROLES = ("id", "image", "document", "prompt", "schema", "sha256", "etag")
 _MAY_BE_LISTS = ("image", "sha256", "etag")
 
 
@@ -67,9 +74,8 @@ class Manifest:
         check_changes: bool = False,
     ) -> None:
         self.kind: Literal["image", "document"] = "document" if columns.document else "image"
-        self._columns: dict[str, str] = {
-            role: getattr(columns, role) for role in _ROLES if getattr(columns, role)
-        }
+        named = columns.model_dump()
+        self._columns: dict[str, str] = {role: named[role] for role in _ROLES if named[role]}
         self._at = {role: position for position, role in enumerate(self._columns)}
         self._carry = tuple(carry)
         self._check_changes = check_changes
@@ -189,6 +195,7 @@ class Manifest:
             sources=sources,
             content_id=self._content_id(sources, values),
             prompt=prompt,
+            schema=self._schema(values),
             carry=self._carried(values),
         )
 
@@ -220,6 +227,18 @@ class Manifest:
         if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
             raise self._wrong(role, values, "a string, or a list of strings that are not empty")
         return value
+
+    def _schema(self, values: Sequence[Any]) -> str | None:
+        schema = self._value("schema", values)
+        if schema is None:
+            return None
+        if not isinstance(schema, str):
+            raise self._wrong("schema", values, "a JSON schema as text")
+        try:
+            return normal_schema(schema)
+        except GrammarError as error:
+            message = f"column {self._columns['schema']!r}: {error}"
+            raise ManifestError(error.code, message) from None
 
     def _content_id(self, sources: Sequence[str], values: Sequence[Any]) -> bytes:
         if "sha256" not in self._at and "etag" not in self._at:

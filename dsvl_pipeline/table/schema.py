@@ -6,13 +6,15 @@ Strings are plain strings, not Arrow dictionaries: the files are dictionary-enco
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.fields import FieldType
 
 LOGICAL_KEY = ("row_id", "page_index", "prompt_id")
 """Unique in a table."""
@@ -80,14 +82,25 @@ REPEATED = tuple(
 """Columns with few values in a part; only these are dictionary-encoded in the files."""
 
 
-def output_schema(carry: pa.Schema | None = None) -> pa.Schema:
+_FIELD_TYPES: Mapping[FieldType, pa.DataType] = {
+    "string": pa.string(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+}
+
+
+def output_schema(
+    carry: pa.Schema | None = None, fields: Mapping[str, FieldType] = MappingProxyType({})
+) -> pa.Schema:
     """Give the schema of a table's rows.
 
     Args:
         carry: The carried columns, which stand between the result and its lineage.
+        fields: Of answers that satisfy a JSON schema; they stand after the result.
 
     Raises:
-        ConfigError: A carried column has the name of one of ours.
+        ConfigError: A carried column or a field has the name of one of ours, or both share one.
     """
     carried = list(carry) if carry is not None else []
     ours = {field.name for field in (*_RESULT, *_LINEAGE, *_OCCASION)}
@@ -97,7 +110,14 @@ def output_schema(carry: pa.Schema | None = None) -> pa.Schema:
             f"input.carry names {', '.join(map(repr, taken))}, but the output has "
             "columns of that name; rename them in the manifest or leave them out"
         )
-    return pa.schema([*_RESULT, *carried, *_LINEAGE, *_OCCASION])
+    taken = sorted((ours | {field.name for field in carried}).intersection(fields))
+    if taken:
+        raise ConfigError(
+            f"a prompt's schema has the properties {', '.join(map(repr, taken))}, but the output "
+            "has other columns of that name; rename them in the schema"
+        )
+    typed = [pa.field(name, _FIELD_TYPES[kind]) for name, kind in fields.items()]
+    return pa.schema([*_RESULT, *typed, *carried, *_LINEAGE, *_OCCASION])
 
 
 def logical_key(rows: pa.Table) -> pa.ChunkedArray:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from typing import Any, NoReturn, cast
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from dsvl_pipeline.errors import EngineError
 from dsvl_pipeline.pipeline import blocks
-from dsvl_pipeline.pipeline.generate import Generate, _results
+from dsvl_pipeline.pipeline.generate import PIXEL_COLUMNS, Generate, _requests, _results
 from dsvl_pipeline.pipeline.preprocess import StageConfig
+from dsvl_pipeline.records import Completion, FinishReason
 from tests.pipeline.jobs import fake_job, parse
 
 
@@ -53,3 +55,108 @@ def test_whatever_breaks_in_the_engine_ends_its_process(
     with pytest.raises(LeftError):
         actor._collect()
     assert f"replacing its process: {type(error).__name__}: {error}" in capsys.readouterr().out
+
+
+SCHEMA = {"type": "object", "properties": {"kind": {"type": "string"}, "n": {"type": "integer"}}}
+
+
+def config_of(**prompt: Any) -> StageConfig:
+    """A job with two prompts: a plain one, and one with a schema or regular expression."""
+    job = fake_job({"images": "x/*.jpg"}, "out")
+    job["prompts"].append({"id": "facts", "text": "What is it?", **prompt})
+    return StageConfig(job=parse(job), dtype="float32", recipe="r", lineage={})
+
+
+def prepared(config: StageConfig, **columns: Any) -> pa.Table:
+    """One row for each prompt of the job, as preprocessing leaves it."""
+    rows = [
+        {
+            "row_id": "a",
+            "kind": "image",
+            "sources": ["a.jpg"],
+            "prompt_id": prompt.id,
+            "prompt": prompt.text,
+            "schema": prompt.schema_text,
+            "regex": prompt.regex,
+            "row_key": bytes(16),
+        }
+        for prompt in config.job.prompts
+    ]
+    batch = pa.Table.from_pylist(rows, schema=blocks.work_schema(pa.schema([])))
+    ids = pa.array([[1, 2, 3]] * len(rows), pa.list_(pa.int32()))
+    drafts = pa.array(columns.pop("draft_ids", [None] * len(rows)), pa.list_(pa.int32()))
+    batch = batch.append_column("is_blank", pa.array([False] * len(rows)))
+    batch = batch.append_column("prompt_ids", ids).append_column("draft_ids", drafts)
+    for name, column in blocks.image_columns([()] * len(rows)).items():
+        batch = batch.append_column(name, column)
+    return batch
+
+
+def answered(
+    config: StageConfig, text: str, finish_reason: FinishReason = "stop"
+) -> dict[str, Any]:
+    """The output row of the second prompt."""
+    batch = prepared(config)
+    completion = Completion(
+        request_id="x",
+        completion_ids=np.zeros(3, np.int32),
+        text=text,
+        finish_reason=finish_reason,
+        num_prompt_tokens=3,
+        timings={"finished_s": 1.0},
+    )
+    rows = batch.drop_columns([n for n in PIXEL_COLUMNS if n in batch.column_names])
+    plain, facts = _results(rows, {0: completion, 1: completion}, config, "cpu").to_pylist()
+    assert [plain.get(name) for name in config.job.fields] == [None] * len(config.job.fields)
+    assert plain["prompt_digest"] != facts["prompt_digest"]
+    return cast(dict[str, Any], facts)
+
+
+def test_a_request_carries_what_its_answer_must_satisfy() -> None:
+    """Also the draft, where the source had one."""
+    config = config_of(schema=SCHEMA)
+    requests = _requests(prepared(config, draft_ids=[[7, 8], None]), config.job.generation)
+    plain, facts = requests.values()
+    assert (plain.schema, plain.regex, facts.regex) == (None, None, None)
+    assert facts.schema == config.job.prompts[1].schema_text
+    assert plain.draft_ids is not None
+    assert plain.draft_ids.tolist() == [7, 8]
+    assert plain.draft_ids.dtype == np.int32
+    assert facts.draft_ids is None
+    config = config_of(regex="[a-z]+")
+    _, facts = _requests(prepared(config), config.job.generation).values()
+    assert (facts.schema, facts.regex) == (None, "[a-z]+")
+
+
+def test_fields_become_columns() -> None:
+    """`text` keeps the answer as it is; our own `kind` of a row is no column of the output."""
+    row = answered(config_of(schema=SCHEMA), '{"kind": "boat", "n": 3}')
+    assert (row["status"], row["text"]) == ("ok", '{"kind": "boat", "n": 3}')
+    assert (row["kind"], row["n"]) == ("boat", 3)
+    assert answered(config_of(schema=SCHEMA), '{"n": 3}')["kind"] is None
+
+
+def test_an_answer_that_was_cut_has_no_fields() -> None:
+    """Half a list is no list: the row is degraded as any other that was cut."""
+    row = answered(config_of(schema=SCHEMA), '{"kind": "boat", "n"', "length")
+    assert (row["status"], row["finish_reason"]) == ("degraded", "length")
+    assert (row["kind"], row["n"], row["text"]) == (None, None, '{"kind": "boat", "n"')
+
+
+def test_an_answer_that_does_not_fit_is_degraded() -> None:
+    """A stop text may cut it, and its numbers may be larger than a column can hold."""
+    row = answered(config_of(schema=SCHEMA), '{"kind": "bo')
+    assert (row["status"], row["error_code"]) == ("degraded", "schema_unsatisfied")
+    assert row["error_message"].startswith("the answer does not fit the prompt's JSON schema: ")
+    assert row["kind"] is None
+    assert answered(config_of(schema=SCHEMA), '{"n": 1%s}' % ("0" * 30))["status"] == "degraded"
+    assert answered(config_of(schema={"type": "array"}), "[1")["status"] == "degraded"
+    assert answered(config_of(schema={"type": "array"}), "[1]")["status"] == "ok"
+
+
+def test_a_loop_is_marked() -> None:
+    """The row says why its text ends where it does, and what to change."""
+    row = answered(config_of(regex="(ab)+"), "ab", "repetition")
+    assert (row["status"], row["finish_reason"]) == ("degraded", "repetition")
+    assert row["error_code"] == "repetition"
+    assert "generation.max_loop_tokens" in row["error_message"]

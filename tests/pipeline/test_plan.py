@@ -74,7 +74,7 @@ def planned(
 
 def committed_image(row: Row, prompt: PromptConfig = CAPTION, **more: Any) -> dict[str, Any]:
     """The committed answer of an image row."""
-    digest = keys.prompt_digest(prompt.text)
+    digest = keys.prompt_digest(prompt.text, schema=prompt.schema_text, regex=prompt.regex)
     row_key = keys.row_key(row.content_id, None, digest, RECIPE)
     base = {"row_id": row.row_id, "prompt_id": prompt.id, "row_key": row_key, "status": "ok"}
     return base | more
@@ -291,3 +291,84 @@ def test_shards_partition_the_rows(tmp_path: Path) -> None:
         seen += ids
     spool.close()
     assert sorted(seen) == sorted(f"i{n}" for n in range(500))
+
+
+SCHEMA = {"type": "object", "properties": {"colour": {"type": "string"}}}
+
+
+COLOUR = PromptConfig(id="colour", text="Which colour?")
+BY_SCHEMA = PromptConfig.model_validate({"id": "colour", "text": COLOUR.text, "schema": SCHEMA})
+BY_REGEX = PromptConfig(id="colour", text=COLOUR.text, regex="[a-z]+")
+
+
+def test_a_prompts_grammar_travels_with_its_rows(tmp_path: Path) -> None:
+    """The engine gets it with the request, whatever worker prepares that."""
+    _, todo = planned(tmp_path, [image("a"), document("b")], prompts=(CAPTION, BY_SCHEMA))
+    asked = [(row["row_id"], row["prompt_id"], row["schema"], row["regex"]) for row in todo]
+    assert asked == [
+        ("a", "caption", None, None),
+        ("a", "colour", BY_SCHEMA.schema_text, None),
+        ("b", "caption", None, None),
+        ("b", "colour", BY_SCHEMA.schema_text, None),
+    ]
+    _, [row] = planned(tmp_path, [image("a")], prompts=(BY_REGEX,))
+    assert (row["schema"], row["regex"]) == (None, "[a-z]+")
+
+
+def test_a_changed_schema_touches_its_own_rows_only(tmp_path: Path) -> None:
+    """It changes the answers just as the wording does; written with other blanks it is the same."""
+    row = image("a")
+    old = [committed_image(row), committed_image(row, BY_SCHEMA)]
+    again = PromptConfig.model_validate({**BY_SCHEMA.model_dump(), "schema": dict(SCHEMA)})
+    _, todo = planned(tmp_path, [row], old, prompts=(CAPTION, again))
+    assert todo == []
+    for changed in (
+        COLOUR,
+        BY_REGEX,
+        PromptConfig.model_validate(
+            {**BY_SCHEMA.model_dump(), "schema": {**SCHEMA, "required": ["colour"]}}
+        ),
+    ):
+        result, todo = planned(tmp_path, [row], old, prompts=(CAPTION, changed))
+        assert [row["prompt_id"] for row in todo] == ["colour"]
+        assert result.stale["prompt_id"].to_pylist() == ["colour"]
+
+
+def test_a_changed_schema_reads_a_document_again(tmp_path: Path) -> None:
+    """Its pages have keys of their own."""
+    pages = committed_pages(document("d"), [0, 1], 2)
+    _, todo = planned(tmp_path, [document("d")], pages)
+    assert todo == []
+    stricter = PromptConfig(id="caption", text=CAPTION.text, regex="[a-z]+")
+    _, todo = planned(tmp_path, [document("d")], pages, prompts=(stricter,))
+    assert [row["done_pages"] for row in todo] == [[]]
+
+
+def test_a_rows_schema_is_for_what_has_none(tmp_path: Path) -> None:
+    """The job's own word counts; the row's stands in where the job says nothing."""
+    rows = [image("a", prompt="What is it?", schema="{}")]
+    _, todo = planned(
+        tmp_path,
+        rows,
+        prompts=(CAPTION, BY_SCHEMA, PromptConfig(id="code", text="Which code?", regex="[0-9]+")),
+    )
+    assert {row["prompt_id"]: (row["schema"], row["regex"]) for row in todo} == {
+        "column": ("{}", None),
+        "caption": ("{}", None),
+        "colour": (BY_SCHEMA.schema_text, None),
+        "code": (None, "[0-9]+"),
+    }
+    keys_of_both = {row["row_key"] for row in todo}
+    _, todo = planned(tmp_path, [replace(rows[0], schema=None)], prompts=(CAPTION,))
+    assert not keys_of_both & {row["row_key"] for row in todo}
+
+
+def test_a_plan_of_another_schema_is_another_plan() -> None:
+    """Lineage names the plan that a row was part of."""
+
+    def digest(prompt: PromptConfig) -> str:
+        spool = Spool([image("a")], [prompt], RECIPE, pa.schema([]))
+        spool.close()
+        return spool.digest
+
+    assert len({digest(prompt) for prompt in (COLOUR, BY_SCHEMA, BY_REGEX)}) == 3

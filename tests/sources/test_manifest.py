@@ -626,3 +626,26 @@ def test_a_manifest_in_a_directory_that_is_not_utf8_gives_text(tmp_path: Path) -
     assert bad.failure is not None
     for text in (bad.row_id, bad.failure.message, *good.sources):
         text.encode()
+
+
+def test_a_schema_column_is_checked_where_it_stands(tmp_path: Path) -> None:
+    """It is what somebody wrote into a table: text that is no schema is that row's failure."""
+    schemas = [' { "type" : "string" } ', "", None, "{", "[1]", '"' + "x" * 200_000 + '"']
+    records = [{"sku": str(n), "image": "a", "form": schema} for n, schema in enumerate(schemas)]
+    path = write(tmp_path / "m.parquet", records)
+    columns = {"id": "sku", "image": "image", "schema": "form"}
+    found = rows(path, columns=columns)
+    assert [row.schema for row in found[:3]] == ['{"type":"string"}', None, None]
+    errors = failures(path, columns=columns)
+    assert list(errors) == ["3", "4", "5"]
+    assert {code for code, _ in errors.values()} == {"schema_invalid"}
+    assert "m.parquet:4: column 'form': the JSON schema is not JSON" in errors["3"][1]
+
+
+def test_a_schema_of_another_type_is_a_wrong_value(tmp_path: Path) -> None:
+    """In JSONL it is easy to write the schema itself in place of its text."""
+    path = write(tmp_path / "m.jsonl", [{"sku": "s", "image": "a", "form": {"type": "string"}}])
+    columns = {"id": "sku", "image": "image", "schema": "form"}
+    [(code, message)] = failures(path, columns=columns).values()
+    assert code == "manifest_line"
+    assert message.endswith("expected a JSON schema as text")

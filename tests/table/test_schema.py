@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.fields import FieldType
 from dsvl_pipeline.table import schema
 from tests.table.rows import image_rows
 
@@ -96,3 +97,23 @@ def test_payload_digest_passes_over_time_and_place() -> None:
     assert schema.payload_digest(rows) == digest
     text = rows.schema.get_field_index("text")
     assert schema.payload_digest(rows.set_column(text, "text", pa.array(["x", "z"]))) != digest
+
+
+def test_fields_stand_behind_the_result_with_their_types() -> None:
+    """What a prompt's schema asks for can be filtered and summed without parsing the text."""
+    fields: dict[str, FieldType] = {
+        "colour": "string",
+        "count": "integer",
+        "share": "number",
+        "is_round": "boolean",
+    }
+    found = schema.output_schema(pa.schema([("sku", pa.int64())]), fields)
+    at = found.names.index("num_pages") + 1
+    assert found.names[at : at + 5] == [*fields, "sku"]
+    assert [str(found.field(name).type) for name in fields] == ["string", "int64", "double", "bool"]
+
+
+def test_a_field_with_a_name_of_ours_is_refused() -> None:
+    """Neither its values nor ours may be lost; the same for what the manifest carries."""
+    with pytest.raises(ConfigError, match=r"properties 'sku', 'text', but the output has other"):
+        schema.output_schema(pa.schema([("sku", pa.int64())]), {"text": "string", "sku": "string"})
