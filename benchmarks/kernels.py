@@ -142,12 +142,12 @@ def decode(table: Table) -> None:
         )
 
     queries = {q_len: normal(256 * q_len, H, D) for q_len in (1, 8, 17)}
-    cases = [(16, 64, w, s) for w, s in ((2, 3), (4, 2), (4, 4), (8, 3))]
+    cases = [(16, 64, w, s) for w, s in ((2, 3), (4, 5), (8, 3))]
     table.wanted = None  # the copy's
     for one, name, is_used in with_used(attention.DECODE, tiles(*cases)):
         add(f"bf16 {name}", wide, 1, one, is_used)
     narrow = [x.to(FLOAT8) for x in wide]
-    cases = [(16, 64, w, s) for w, s in ((1, 3), (2, 2), (2, 4), (2, 5), (4, 3), (4, 4))]
+    cases = [(16, 64, w, s) for w, s in ((1, 3), (2, 5), (4, 3), (4, 5), (8, 3))]
     for one, name, is_used in with_used(attention.DECODE_FLOAT8, tiles(*cases)):
         add(f"fp8 {name}", narrow, 1, one, is_used)
     for q_len in (8, 17):
@@ -191,14 +191,14 @@ def prefill(table: Table) -> None:
         label = f"bf16 without pages {name}"
         table.add(label, attention.prefill, *arguments, is_used=is_used, **work)
     cases = [
-        *((128, 64, w, s) for w, s in ((8, 2), (8, 4), (4, 2), (4, 3), (4, 4))),
-        *((64, 64, 4, s) for s in (2, 3, 4)),
+        *((128, 64, w, s) for w, s in ((8, 2), (8, 5), (4, 3), (4, 5))),
+        *((64, 64, 4, s) for s in (2, 3, 5)),
         *((128, 128, 8, s) for s in (2, 3)),
-        (128, 32, 4, 4),
+        (128, 32, 4, 5),
     ]
     for one, name, is_used in with_used(attention.PREFILL, tiles(*cases)):
         table.add(f"bf16 {name}", paged, BF16, one, is_used=is_used, **work)
-    cases = [(128, 64, 8, 4), (128, 64, 4, 3), (64, 64, 4, 3), (64, 64, 4, 4), (128, 128, 8, 3)]
+    cases = [(128, 64, 8, 5), (128, 64, 4, 3), (64, 64, 4, 3), (64, 64, 4, 5), (128, 128, 8, 3)]
     for one, name, is_used in with_used(attention.PREFILL_FLOAT8, tiles(*cases)):
         table.add(f"fp8 {name}", paged, FLOAT8, one, is_used=is_used, **work)
 

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 LOG2_E = log2(2.718281828459045)
-MOST_DECODE_ROWS = 64
+MOST_DECODE_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,8 @@ class Tiles:
         queries: Rows of queries that a program holds, a power of two, at least 16.
         keys: Keys it reads at a time, likewise.
         num_warps: Warps of 32 threads that share a program.
-        num_stages: Reads under way at a time.
+        num_stages: Reads under way at a time, by half: where a page table is read first, 3 are
+            one tile ahead, 5 are two, and even numbers are no more than the one below.
     """
 
     queries: int
@@ -46,6 +47,7 @@ PREFILL_FLOAT8 = Tiles(queries=128, keys=64, num_warps=8, num_stages=3)
 DECODE_FLOAT32 = Tiles(queries=16, keys=32, num_warps=4, num_stages=2)
 PREFILL_FLOAT32 = Tiles(queries=32, keys=32, num_warps=4, num_stages=2)
 
+IS_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 ROTATED_HEADS = 16  # heads of a token that one program rotates
 
 
@@ -80,9 +82,12 @@ def decode(
     _, num_heads, D = q.shape
     num_kv_heads, page_size = k.shape[1:3]
     tiles = tiles or _choose(q, k, DECODE, DECODE_FLOAT8, DECODE_FLOAT32)
-    group = num_heads // num_kv_heads
+    compute_type, group = _compute_type(q, k), num_heads // num_kv_heads
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    _decode_kernel[(kv_lens.shape[0], num_kv_heads)](
+    kernel = _decode_kernel
+    if k.dtype == torch.float8_e4m3fn and q.dtype != torch.float32:
+        kernel, k, v = _decode_float8_kernel, k.view(torch.int16), v.view(torch.int16)
+    kernel[(kv_lens.shape[0], num_kv_heads)](
         q,
         k,
         v,
@@ -103,7 +108,7 @@ def decode(
         PAGE=page_size,
         ROWS=max(tiles.queries, triton.next_power_of_2(max_query_len * group)),
         KEYS=min(page_size, tiles.keys),
-        COMPUTE=_compute_type(q, k),
+        COMPUTE=compute_type,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
     )
@@ -288,6 +293,74 @@ def _decode_kernel(
 
 
 @triton.jit(do_not_specialize=_ANY_VALUE)
+def _decode_float8_kernel(
+    q,
+    k,
+    v,
+    out,
+    query_starts,
+    page_table,
+    kv_lens,
+    scale,
+    stride_query,
+    stride_query_head,
+    stride_out,
+    stride_page,
+    stride_head,
+    stride_slot,
+    stride_table,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    PAGE: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """`_decode_kernel` for float8 pages that are passed as 16-bit integers, two channels in each.
+
+    Matrix units want values of neighbouring keys side by side. Those of 16 bits an instruction
+    transposes as it reads them; single bytes it would have to read one by one. So pairs of
+    channels are read and only then taken apart: even and odd channels are products of their own.
+    """
+    sequence, kv_head = tl.program_id(0), tl.program_id(1)
+    start = tl.load(query_starts + sequence)
+    q_len = tl.load(query_starts + sequence + 1) - start
+    kv_len = tl.load(kv_lens + sequence)
+    PAIRS: tl.constexpr = D // 2
+    row, pair = tl.arange(0, ROWS), tl.arange(0, PAIRS)
+    query, head = row // GROUP, kv_head * GROUP + row % GROUP
+    is_live = query < q_len
+    token = (start + query).to(tl.int64)
+    at = (token * stride_query + head * stride_query_head)[:, None] + tl.arange(0, D)[None, :]
+    queries = tl.load(q + at, mask=is_live[:, None], other=0.0)
+    queries = tl.reshape(_narrow(queries, COMPUTE), (ROWS, PAIRS, 2))
+    even, odd = tl.split(queries)
+
+    table = page_table + sequence.to(tl.int64) * stride_table
+    k += kv_head * stride_head
+    v += kv_head * stride_head
+    num_visible = kv_len - q_len + query + 1
+    highest = tl.full([ROWS], -float("inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    even_acc = tl.zeros([ROWS, PAIRS], tl.float32)
+    odd_acc = tl.zeros([ROWS, PAIRS], tl.float32)
+    for first in range(0, tl.where(q_len > 0, kv_len, 0), KEYS):
+        rows = _find_keys(table, first, kv_len - 1, stride_page, stride_slot, PAGE, KEYS)
+        offsets = rows[:, None] + pair[None, :]
+        even_keys, odd_keys = _take_apart(tl.load(k + offsets))
+        even_values, odd_values = _take_apart(tl.load(v + offsets))
+        scores = tl.dot(odd, tl.trans(odd_keys), tl.dot(even, tl.trans(even_keys)))
+        weights, decay, highest, total = _weigh(
+            scores, highest, total, first, num_visible, scale, True
+        )
+        weights = weights.to(tl.float16)
+        even_acc = tl.dot(weights, even_values, even_acc * decay[:, None])
+        odd_acc = tl.dot(weights, odd_values, odd_acc * decay[:, None])
+    at = token * stride_out + head * D
+    _write(out, at, tl.interleave(even_acc, odd_acc), total, is_live)
+
+
+@triton.jit(do_not_specialize=_ANY_VALUE)
 def _prefill_kernel(
     q,
     k,
@@ -390,22 +463,54 @@ def _add_keys(
 
     Source: Dao et al. 2022, arXiv:2205.14135, algorithm 1.
     """
-    KEYS: tl.constexpr = rows.shape[0]
     D: tl.constexpr = acc.shape[1]
     offsets = rows[:, None] + tl.arange(0, D)[None, :]
     keys = tl.load(k + offsets).to(queries.dtype)
     values = tl.load(v + offsets).to(queries.dtype)
     scores = tl.dot(queries, tl.trans(keys), input_precision="ieee")
+    weights, decay, highest, total = _weigh(
+        scores, highest, total, first, num_visible, scale, MASKED
+    )
+    acc = tl.dot(weights.to(queries.dtype), values, acc * decay[:, None], input_precision="ieee")
+    return highest, total, acc
+
+
+@triton.jit
+def _weigh(scores, highest, total, first, num_visible, scale, MASKED: tl.constexpr):
+    """Give the weights of some more keys, and the factor for all that was summed up before them."""
     if MASKED:
-        key = first + tl.arange(0, KEYS)
+        key = first + tl.arange(0, scores.shape[1])
         scores = tl.where(key[None, :] < num_visible[:, None], scores, -float("inf"))
     # every query sees the first key, so that from the first tile on nothing is -inf - -inf
     new_highest = tl.maximum(highest, tl.max(scores, 1) * scale)
     weights = tl.exp2(scores * scale - new_highest[:, None])
     decay = tl.exp2(highest - new_highest)
-    total = total * decay + tl.sum(weights, 1)
-    acc = tl.dot(weights.to(queries.dtype), values, acc * decay[:, None], input_precision="ieee")
-    return new_highest, total, acc
+    return weights, decay, new_highest, total * decay + tl.sum(weights, 1)
+
+
+@triton.jit
+def _take_apart(pairs):
+    """Give the float8 values of even and of odd channels, as float16."""
+    if IS_INTERPRETED:
+        even = (pairs & 0xFF).to(tl.uint8).to(tl.float8e4nv, bitcast=True).to(tl.float16)
+        odd = (pairs >> 8).to(tl.uint8).to(tl.float8e4nv, bitcast=True).to(tl.float16)
+    else:  # two pairs at a time: sort their bytes, convert two and two
+        even, odd = tl.inline_asm_elementwise(
+            """{
+                .reg .b32 bytes;
+                .reg .b16 even, odd;
+                prmt.b32 bytes, $2, 0, 0x3120;
+                mov.b32 {even, odd}, bytes;
+                cvt.rn.f16x2.e4m3x2 $0, even;
+                cvt.rn.f16x2.e4m3x2 $1, odd;
+            }""",
+            "=r,=r,r",
+            [pairs],
+            dtype=(tl.float16, tl.float16),
+            is_pure=True,
+            pack=2,
+        )
+    return even, odd
 
 
 @triton.jit
@@ -420,7 +525,7 @@ def _narrow(queries, COMPUTE: tl.constexpr):
 def _write(out, at, acc, total, is_live):
     """Store the weighted sums; where there was no key, zeros."""
     D: tl.constexpr = acc.shape[1]
-    found = acc / tl.where(total > 0, total, 1.0)[:, None]
+    found = acc * (1.0 / tl.where(total > 0, total, 1.0))[:, None]
     offsets = at[:, None] + tl.arange(0, D)[None, :]
     tl.store(out + offsets, found.to(out.dtype.element_ty), mask=is_live[:, None])
 
