@@ -52,13 +52,19 @@ def for_each(do: Callable[[_Item], None], items: Iterable[_Item], device: torch.
             do(item)
         return
 
+    is_inference = torch.is_inference_mode_enabled()
+
+    def do_alike(item: _Item) -> None:
+        with torch.inference_mode(is_inference):  # each thread has a mode of its own as well
+            do(item)
+
     def begin() -> None:
         if device.type == "cuda":  # each thread has a current device of its own
             torch.cuda.set_device(device)
 
     pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="dsvl-load", initializer=begin)
     try:
-        for future in [pool.submit(do, item) for item in items]:
+        for future in [pool.submit(do_alike, item) for item in items]:
             future.result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -301,6 +301,14 @@ def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.usefixtures("way")
+@torch.inference_mode()
+def test_a_model_may_be_loaded_in_inference_mode(tmp_path: Path) -> None:
+    """Its weights cannot be written outside of it, and threads do not inherit it."""
+    write_checkpoint(tmp_path)
+    assert load(tmp_path).lm_head.weight.is_inference()
+
+
 def test_a_shard_that_breaks_while_it_is_read_is_named(
     tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

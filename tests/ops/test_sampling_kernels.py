@@ -2,8 +2,8 @@
 
 Letters: ``B`` rows, ``V`` vocabulary; a tile of the kernel is 4096 tokens.
 
-The kernel's noise and its sums are float32, the reference's noise is float64: two candidates within
-2e-5 of each other may swap. Greedy choices are equal.
+The kernel's noise and its sums are float32, the reference's are float64: two candidates that differ
+by the noise's error (2e-5) or by float32's last bits may swap. Greedy choices are equal.
 """
 
 from __future__ import annotations
@@ -97,8 +97,9 @@ def assert_drawn_as_reference(found: Tensor, logits: Tensor, params: SamplingTen
     scores = penalise(forbid(logits.float(), params), params)
     noisy = filter_scores(scores, params) + gumbel_noise(params, logits.shape[-1])
     noisy = torch.where((params.temperature == 0)[:, None], scores.double(), noisy)
-    lead = noisy.amax(-1) - noisy.gather(-1, found[:, None])[:, 0]
-    assert lead.max() <= 2e-5
+    best = noisy.amax(-1)
+    lead = best - noisy.gather(-1, found[:, None])[:, 0]
+    assert (lead <= 2e-5 + best.abs() * 2**-22).all()
 
 
 @on_each_device
