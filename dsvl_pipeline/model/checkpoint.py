@@ -62,9 +62,9 @@ def load_model(
         CheckpointError: Files are missing or broken, or tensors are missing, unknown, quantised or
             of another shape than the config says.
     """
-    device = torch.empty(0, device=device).device  # numbered: threads take "cuda" for the first
     if quantization == "fp8":
-        require_fp8(device)
+        require_fp8(torch.device(device))
+    device = torch.empty(0, device=device).device  # numbered: threads take "cuda" for the first
     config = read_model_config(directory)
     stored = list_tensors(directory)
     names = dialect_names(stored, is_hybrid=config.is_hybrid)

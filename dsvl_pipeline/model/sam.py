@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsvl_pipeline.model.config import SamConfig
+from dsvl_pipeline.model.layer_norm import add_norm
 from dsvl_pipeline.model.linear import Linear
 from dsvl_pipeline.ops.image_attention import attend_grid
 
@@ -48,11 +49,15 @@ class SamTower(nn.Module):
         """Encode ``[N, 3, S, S]`` to ``[N, g * g, 4 * C]``, row by row."""
         patches = self.patch_embedding(pixel_values).permute(0, 2, 3, 1)
         hidden: Tensor = patches + self.position_embedding  # (N, G, G, D)
+        hidden = hidden.contiguous()  # patches come channels first
         first_global = hidden
+        delta: Tensor | None = None
         for index, layer in enumerate(self.layers):
-            hidden = layer(hidden)
+            hidden, delta = layer(hidden, delta)
             if index == self.first_global_layer:
-                first_global = hidden
+                first_global = hidden + delta
+        assert delta is not None, "the tower has layers"
+        hidden = hidden + delta
         # one projection for both, each behind a neck of its own
         features = self.projection(self.neck(hidden))
         features = features + self.alpha * self.projection(self.global_neck(first_global))
@@ -62,6 +67,9 @@ class SamTower(nn.Module):
 
 class SamLayer(nn.Module):
     """Attention (in windows, or over the whole grid) and MLP, each added to its input.
+
+    The last addition is left to the norm behind it, which may be the next layer's: one pass over
+    memory instead of two.
 
     Args:
         config: The tower's shape.
@@ -77,16 +85,13 @@ class SamLayer(nn.Module):
         self.mlp_norm = nn.LayerNorm(D, eps=config.layer_norm_eps)
         self.mlp = SamMlp(config)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        normed = self.attention_norm(hidden)
-        if self.window_size is None:
-            hidden = hidden + self.attention(normed)
-        else:
-            G = hidden.shape[1]
-            windows = self.attention(into_windows(normed, self.window_size))
-            hidden = hidden + out_of_windows(windows, G)
-        output: Tensor = hidden + self.mlp(self.mlp_norm(hidden))
-        return output
+    def forward(self, hidden: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Take and give two ``[N, G, G, D]`` that are to be added; None is nothing."""
+        W = self.window_size
+        hidden, normed = add_norm(self.attention_norm, hidden, delta, window_after=W)
+        found = self.attention(normed)
+        hidden, normed = add_norm(self.mlp_norm, hidden, found, window_before=W)
+        return hidden, self.mlp(normed)
 
 
 class SamAttention(nn.Module):
@@ -166,26 +171,3 @@ class SamProjection(nn.Module):
         resized = F.interpolate(features, size=self.resized, mode="bilinear", align_corners=False)
         output: Tensor = self.conv2(self.conv1(resized))
         return output
-
-
-def into_windows(grid: Tensor, window_size: int) -> Tensor:
-    """Cut ``[N, G, G, D]`` into windows ``[N * (G' / W) ** 2, W, W, D]``.
-
-    ``G'`` is ``G`` rounded up to whole windows. The added zeros are no mask: behind the
-    projection's bias they are keys and values like any other.
-    """
-    N, G, _, D = grid.shape
-    W = window_size
-    padding = -G % W
-    padded = F.pad(grid, (0, 0, 0, padding, 0, padding))
-    count = (G + padding) // W
-    tiles = padded.view(N, count, W, count, W, D).transpose(2, 3)
-    return tiles.reshape(-1, W, W, D)
-
-
-def out_of_windows(windows: Tensor, grid_size: int) -> Tensor:
-    """Put `into_windows` together again, without the padding: ``[N, G, G, D]``."""
-    W, D = windows.shape[1], windows.shape[3]
-    count = -(-grid_size // W)
-    tiles = windows.view(-1, count, count, W, W, D).transpose(2, 3)
-    return tiles.reshape(-1, count * W, count * W, D)[:, :grid_size, :grid_size]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsvl_pipeline.model.config import SiglipConfig
+from dsvl_pipeline.model.layer_norm import add_norm
 from dsvl_pipeline.model.linear import Linear
 from dsvl_pipeline.ops.image_attention import attend_image
 
@@ -30,15 +31,19 @@ class SiglipTower(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Encode ``[N, 3, S, S]`` to ``[N, L, D]``, row by row."""
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (N, L, D)
-        hidden: Tensor = patches + self.position_embedding
+        hidden: Tensor = (patches + self.position_embedding).contiguous()  # channels came first
+        delta: Tensor | None = None
         for layer in self.layers:
-            hidden = layer(hidden)
-        normed: Tensor = self.norm(hidden)
-        return normed
+            hidden, delta = layer(hidden, delta)
+        return add_norm(self.norm, hidden, delta)[1]
 
 
 class SiglipLayer(nn.Module):
-    """Attention and MLP, each behind a norm and added to its input."""
+    """Attention and MLP, each behind a norm and added to its input.
+
+    The last addition is left to the norm behind it, which may be the next layer's: one pass over
+    memory instead of two.
+    """
 
     def __init__(self, config: SiglipConfig) -> None:
         super().__init__()
@@ -47,10 +52,11 @@ class SiglipLayer(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = SiglipMlp(config)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        hidden = hidden + self.attention(self.attention_norm(hidden))
-        output: Tensor = hidden + self.mlp(self.mlp_norm(hidden))
-        return output
+    def forward(self, hidden: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Take and give two ``[N, L, D]`` that are to be added; None is nothing."""
+        hidden, normed = add_norm(self.attention_norm, hidden, delta)
+        hidden, normed = add_norm(self.mlp_norm, hidden, self.attention(normed))
+        return hidden, self.mlp(normed)
 
 
 class SiglipAttention(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dsvl_pipeline.ops import backend
 from dsvl_pipeline.ops.activation import silu_mul
+from dsvl_pipeline.ops.image_norms import add_layer_norm
 from dsvl_pipeline.ops.linear import project
 from dsvl_pipeline.ops.norms import add_rms_norm, rms_norm
 from dsvl_pipeline.ops.quantize import Quantized, quantize_rows
@@ -139,6 +140,47 @@ def test_quantized_rows(
     if device == "cuda":
         assert torch.equal(found.values.float(), wanted.values.float())
     assert_same_quantized(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [768, 33])
+@pytest.mark.parametrize("has_delta", [False, True])
+@pytest.mark.parametrize(
+    ("grid", "before", "after"),
+    [(3, None, None), (4, None, 3), (4, 3, None), (4, 3, 3), (4, 3, 2), (3, 3, 5)],
+)
+def test_layer_norm_of_patches(
+    device: str,
+    width: int,
+    dtype: torch.dtype,
+    has_delta: bool,
+    grid: int,
+    before: int | None,
+    after: int | None,
+    reference: Callable[..., Any],
+) -> None:
+    """In and out of windows that fit the grid, and that need padding: whose rows stay zeros."""
+    x = random(2, grid, grid, width, dtype=dtype, device=device) + 1  # a mean to be removed
+    delta = None
+    if has_delta:
+        edge = before or 1
+        count = -(-grid // edge)
+        shape = (2 * count * count, edge, edge, width) if before else x.shape
+        delta = random(*shape, dtype=dtype, device=device, seed=1)
+    weight, bias = (random(width, dtype=dtype, device=device, seed=seed) for seed in (2, 3))
+    args: tuple[Any, ...] = (x, delta, weight, bias, 1e-6)
+    windows = {"window_before": before if has_delta else None, "window_after": after}
+    total, normed = add_layer_norm(*args, **windows)
+    wanted_total, wanted = reference(add_layer_norm, *args, **windows)
+    assert_same(total, wanted_total)
+    assert normed.shape == wanted.shape
+    # values around 1: their roundings, and in float32 the error of sums in another order
+    tolerance = max(4 * torch.finfo(dtype).eps, 5e-6)
+    torch.testing.assert_close(normed, wanted, rtol=tolerance, atol=tolerance)
+    is_padding = (wanted == 0).all(-1)
+    assert torch.equal((normed == 0).all(-1), is_padding)
+    if after:
+        assert bool(is_padding.any()) == (grid % after != 0)
 
 
 def test_rows_without_values_and_no_rows(device: str) -> None:

@@ -21,10 +21,9 @@ from dsvl_pipeline.model.sam import (
     SamLayer,
     SamNeck,
     SamTower,
-    into_windows,
-    out_of_windows,
 )
-from dsvl_pipeline.model.siglip import SiglipTower
+from dsvl_pipeline.model.siglip import SiglipLayer, SiglipTower
+from dsvl_pipeline.ops.image_norms import into_windows, out_of_windows
 from tools.demo_checkpoint import shape
 from tools.demo_checkpoint.batches import BEFORE_ANSWER_ID, BEFORE_IMAGE_IDS, NO_TARGET
 from tools.demo_checkpoint.drawing import NUM_CLASSES, SLOTS
@@ -123,7 +122,10 @@ def _siglip(tower: SiglipTower, pixel_values: Tensor) -> Tensor:
     patches = _patches(pixel_values, tower.patch_embedding).flatten(1, 2)
     hidden: Tensor = patches + tower.position_embedding
     for layer in tower.layers:
-        hidden = layer(hidden)
+        assert isinstance(layer, SiglipLayer)
+        # the layer's own forward has kernels without gradients on a GPU
+        hidden = hidden + layer.attention(layer.attention_norm(hidden))
+        hidden = hidden + layer.mlp(layer.mlp_norm(hidden))
     output: Tensor = tower.norm(hidden)
     return output
 
