@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from benchmarks.results import gpu_versions, write_results
 from dsvl_pipeline.ops.image_attention import attend_image
-from dsvl_pipeline.ops.kernels import attention, image_attention
+from dsvl_pipeline.ops.kernels import attention, image_attention, rotary
 from dsvl_pipeline.ops.kernels.attention import Tiles
 
 DEVICE, BF16, FLOAT8 = "cuda", torch.bfloat16, torch.float8_e4m3fn
@@ -171,7 +171,7 @@ def prefill(table: Table) -> None:
     heads, turn = torch.cat((q, k, v), 1), torch.zeros(count * length, D // 2, device=DEVICE)
     kv = {dtype: normal(2, count * width, H, PAGE, D, dtype=dtype) for dtype in (BF16, FLOAT8)}
     for stored in kv.values():  # turned by no angle
-        attention.rotate_and_store(heads, turn + 1, turn, stored[0], stored[1], slots, H)
+        rotary.rotate_and_store(heads, turn + 1, turn, stored[0], stored[1], slots, H)
 
     def paged(dtype: torch.dtype, one: Tiles | None) -> Tensor:
         k, v = kv[dtype]
@@ -221,7 +221,7 @@ def rotate(table: Table) -> None:
             num_bytes = heads.nbytes + T * H * D * (2 + 2 * kv.element_size())
             table.add(
                 f"{dtype}",
-                attention.rotate_and_store,
+                rotary.rotate_and_store,
                 *(heads, turn, turn, kv[0], kv[1], slots, H),
                 work=num_bytes,
                 unit="GB/s",

@@ -100,7 +100,7 @@ def rotate_and_store(
     """
     num_kv_heads = kv.k.shape[2]
     if use_triton(heads) and _is_power_of_two(heads.shape[2]):
-        from dsvl_pipeline.ops.kernels import attention as kernels
+        from dsvl_pipeline.ops.kernels import rotary as kernels
 
         k, v = kv.k[layer_index], kv.v[layer_index]
         return kernels.rotate_and_store(heads, cos, sin, k, v, packed.slots, num_heads)

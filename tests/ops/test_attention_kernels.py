@@ -117,7 +117,7 @@ def test_packed_attention_equals_the_definition(dtypes: tuple[torch.dtype], devi
 
 
 @on_each_device_with(*DTYPES)
-@pytest.mark.parametrize(("H", "Hkv", "D"), [(4, 2, 32), (5, 1, 16), (32, 32, 128)])
+@pytest.mark.parametrize(("H", "Hkv", "D"), [(4, 2, 32), (5, 1, 16), (32, 32, 128), (0, 2, 32)])
 def test_heads_are_rotated_and_stored(
     H: int, Hkv: int, D: int, dtypes: tuple[torch.dtype, torch.dtype], device: str
 ) -> None:
