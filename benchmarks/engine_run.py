@@ -7,9 +7,8 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -109,9 +108,12 @@ class EngineRun:
                 eos_token_ids=[EOS_TOKEN_ID],
                 image_config=self.setup.shape.images,
             )
+            EngineCore.says = None
             if has_drafts:
-                force_acceptance(share=0.9, seed=0)
-            warm_up = make_requests(self.setup.scaled(WARM_UP), self.setup.shape)
+                speak_like_drafts(share=0.9, seed=0)
+            warm_up = make_requests(
+                self.setup.scaled(replace(WARM_UP, has_drafts=has_drafts)), self.setup.shape
+            )
             time_requests(self._engine, warm_up)
             print(
                 f"  {self.precision}: engine made and warmed up with {len(warm_up)} requests in "
@@ -148,18 +150,25 @@ class EngineRun:
         }
 
 
-def force_acceptance(*, share: float, seed: int) -> None:
-    """Have engines accept a seeded share of draft tokens, on their real verification path.
+def speak_like_drafts(*, share: float, seed: int) -> None:
+    """Have models say what requests' drafts say, but for a seeded share of other tokens.
 
-    With random weights no draft would ever be right.
+    With random weights no draft would ever be right. Everything else is as always: what is
+    proposed, verified, compared and read.
     """
-    is_right: list[bool] = (np.random.default_rng(seed).random(1 << 16) < share).tolist()
+    texts: dict[str, list[int]] = {}
 
-    # Asked for every drafted token on the host's critical path: no more than a look-up.
-    def accepts(request: Request, position: int) -> bool:
-        return is_right[(crc32(request.request_id.encode()) + position) % len(is_right)]
+    def says(request: Request, place: int) -> int:
+        text = texts.get(request.request_id)
+        if text is None:
+            assert request.draft_ids is not None
+            random = np.random.default_rng([seed, *request.request_id.encode()])
+            is_other = random.random(len(request.draft_ids)) >= share
+            text = np.where(is_other, request.draft_ids ^ 1, request.draft_ids).tolist()
+            texts[request.request_id] = text
+        return text[place]
 
-    EngineCore.accepts_draft = staticmethod(accepts)
+    EngineCore.says = staticmethod(says)
 
 
 def encode(model: DeepseekVL, shape: Shape, images: Sequence[ImageInput], size: int) -> None:

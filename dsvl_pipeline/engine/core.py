@@ -48,11 +48,11 @@ class EngineCore:
     Each request becomes exactly one completion, be it an answer, a cancellation or a refusal.
 
     Attributes:
-        accepts_draft: Benchmarks set it to say which drafted tokens count as right, by request and
-            position; None compares them with what the model says.
+        says: Benchmarks with random weights put words into the model's mouth: the token of a
+            request at a place of its completion, in place of the one that was chosen.
     """
 
-    accepts_draft: ClassVar[Callable[[Request, int], bool] | None] = None
+    says: ClassVar[Callable[[Request, int], int] | None] = None
 
     def __init__(
         self,
@@ -134,9 +134,10 @@ class EngineCore:
         whether they end a completion, and what a grammar allows next.
         """
         begun_s = time.perf_counter()
-        if self._scheduler.has_drafts:
-            self._take_tokens()  # a draft goes on from what was produced
         step = self._scheduler.next_step()
+        if step is None and self._launched is not None:
+            self._take_tokens()  # all that runs waits for these
+            step = self._scheduler.next_step()
         forwarded = None
         if step is not None:
             try:
@@ -253,7 +254,7 @@ class EngineCore:
             return
         for chunk, token_id, logprob in zip(rows, ids, logprobs, strict=True):
             if not chunk.sequence.is_finished:
-                self._accept(chunk.sequence, token_id, logprob)
+                self._accept(chunk.sequence, self._said(chunk.sequence, token_id), logprob)
 
     def _take_verified(self, step: Decode, ids: Seq[int], logprobs: Seq[float | None]) -> None:
         """Keep each sequence's tokens up to the first one that its draft did not foresee."""
@@ -269,10 +270,10 @@ class EngineCore:
                 if sequence.draft is not None and num_drafted:
                     sequence.draft.note(num_drafted, num_accepted)
                     self._counts.update(drafted_tokens=num_drafted, accepted_tokens=num_accepted)
-                if not sequence.is_finished:
+                sequence.num_planned = sequence.num_tokens
+                if sequence.lane is not None:
                     # Keys and values of what was rejected are overwritten by the next step.
                     sequence.num_computed = sequence.num_tokens - 1
-                    sequence.num_planned = sequence.num_tokens
                     going_on.append(sequence)
             first += num_drafted + 1
         if going_on:
@@ -280,20 +281,19 @@ class EngineCore:
 
     def _accept_run(self, chunk: Chunk, produced: Seq[int], logprobs: Seq[float | None]) -> int:
         """Accept tokens while the draft goes on as they do; return how many it foresaw."""
-        sequence, accepts = chunk.sequence, EngineCore.accepts_draft
+        sequence = chunk.sequence
         for number, (token_id, logprob) in enumerate(zip(produced, logprobs, strict=True)):
-            drafted = chunk.draft_ids[number] if number < len(chunk.draft_ids) else None
-            if drafted is not None and accepts is not None:
-                is_right = accepts(sequence.request, sequence.num_tokens)
-                token_id = int(drafted) if is_right else token_id
-            else:
-                is_right = drafted == token_id
-            self._accept(
-                sequence, token_id, logprob if sequence.request.sampling.logprobs else None
-            )
-            if not is_right or sequence.is_finished:
-                return number + int(is_right)
+            said = self._said(sequence, token_id)
+            self._accept(sequence, said, logprob)
+            is_foreseen = number < len(chunk.draft_ids) and chunk.draft_ids[number] == said
+            if sequence.is_finished or not is_foreseen:
+                return number + int(is_foreseen)
         return len(chunk.draft_ids)
+
+    def _said(self, sequence: Sequence, token_id: int) -> int:
+        if EngineCore.says is None:
+            return token_id
+        return EngineCore.says(sequence.request, len(sequence.completion_ids))
 
     def _accept(self, sequence: Sequence, token_id: int, logprob: float | None) -> None:
         if sequence.first_token_s is None:

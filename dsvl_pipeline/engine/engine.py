@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Self
@@ -16,6 +17,7 @@ from dsvl_pipeline.engine.collect import generate_all
 from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.engine.stop_text import DecodeIds
 from dsvl_pipeline.engine.structured import Grammars
+from dsvl_pipeline.engine.warm_up import warm_up
 from dsvl_pipeline.errors import CheckpointError, EngineError
 from dsvl_pipeline.model.checkpoint import load_model
 from dsvl_pipeline.model.config import ImageConfig, read_image_config
@@ -103,9 +105,24 @@ class ModelEngine:
                 f"{path} cannot be read: {error}; fetch it, or save the tokenizer with a fast "
                 "tokenizer class of transformers"
             ) from error
-        model = load_model(
-            directory, dtype=getattr(torch, dtype), device=device, quantization=config.quantization
-        )
+        with ThreadPoolExecutor(1, "dsvl-compile") as pool:
+            kernels = None
+            if torch.device(device).type == "cuda":
+                kernels = pool.submit(
+                    warm_up,
+                    directory,
+                    config,
+                    dtype=getattr(torch, dtype),
+                    device=torch.device(device),
+                )
+            model = load_model(
+                directory,
+                dtype=getattr(torch, dtype),
+                device=device,
+                quantization=config.quantization,
+            )
+            if kernels is not None:
+                kernels.result()
 
         def decode(ids: Sequence[int]) -> str:
             text: str = tokenizer.decode(ids, skip_special_tokens=True)

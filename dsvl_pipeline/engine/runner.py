@@ -25,7 +25,7 @@ from dsvl_pipeline.engine.transfer import Download, upload
 from dsvl_pipeline.model.config import ImageConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL, LastRows
 from dsvl_pipeline.ops.attention import KVPages, PackedInputs
-from dsvl_pipeline.ops.sampling import sample, token_logprobs
+from dsvl_pipeline.ops.sampling import sample, sample_with_logprobs
 
 # Columns of a decode row: lane, position, then the page table.
 _LANE, _POSITION, _TABLE = 0, 1, 2
@@ -161,12 +161,16 @@ class Runner:
             upload(forwarded.positions, self._device),
             None if allowed is None else upload(allowed, self._device),
         )
-        ids = sample(logits, settings)
+        wants_logprobs = any(chunk.sequence.request.sampling.logprobs for chunk in rows)
+        logprobs = None
+        if wants_logprobs:
+            ids, logprobs = sample_with_logprobs(logits, settings)
+        else:
+            ids = sample(logits, settings)
         if not (isinstance(forwarded.step, Decode) and forwarded.step.has_drafts):
             self._lanes.record(lanes, ids)  # else the host tells which of the tokens counts
-        wants_logprobs = any(chunk.sequence.request.sampling.logprobs for chunk in rows)
-        logprobs = Download(token_logprobs(logits, ids)) if wants_logprobs else None
-        return Launched(forwarded, Download(ids), logprobs, mark(self._device))
+        at_host = None if logprobs is None else Download(logprobs)
+        return Launched(forwarded, Download(ids), at_host, mark(self._device))
 
     def set_newest(self, sequences: Seq[Sequence]) -> None:
         """Tell the device the newest tokens after drafts were verified."""

@@ -9,6 +9,9 @@ When the pages run out, the youngest sequence gives all of its own back and wait
 its tokens are recomputed by a prefill. The oldest one is thus never disturbed, so every sequence
 finishes.
 
+With drafts, half of the sequences run in a step: while the device verifies the drafts of one half,
+the host looks at what became of the other's.
+
 Steps are planned before the tokens of the step before are known. A sequence that ends with such a
 token is then part of one step too many, whose token for it is ignored.
 """
@@ -112,11 +115,6 @@ class Scheduler:
     def num_pages_used(self) -> int:
         """By running sequences; what is kept to be shared is there for the asking."""
         return self._pool.num_used - len(self._tails)
-
-    @property
-    def has_drafts(self) -> bool:
-        """Whether the coming step depends on tokens that the last one produces."""
-        return any(sequence.has_draft for sequence in self._running)
 
     def upcoming(self, count: int) -> list[Sequence]:
         """Return the first of those that wait."""
@@ -288,13 +286,16 @@ class Scheduler:
         return Chunk(sequence, start, end, is_sampled)
 
     def _next_decode(self) -> Decode | None:
+        has_drafts = any(sequence.has_draft for sequence in self._running)
+        most = -(-len(self._running) // 2) if has_drafts else len(self._running)
         chunks: list[Chunk] = []
         # By index: preemption takes sequences off the end while we walk.
         position = 0
-        while position < len(self._running):
+        while position < len(self._running) and len(chunks) < most:
             sequence = self._running[position]
             # Pages of one that prefills were taken when it was admitted.
-            if not sequence.is_prefilling and sequence.num_planned < sequence.max_tokens:
+            is_ready = not sequence.is_prefilling and sequence.num_planned < sequence.max_tokens
+            if is_ready and (sequence.is_settled or not has_drafts):
                 draft_ids = self._draft(sequence)
                 while not self._pool.grow(sequence.page_table, sequence.num_planned):
                     if not self._tails.clear():
@@ -308,7 +309,7 @@ class Scheduler:
 
     def _draft(self, sequence: Sequence) -> tuple[int, ...]:
         """Return guesses at the next tokens for which there are pages."""
-        if sequence.draft is None or not sequence.draft.is_active or not sequence.is_settled:
+        if sequence.draft is None or not sequence.draft.is_active:
             return ()
         limit = min(MAX_DRAFT_TOKENS, sequence.max_tokens - sequence.num_tokens - 1)
         if limit < 1:

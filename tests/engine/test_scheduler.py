@@ -97,9 +97,10 @@ class World:
         assert sequence.lane is None
 
     def step(self) -> Step | None:
-        if self.scheduler.has_drafts:
-            self.read(keep=0)
         step = self.scheduler.next_step()
+        if step is None and self.unread:
+            self.read(keep=0)
+            step = self.scheduler.next_step()
         if step is not None:
             self.check(step)
             self.run(step)
@@ -149,9 +150,10 @@ class World:
                         self.finish(sequence)
                     if token != drafted:
                         break
-                if isinstance(step, Decode) and step.has_drafts and not sequence.is_finished:
-                    sequence.num_computed = sequence.num_tokens - 1
+                if isinstance(step, Decode) and step.has_drafts:
                     sequence.num_planned = sequence.num_tokens
+                    if sequence.lane is not None:
+                        sequence.num_computed = sequence.num_tokens - 1
 
     def check(self, step: Step) -> None:
         owned = {page for sequence in self.open.values() for page in sequence.page_table}
