@@ -17,6 +17,7 @@ from dsvl_pipeline.model.config import SamConfig
 from dsvl_pipeline.model.layer_norm import add_norm
 from dsvl_pipeline.model.linear import Linear
 from dsvl_pipeline.ops.image_attention import attend_grid
+from dsvl_pipeline.ops.patches import embed_patches
 
 
 class SamTower(nn.Module):
@@ -47,9 +48,9 @@ class SamTower(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Encode ``[N, 3, S, S]`` to ``[N, g * g, 4 * C]``, row by row."""
-        patches = self.patch_embedding(pixel_values).permute(0, 2, 3, 1)
+        first = self.patch_embedding
+        patches = embed_patches(pixel_values, first.weight, first.bias)
         hidden: Tensor = patches + self.position_embedding  # (N, G, G, D)
-        hidden = hidden.contiguous()  # patches come channels first
         first_global = hidden
         delta: Tensor | None = None
         for index, layer in enumerate(self.layers):

@@ -15,6 +15,7 @@ from dsvl_pipeline.model.config import SiglipConfig
 from dsvl_pipeline.model.layer_norm import add_norm
 from dsvl_pipeline.model.linear import Linear
 from dsvl_pipeline.ops.image_attention import attend_image
+from dsvl_pipeline.ops.patches import embed_patches
 
 
 class SiglipTower(nn.Module):
@@ -30,8 +31,9 @@ class SiglipTower(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Encode ``[N, 3, S, S]`` to ``[N, L, D]``, row by row."""
-        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (N, L, D)
-        hidden: Tensor = (patches + self.position_embedding).contiguous()  # channels came first
+        first = self.patch_embedding
+        patches = embed_patches(pixel_values, first.weight, first.bias).flatten(1, 2)
+        hidden: Tensor = patches + self.position_embedding  # (N, L, D)
         delta: Tensor | None = None
         for layer in self.layers:
             hidden, delta = layer(hidden, delta)
