@@ -30,7 +30,7 @@ import torch
 
 from benchmarks import devices
 from benchmarks.engine_run import EngineRun, Figures, Setup
-from benchmarks.kernel_times import print_kernels, profile_captions
+from benchmarks.kernel_times import print_kernels, profile_steps
 from benchmarks.results import gpu_versions, write_results
 from benchmarks.roofline import Ceilings, measure_ceilings, request_floor, vision_flops
 from benchmarks.shapes import FULL, TINY, read_shape
@@ -54,9 +54,14 @@ def main() -> None:
     report = Report(setup, args)
     if args.devices > 1:
         names = [name.strip() for name in args.precision.split(",")]
-        report.figures["devices"] = {
-            name: devices.measure(setup, name, args.devices) for name in names
-        }
+        report.figures["devices"] = {}
+        for name in names:
+            try:
+                report.figures["devices"][name] = devices.measure(setup, name, args.devices)
+            except RuntimeError as error:
+                print(error, flush=True)
+                report.figures["failed"][f"{name} devices"] = str(error)
+            report.write(is_partial=True)
         report.write()
         return
     report.ceilings = measure_ceilings(setup.device)
@@ -204,7 +209,7 @@ def _attempt(run: EngineRun, workload: Workload, report: Report) -> None:
 
 
 def _profile(run: EngineRun, folder: Path, report: Report) -> None:
-    found = profile_captions(run, folder)
+    found = profile_steps(run, folder)
     report.figures["profile"][run.precision] = found
     print_kernels(run.precision, found)
 
@@ -308,7 +313,7 @@ def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--transformers", action=toggle, default=True, help="measure generate first")
     add("--static", action=toggle, default=True, help="its static cache as well")
     add("--batches", default="64,32,96", help="generate's batch sizes with the dynamic cache")
-    add("--profile", type=Path, metavar="DIR", help="also trace about 20 steps of captions")
+    add("--profile", type=Path, metavar="DIR", help="also trace 60 steps of mixed lengths")
     add("--requests", type=int, help="of captions (1024); the other workloads shrink alike")
     add("--devices", type=int, default=1, help="one engine each, captions only")
     add("--device", default="cuda")

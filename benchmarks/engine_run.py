@@ -75,7 +75,13 @@ class EngineRun:
         requests = make_requests(workload, self.setup.shape)
         if self.setup.is_cuda:
             torch.cuda.reset_peak_memory_stats()
-        return time_requests(engine, requests) | self._memory()
+        found = time_requests(engine, requests) | self._memory()
+        stats = found["stats"]
+        if stats.get("drafted_tokens"):
+            share = stats["accepted_tokens"] / stats["drafted_tokens"]
+            steps = stats["decode_steps"]
+            print(f"  {workload.name}: {share:.1%} of drafted tokens accepted, {steps:.0f} steps")
+        return found
 
     def measure_vision(self, batch_sizes: Sequence[int] = (8, 16, 32)) -> Figures:
         """Encode pictures alone, bytes in host memory to features, by batch size."""
@@ -111,9 +117,10 @@ class EngineRun:
             EngineCore.says = None
             if has_drafts:
                 speak_like_drafts(share=0.9, seed=0)
-            warm_up = make_requests(
-                self.setup.scaled(replace(WARM_UP, has_drafts=has_drafts)), self.setup.shape
-            )
+            workload = replace(WARM_UP, has_drafts=has_drafts)
+            if not self.setup.is_cuda:  # there, every batch size must have been run once
+                workload = self.setup.scaled(workload)
+            warm_up = make_requests(workload, self.setup.shape)
             time_requests(self._engine, warm_up)
             print(
                 f"  {self.precision}: engine made and warmed up with {len(warm_up)} requests in "

@@ -12,15 +12,18 @@ from typing import Any
 import torch
 
 from benchmarks.engine_run import EngineRun
-from benchmarks.workloads import CAPTIONS, make_requests
+from benchmarks.workloads import Workload, make_requests
 
-_NUM_STEPS = 20
+# Lengths differ, so that prefill and decode alternate as in the steady state: captions of equal
+# length all end together, and 20 steps would show nothing but the one or the other.
+PROFILED = Workload(name="profile", num_requests=640, new_tokens=512, is_mixed=True)
+_NUM_STEPS = 60
 _NUM_SHOWN = 25
 _DEVICE_EVENTS = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
-def profile_captions(run: EngineRun, folder: Path) -> dict[str, Any]:
-    """Trace about 20 steps in the middle of a separate, shorter run of captions.
+def profile_steps(run: EngineRun, folder: Path) -> dict[str, Any]:
+    """Trace some steps in the middle of a run of its own.
 
     Args:
         run: Its engine is warm.
@@ -29,7 +32,7 @@ def profile_captions(run: EngineRun, folder: Path) -> dict[str, Any]:
     Returns:
         The device's busy share of the traced time and its milliseconds by kernel.
     """
-    workload = run.setup.scaled(CAPTIONS.scaled(0.5))
+    workload = run.setup.scaled(PROFILED)
     engine = run.engine()
     requests = make_requests(workload, run.setup.shape)
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -39,13 +42,13 @@ def profile_captions(run: EngineRun, folder: Path) -> dict[str, Any]:
     for request in requests:
         engine.submit(request)
     num_done = 0
-    while num_done < len(requests) // 3:
+    while num_done < len(requests) * 0.4:
         num_done += len(engine.poll(1.0))
     profiler.start()
-    first = steps = engine.stats()["steps"]
-    while steps < first + _NUM_STEPS and num_done < len(requests):
+    before = after = engine.stats()
+    while after["steps"] < before["steps"] + _NUM_STEPS and num_done < len(requests):
         num_done += len(engine.poll(0.005))
-        steps = engine.stats()["steps"]
+        after = engine.stats()
     if run.setup.is_cuda:
         torch.cuda.synchronize()
     profiler.stop()
@@ -55,7 +58,8 @@ def profile_captions(run: EngineRun, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{run.precision}.json.gz"
     profiler.export_chrome_trace(str(path))
-    return summarise(path) | {"steps": steps - first}
+    counted = ("steps", "prompt_tokens", "new_tokens", "images_encoded")
+    return summarise(path) | {name: after[name] - before[name] for name in counted}
 
 
 def summarise(path: Path) -> dict[str, Any]:
@@ -88,8 +92,12 @@ def summarise(path: Path) -> dict[str, Any]:
 def print_kernels(precision: str, profile: dict[str, Any]) -> None:
     """Show the device's time by kernel."""
     share = profile["busy_share"]
-    print(f"\n{precision}: {profile['steps']:.0f} steps, {profile['window_ms']:.0f} ms of device")
-    print(f"busy {share:.1%} of it" if share is not None else "no device events (CPU run)")
+    print(
+        f"\n{precision}: {profile['window_ms']:.0f} ms with {profile['steps']:.0f} steps, "
+        f"{profile['prompt_tokens']:.0f} prompt tokens, {profile['images_encoded']:.0f} images, "
+        f"{profile['new_tokens']:.0f} new tokens"
+    )
+    print(f"device busy {share:.1%}" if share is not None else "no device events (CPU run)")
     print(f"{'ms':>9s} {'share':>6s} {'calls':>6s} {'us each':>8s}  kernel")
     for kernel in profile["kernels"]:
         each = 1000 * kernel["ms"] / kernel["calls"]

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def write_results(
     return path
 
 
+@cache
 def gpu_versions() -> dict[str, Any]:
     """Say which GPU this is and what drives it."""
     import torch

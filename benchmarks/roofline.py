@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,8 @@ class Ceilings:
 
     Attributes:
         bf16_flops: Of a square product, per second.
-        fp8_flops: The same with e4m3 operands and scales per row; 0 where there is none.
+        fp8_flops: The same with e4m3 operands and scales per row; twice the former where the card
+            has no such product.
         copy_bytes: Read plus written, per second.
     """
 
@@ -50,14 +52,13 @@ class Floor:
 
 def measure_ceilings(device: str) -> Ceilings:
     """Time two matrix products and a copy; on a CPU tiny ones, to try the script out."""
-    ceilings = Ceilings(
-        bf16_flops=_product_flops(device),
-        fp8_flops=_fp8_product_flops(device) if device.startswith("cuda") else 0.0,
-        copy_bytes=_copy_bytes(device),
-    )
+    bf16_flops, copy_bytes = _product_flops(device), _copy_bytes(device)
+    fp8_flops = 2 * bf16_flops
     if device.startswith("cuda"):
+        with suppress(RuntimeError):
+            fp8_flops = _fp8_product_flops(device)
         torch.cuda.empty_cache()
-    return ceilings
+    return Ceilings(bf16_flops=bf16_flops, fp8_flops=fp8_flops, copy_bytes=copy_bytes)
 
 
 def request_floor(

@@ -87,7 +87,7 @@ class Baseline:
         try:
             seconds = self._generate(batch_size, num_new)
             best = self.best_dynamic()
-            if best and batch_size / seconds * _NEAR > self.rate(best):
+            if best is None or batch_size / seconds * _NEAR > self.rate(best):
                 seconds = min(seconds, self._generate(batch_size, num_new))
         except torch.OutOfMemoryError as error:
             self._note("dynamic_failed", {str(batch_size): str(error)[:200]})
