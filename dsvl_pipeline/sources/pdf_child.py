@@ -120,11 +120,11 @@ def read_text(document: pdfium.PdfDocument, page_index: int, max_chars: int) -> 
         page = document[page_index]
         text_page = page.get_textpage()
         count = min(text_page.count_chars(), max_chars)
-        text = text_page.get_text_range(0, count) if count > 0 else ""
+        text: str = text_page.get_text_range(0, count) if count > 0 else ""
     except (pdfium.PdfiumError, IndexError, ValueError) as error:
         raise Refused("page_unreadable", f"has no text that can be read ({error})") from None
     page.close()  # with its text page
-    return text[:max_chars]
+    return text
 
 
 def limit_memory(num_bytes: int) -> None:

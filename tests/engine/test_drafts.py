@@ -120,6 +120,13 @@ def test_the_place_is_found_again_behind_a_gap() -> None:
     assert decode(one + extra + two, one + two).num_steps < fewest + len(extra) + 10
 
 
+def test_a_bad_start_does_not_end_a_good_draft() -> None:
+    """A page's header is often not in its text layer, and the first proposals are the longest."""
+    target = text(600, seed=1)
+    decoded = decode(text(6, seed=2) + target, target, limit=15)
+    assert decoded.num_steps < 600 / 16 + 20
+
+
 def test_columns_in_another_order_are_followed() -> None:
     """A text layer has its own idea of the reading order."""
     blocks = [text(200, seed) for seed in range(6)]

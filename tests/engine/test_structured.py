@@ -141,7 +141,7 @@ def test_a_control_token_of_another_name_is_not_spelt(directory: Path, tmp_path:
     spec = json.loads((directory / "tokenizer.json").read_text())
     ordinary = {**spec["added_tokens"][0], "special": False}
     spec["added_tokens"] += [
-        {**ordinary, "id": 263, "content": "<|User|>"},
+        {**ordinary, "id": 263, "content": "[USER]"},
         {**ordinary, "id": 264, "content": "☃"},
         {**ordinary, "id": 265, "content": "<image>"},
     ]

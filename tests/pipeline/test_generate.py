@@ -140,6 +140,7 @@ def test_an_answer_that_was_cut_has_no_fields() -> None:
     """Half a list is no list: the row is degraded as any other that was cut."""
     row = answered(config_of(schema=SCHEMA), '{"kind": "boat", "n"', "length")
     assert (row["status"], row["finish_reason"]) == ("degraded", "length")
+    assert row["error_code"] is None  # it is cut, nothing else is wrong with it
     assert (row["kind"], row["n"], row["text"]) == (None, None, '{"kind": "boat", "n"')
 
 
