@@ -25,6 +25,7 @@ from dsvl_pipeline.model.llama import LlamaLayer
 from dsvl_pipeline.model.sam import SamTower
 from dsvl_pipeline.model.siglip import SiglipTower
 from dsvl_pipeline.ops.activation import silu_mul
+from dsvl_pipeline.ops.image_norms import add_layer_norm
 from dsvl_pipeline.ops.linear import project
 from dsvl_pipeline.ops.norms import add_rms_norm, rms_norm
 from dsvl_pipeline.ops.quantize import quantize_rows
@@ -156,6 +157,30 @@ def rows() -> Iterator[Row]:
         }
         for name, (row_bytes, run) in passes.items():
             yield measure({"pass": name, "rows": T}, run, num_bytes=row_bytes * T)
+    yield from patch_rows()
+
+
+def patch_rows() -> Iterator[Row]:
+    """SAM's norms: over the grid, into windows of 14 (70 x 70 with padding), and out of them."""
+    N, G, W, width = NUM_IMAGES // 2, 64, 14, 768
+    weight, bias = torch.ones(2, width, dtype=torch.bfloat16, device="cuda").unbind()
+    x, delta = torch.randn(2, N, G, G, width, dtype=torch.bfloat16, device="cuda").unbind()
+    windows = torch.randn(N * 25, W, W, width, dtype=torch.bfloat16, device="cuda")
+    norm, plain = partial(add_layer_norm, x), (weight, bias, 1e-6)
+    grid_bytes, window_bytes = 2 * x.numel(), 2 * windows.numel()
+    passes: dict[str, tuple[int, Callable[[], object]]] = {
+        "add_layer_norm": (4 * grid_bytes, partial(norm, delta, *plain)),
+        "the same into windows": (
+            3 * grid_bytes + window_bytes,
+            partial(norm, delta, *plain, window_after=W),
+        ),
+        "the same out of windows": (
+            4 * grid_bytes,
+            partial(norm, windows, *plain, window_before=W),
+        ),
+    }
+    for name, (num_bytes, run) in passes.items():
+        yield measure({"pass": name, "rows": N * G * G}, run, num_bytes=num_bytes)
 
 
 def layer() -> Iterator[Row]:

@@ -54,6 +54,9 @@ def _add_layer_norm(
         if AFTER > 0:
             after = _in_windows(image, patch_y, patch_x, AFTER, EDGE // AFTER)
     wide = tl.load(x + row * WIDTH + column, mask=is_read, other=0.0).to(tl.float32)
+    # before the sums, so that their way from memory overlaps with that of the row
+    gain = tl.load(weight + column, mask=mask, other=0.0).to(tl.float32)
+    shift = tl.load(bias + column, mask=mask, other=0.0).to(tl.float32)
     if ADD:
         added = tl.load(delta + before * WIDTH + column, mask=is_read, other=0.0)
         rounded = (wide + added.to(tl.float32)).to(total.dtype.element_ty)
@@ -61,8 +64,6 @@ def _add_layer_norm(
         wide = rounded.to(tl.float32)
     centred = tl.where(mask, wide - tl.sum(wide, 0) / WIDTH, 0.0)
     inverse = tl.rsqrt(tl.sum(centred * centred, 0) / WIDTH + eps)
-    gain = tl.load(weight + column, mask=mask, other=0.0).to(tl.float32)
-    shift = tl.load(bias + column, mask=mask, other=0.0).to(tl.float32)
     normed = centred * inverse * gain + shift
     normed = tl.where(is_read, normed, 0.0)  # padding is zeros behind the norm, without its bias
     tl.store(out + after * WIDTH + column, normed.to(out.dtype.element_ty), mask=mask)
