@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.results import gpu_versions, write_results
+from dsvl_pipeline.ops.attention import SharedPages
 from dsvl_pipeline.ops.image_attention import attend_image
 from dsvl_pipeline.ops.kernels import attention, image_attention, rotary
 from dsvl_pipeline.ops.kernels.attention import Tiles
@@ -130,12 +131,19 @@ def decode(table: Table) -> None:
     wide = [normal(256 * 12, H, PAGE, D) for _ in "kv"]
     num_values = float(lengths.sum()) * H * D * 2
 
-    def add(name: str, kv: list[Tensor], q_len: int, one: Tiles | None, is_used: bool) -> None:
+    def add(
+        name: str,
+        kv: list[Tensor],
+        q_len: int,
+        one: Tiles | None,
+        is_used: bool,
+        shared: SharedPages | None = None,
+    ) -> None:
         q, begins = queries[q_len], starts([q_len] * 256)
         table.add(
             f"{name}, q_len {q_len}",
             attention.decode,
-            *(q, *kv, begins, pages, lengths, q_len, SCALE, one),
+            *(q, *kv, begins, pages, lengths, q_len, SCALE, one, shared),
             work=num_values * kv[0].element_size(),
             unit="TB/s",
             is_used=is_used,
@@ -154,6 +162,17 @@ def decode(table: Table) -> None:
         table.wanted = None
         add("bf16", wide, q_len, None, True)
         add("fp8", narrow, q_len, None, True)
+
+    table.section("decode: 64 x 4 sequences, 9 pages of each 4 the same (TB/s as if read by each)")
+    pages[:, :9] = pages.view(64, 4, 12)[:, :1, :9].expand(64, 4, 9).reshape(256, 9)
+    shared = SharedPages(
+        group_starts=torch.arange(0, 257, 4, dtype=torch.int32, device=DEVICE),
+        shared_lens=torch.full((64,), 9 * PAGE, dtype=torch.int32, device=DEVICE),
+        max_group_size=4,
+    )
+    for name, kv in (("bf16", wide), ("fp8", narrow)):
+        add(f"{name}, each for itself", kv, 1, None, False)
+        add(f"{name}, together", kv, 1, None, True, shared)
 
 
 def prefill(table: Table) -> None:

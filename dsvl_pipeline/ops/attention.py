@@ -19,6 +19,25 @@ from dsvl_pipeline.ops.rotary import apply_rotary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SharedPages:
+    """Which sequences of a decode step begin with the same pages: these are then read once.
+
+    Letters: ``G`` groups; a sequence that shares nothing is a group of its own.
+
+    Attributes:
+        group_starts: ``int32[G + 1]``, the first sequence of each group, and ``S``: sequences of
+            a group follow one another. A group may be empty.
+        shared_lens: ``int32[G]``, tokens in the pages that a group has in common: whole pages,
+            before any query of the step; 0 in a group of one, more than 0 in larger ones.
+        max_group_size: Most sequences of one group.
+    """
+
+    group_starts: Tensor
+    shared_lens: Tensor
+    max_group_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PackedInputs:
     """Where the tokens of one step belong. All tensors on the device of the model.
 
@@ -31,6 +50,7 @@ class PackedInputs:
         kv_lens: ``int32[S]``, tokens each sequence holds after this step.
         max_query_len: Most tokens of one sequence in this step.
         max_kv_len: Most tokens that a sequence holds after this step.
+        shared: Pages in common, if known. Without, the result is the same but for rounding.
     """
 
     positions: Tensor
@@ -40,6 +60,7 @@ class PackedInputs:
     kv_lens: Tensor
     max_query_len: int
     max_kv_len: int
+    shared: SharedPages | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -145,18 +166,14 @@ def attend_paged(
     if use_triton(q) and _is_power_of_two(q.shape[2]) and _is_power_of_two(kv.page_size):
         from dsvl_pipeline.ops.kernels import attention as kernels
 
+        where = (packed.query_starts, packed.page_table, packed.kv_lens, packed.max_query_len)
         num_rows = packed.max_query_len * (q.shape[1] // k_pages.shape[1])
-        attend = kernels.decode if num_rows <= kernels.MOST_DECODE_ROWS else kernels.prefill
-        return attend(
-            q,
-            k_pages,
-            v_pages,
-            packed.query_starts,
-            packed.page_table,
-            packed.kv_lens,
-            packed.max_query_len,
-            scale,
-        )
+        if num_rows > kernels.MOST_DECODE_ROWS:
+            return kernels.prefill(q, k_pages, v_pages, *where, scale)
+        shared = packed.shared
+        if shared and num_rows * shared.max_group_size > kernels.MOST_DECODE_ROWS:
+            shared = None
+        return kernels.decode(q, k_pages, v_pages, *where, scale, shared=shared)
     out = torch.zeros_like(q)
     bounds = pairwise(packed.query_starts.tolist())
     lengths, tables = packed.kv_lens.tolist(), packed.page_table.tolist()

@@ -7,7 +7,8 @@ their size, and Triton's interpreter cuts off instead of rounding.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor
 
 from dsvl_pipeline.ops import attention
-from dsvl_pipeline.ops.attention import KVPages, PackedInputs
+from dsvl_pipeline.ops.attention import KVPages, PackedInputs, SharedPages
 from dsvl_pipeline.ops.rotary import apply_rotary, rotary_frequencies, rotary_tables
 from tests.ops.kernels import INTERPRETER_WARNS, on_each_device_with, poisoned, random
-from tests.ops.paged import SCALE, TOLERANCE, check_paged, expected
+from tests.ops.paged import SCALE, TOLERANCE, check_paged, expected, paged
 
 pytestmark = INTERPRETER_WARNS
 
@@ -114,6 +115,48 @@ def test_packed_attention_equals_the_definition(dtypes: tuple[torch.dtype], devi
     wanted = torch.cat([expected(q[a:b], k[a:b], v[a:b]) for a, b in pairwise(starts)])
     tolerance = TOLERANCE[dtype]
     torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance, check_dtype=False)
+
+
+@on_each_device_with(*DTYPES)
+@pytest.mark.parametrize(
+    ("groups", "lengths"),
+    [
+        ([(3, 64), (1, 0), (2, 128)], [(1, 65), (1, 200), (1, 64), (1, 7), (1, 129), (1, 140)]),
+        ([(2, 64), (0, 0), (3, 64)], [(2, 70), (3, 130), (1, 66), (3, 67), (2, 64 + 128)]),
+        ([(1, 0), (1, 0), (0, 0)], [(1, 0), (1, 90)]),
+    ],
+    ids=["one token each", "drafts", "nothing shared"],
+)
+def test_shared_pages_give_the_same(
+    groups: list[tuple[int, int]],
+    lengths: list[tuple[int, int]],
+    dtypes: tuple[torch.dtype, torch.dtype],
+    device: str,
+) -> None:
+    """Read once for all of a group they change no result.
+
+    Sums may be taken in another order where a tile has more rows. All of a sequence but its
+    group's pages is its own, where others must not look.
+    """
+    q_dtype, kv_dtype = dtypes
+    page_size, D = 64, 32
+    kv, packed, _ = paged(lengths, Hkv=2, D=D, page_size=page_size, dtype=kv_dtype, device=device)
+    starts = [0, *accumulate(size for size, _ in groups)]
+    for first, (size, shared_len) in zip(starts, groups, strict=False):
+        num_shared = shared_len // page_size
+        rows = packed.page_table[first : first + size, :num_shared]
+        rows.copy_(rows[:1].clone().expand_as(rows))
+    shared = SharedPages(
+        group_starts=torch.tensor(starts, dtype=torch.int32, device=device),
+        shared_lens=torch.tensor([n for _, n in groups], dtype=torch.int32, device=device),
+        max_group_size=max(size for size, _ in groups),
+    )
+    q = random(sum(n for n, _ in lengths), 4, D, dtype=q_dtype, device=device)
+    alone = attention.attend_paged(q, kv, 1, packed, SCALE)
+    together = attention.attend_paged(q, kv, 1, replace(packed, shared=shared), SCALE)
+    assert together.isfinite().all()
+    tolerance = TOLERANCE[q_dtype]
+    torch.testing.assert_close(together, alone, rtol=tolerance, atol=tolerance)
 
 
 @on_each_device_with(*DTYPES)

@@ -11,11 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log2
+from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from dsvl_pipeline.ops.attention import SharedPages
 
 LOG2_E = log2(2.718281828459045)
 MOST_DECODE_ROWS = 32
@@ -60,6 +64,7 @@ def decode(
     max_query_len: int,
     scale: float,
     tiles: Tiles | None = None,
+    shared: SharedPages | None = None,
 ) -> Tensor:
     """Attend with few queries of each sequence.
 
@@ -74,6 +79,7 @@ def decode(
         max_query_len: See there.
         scale: Factor of the scores.
         tiles: Instead of the ones above.
+        shared: Pages that sequences have in common; the limit of rows then holds for a group.
 
     Returns:
         ``[T, H, D]``.
@@ -83,10 +89,12 @@ def decode(
     tiles = tiles or _choose(q, k, DECODE, DECODE_FLOAT8, DECODE_FLOAT32)
     compute_type, group = _compute_type(q, k), num_heads // num_kv_heads
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    kernel = _decode_kernel
-    if k.dtype == torch.float8_e4m3fn and q.dtype != torch.float32:
-        kernel, k, v = _decode_float8_kernel, k.view(torch.int16), v.view(torch.int16)
-    kernel[(kv_lens.shape[0], num_kv_heads)](
+    is_float8 = k.dtype == torch.float8_e4m3fn and q.dtype != torch.float32
+    if is_float8:
+        k, v = k.view(torch.int16), v.view(torch.int16)
+    num_programs = kv_lens.shape[0] if shared is None else shared.shared_lens.shape[0]
+    num_rows = max_query_len * group * (1 if shared is None else shared.max_group_size)
+    _decode_kernel[(num_programs, num_kv_heads)](
         q,
         k,
         v,
@@ -94,6 +102,8 @@ def decode(
         query_starts,
         page_table,
         kv_lens,
+        kv_lens if shared is None else shared.group_starts,  # not read
+        kv_lens if shared is None else shared.shared_lens,
         scale * LOG2_E,
         q.stride(0),
         q.stride(1),
@@ -105,9 +115,12 @@ def decode(
         GROUP=group,
         D=D,
         PAGE=page_size,
-        ROWS=max(tiles.queries, triton.next_power_of_2(max_query_len * group)),
+        ROWS=max(tiles.queries, triton.next_power_of_2(num_rows)),
         KEYS=min(page_size, tiles.keys),
         COMPUTE=compute_type,
+        IS_FLOAT8=is_float8,
+        IS_SHARED=shared is not None,
+        MOST_QUERIES=0 if shared is None else max_query_len,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
     )
@@ -190,7 +203,11 @@ def _compute_type(q: Tensor, k: Tensor) -> tl.dtype:
     return tl.float16 if q.dtype == torch.float16 or k.element_size() == 1 else tl.bfloat16
 
 
-_ANY_VALUE = ("query_starts", "page_table", "kv_lens", "stride_table")  # no recompilation by them
+# Other addresses and strides of these are no reason to compile again.
+_ANY_VALUE = (
+    *("query_starts", "page_table", "kv_lens", "stride_table"),
+    *("group_starts", "shared_lens"),
+)
 
 
 @triton.jit(do_not_specialize=_ANY_VALUE)
@@ -202,6 +219,8 @@ def _decode_kernel(
     query_starts,
     page_table,
     kv_lens,
+    group_starts,
+    shared_lens,
     scale,
     stride_query,
     stride_query_head,
@@ -216,22 +235,43 @@ def _decode_kernel(
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     COMPUTE: tl.constexpr,
+    IS_FLOAT8: tl.constexpr,
+    IS_SHARED: tl.constexpr,
+    MOST_QUERIES: tl.constexpr,
 ):
     """One program per (sequence, key head): its queries' heads are the rows of one tile.
 
     Matrix units take no fewer than 16 rows, and reading the keys costs the same for all of them.
+    So with ``IS_SHARED`` the rows are those of several sequences, ``MOST_QUERIES`` for each: the
+    pages that they have in common are read once, then each one's own.
     """
-    sequence, kv_head = tl.program_id(0), tl.program_id(1)
-    start = tl.load(query_starts + sequence)
-    q_len = tl.load(query_starts + sequence + 1) - start
-    kv_len = tl.load(kv_lens + sequence)
+    kv_head = tl.program_id(1)
     row, d = tl.arange(0, ROWS), tl.arange(0, D)
-    query, head = row // GROUP, kv_head * GROUP + row % GROUP
+    head = kv_head * GROUP + row % GROUP
+    if IS_SHARED:
+        sequence = tl.load(group_starts + tl.program_id(0))
+        num_members = tl.load(group_starts + tl.program_id(0) + 1) - sequence
+        member, query = row // (GROUP * MOST_QUERIES), row // GROUP % MOST_QUERIES
+        is_member = member < num_members
+        start = tl.load(query_starts + sequence + member, mask=is_member, other=0)
+        end = tl.load(query_starts + sequence + member + 1, mask=is_member, other=0)
+        kv_len = tl.load(kv_lens + sequence + member, mask=is_member, other=0)
+    else:
+        sequence = tl.program_id(0)
+        query = row // GROUP
+        start = tl.load(query_starts + sequence)
+        end = tl.load(query_starts + sequence + 1)
+        kv_len = tl.load(kv_lens + sequence)
+    q_len = end - start
     is_live = query < q_len
     token = (start + query).to(tl.int64)
     at = token * stride_query + head * stride_query_head
     queries = tl.load(q + at[:, None] + d[None, :], mask=is_live[:, None], other=0.0)
     queries = _narrow(queries, COMPUTE)
+    WIDTH: tl.constexpr = D // 2 if IS_FLOAT8 else D
+    even, odd = queries, queries
+    if IS_FLOAT8:
+        even, odd = tl.split(tl.reshape(queries, (ROWS, WIDTH, 2)))
 
     table = page_table + sequence.to(tl.int64) * stride_table
     k += kv_head * stride_head
@@ -239,82 +279,77 @@ def _decode_kernel(
     num_visible = kv_len - q_len + query + 1  # keys up to and including the query's own
     highest = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
-    acc = tl.zeros([ROWS, D], tl.float32)
-    for first in range(0, tl.where(q_len > 0, kv_len, 0), KEYS):
-        rows = _find_keys(table, first, kv_len - 1, stride_page, stride_slot, PAGE, KEYS)
-        highest, total, acc = _add_keys(
-            queries, highest, total, acc, k, v, rows, first, num_visible, scale, True
-        )
+    acc = tl.zeros([ROWS, WIDTH], tl.float32)
+    odd_acc = tl.zeros([ROWS, WIDTH], tl.float32)
+    if IS_SHARED:
+        shared_len = tl.load(shared_lens + tl.program_id(0))
+        for first in range(0, tl.where(num_members > 0, shared_len, 0), KEYS):
+            rows = _find_keys(table, first, shared_len - 1, stride_page, stride_slot, PAGE, KEYS)
+            highest, total, acc, odd_acc = _add_any_keys(
+                even,
+                odd,
+                highest,
+                total,
+                acc,
+                odd_acc,
+                k,
+                v,
+                rows,
+                first,
+                num_visible,
+                scale,
+                IS_FLOAT8,
+                False,
+            )
+        for one in range(num_members):
+            own_len = tl.load(kv_lens + sequence + one)
+            own_table = table + one * stride_table
+            # rows of nobody look along, so that they have seen a key as all others have
+            is_own = (member == one) | (member >= num_members)
+            own_visible = tl.where(is_own, num_visible, 0)
+            for first in range(shared_len, own_len, KEYS):
+                rows = _find_keys(
+                    own_table, first, own_len - 1, stride_page, stride_slot, PAGE, KEYS
+                )
+                highest, total, acc, odd_acc = _add_any_keys(
+                    even,
+                    odd,
+                    highest,
+                    total,
+                    acc,
+                    odd_acc,
+                    k,
+                    v,
+                    rows,
+                    first,
+                    own_visible,
+                    scale,
+                    IS_FLOAT8,
+                    True,
+                )
+    else:
+        for first in range(0, tl.where(q_len > 0, kv_len, 0), KEYS):
+            rows = _find_keys(table, first, kv_len - 1, stride_page, stride_slot, PAGE, KEYS)
+            highest, total, acc, odd_acc = _add_any_keys(
+                even,
+                odd,
+                highest,
+                total,
+                acc,
+                odd_acc,
+                k,
+                v,
+                rows,
+                first,
+                num_visible,
+                scale,
+                IS_FLOAT8,
+                True,
+            )
+    if IS_FLOAT8:
+        acc = tl.interleave(acc, odd_acc)
     at = token * stride_out + head * D
     _write(out, at, acc, total, is_live)
-
-
-@triton.jit(do_not_specialize=_ANY_VALUE)
-def _decode_float8_kernel(
-    q,
-    k,
-    v,
-    out,
-    query_starts,
-    page_table,
-    kv_lens,
-    scale,
-    stride_query,
-    stride_query_head,
-    stride_out,
-    stride_page,
-    stride_head,
-    stride_slot,
-    stride_table,
-    GROUP: tl.constexpr,
-    D: tl.constexpr,
-    PAGE: tl.constexpr,
-    ROWS: tl.constexpr,
-    KEYS: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):
-    """`_decode_kernel` for float8 pages that are passed as 16-bit integers, two channels in each.
-
-    Matrix units want values of neighbouring keys side by side. Those of 16 bits an instruction
-    transposes as it reads them; single bytes it would have to read one by one. So pairs of
-    channels are read and only then taken apart: even and odd channels are products of their own.
-    """
-    sequence, kv_head = tl.program_id(0), tl.program_id(1)
-    start = tl.load(query_starts + sequence)
-    q_len = tl.load(query_starts + sequence + 1) - start
-    kv_len = tl.load(kv_lens + sequence)
-    PAIRS: tl.constexpr = D // 2
-    row, pair = tl.arange(0, ROWS), tl.arange(0, PAIRS)
-    query, head = row // GROUP, kv_head * GROUP + row % GROUP
-    is_live = query < q_len
-    token = (start + query).to(tl.int64)
-    at = (token * stride_query + head * stride_query_head)[:, None] + tl.arange(0, D)[None, :]
-    queries = tl.load(q + at, mask=is_live[:, None], other=0.0)
-    queries = tl.reshape(_narrow(queries, COMPUTE), (ROWS, PAIRS, 2))
-    even, odd = tl.split(queries)
-
-    table = page_table + sequence.to(tl.int64) * stride_table
-    k += kv_head * stride_head
-    v += kv_head * stride_head
-    num_visible = kv_len - q_len + query + 1
-    highest = tl.full([ROWS], -float("inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    even_acc = tl.zeros([ROWS, PAIRS], tl.float32)
-    odd_acc = tl.zeros([ROWS, PAIRS], tl.float32)
-    for first in range(0, tl.where(q_len > 0, kv_len, 0), KEYS):
-        rows = _find_keys(table, first, kv_len - 1, stride_page, stride_slot, PAGE, KEYS)
-        offsets = rows[:, None] + pair[None, :]
-        even_keys, odd_keys = _take_apart(tl.load(k + offsets))
-        even_values, odd_values = _take_apart(tl.load(v + offsets))
-        scores = tl.dot(odd, tl.trans(odd_keys), tl.dot(even, tl.trans(even_keys)))
-        weights, decay, highest, total = _weigh(
-            scores, highest, total, first, num_visible, scale, True
-        )
-        weights = weights.to(tl.float16)
-        even_acc = tl.dot(weights, even_values, even_acc * decay[:, None])
-        odd_acc = tl.dot(weights, odd_values, odd_acc * decay[:, None])
-    at = token * stride_out + head * D
-    _write(out, at, tl.interleave(even_acc, odd_acc), total, is_live)
 
 
 @triton.jit(do_not_specialize=_ANY_VALUE)
@@ -433,12 +468,53 @@ def _add_keys(
 
 
 @triton.jit
+def _add_any_keys(
+    even,
+    odd,
+    highest,
+    total,
+    acc,
+    odd_acc,
+    k,
+    v,
+    rows,
+    first,
+    num_visible,
+    scale,
+    IS_FLOAT8: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """`_add_keys`, also for float8 pages that are read as 16-bit integers, two channels in each.
+
+    Matrix units want values of neighbouring keys side by side. Those of 16 bits an instruction
+    transposes as it reads them; single bytes it would have to read one by one. So pairs of
+    channels are read and only then taken apart: even and odd channels are products of their own.
+    """
+    if IS_FLOAT8:
+        offsets = rows[:, None] + tl.arange(0, acc.shape[1])[None, :]
+        even_keys, odd_keys = _take_apart(tl.load(k + offsets))
+        even_values, odd_values = _take_apart(tl.load(v + offsets))
+        scores = tl.dot(odd, tl.trans(odd_keys), tl.dot(even, tl.trans(even_keys)))
+        weights, decay, highest, total = _weigh(
+            scores, highest, total, first, num_visible, scale, MASKED
+        )
+        weights = weights.to(tl.float16)
+        acc = tl.dot(weights, even_values, acc * decay[:, None])
+        odd_acc = tl.dot(weights, odd_values, odd_acc * decay[:, None])
+    else:
+        highest, total, acc = _add_keys(
+            even, highest, total, acc, k, v, rows, first, num_visible, scale, MASKED
+        )
+    return highest, total, acc, odd_acc
+
+
+@triton.jit
 def _weigh(scores, highest, total, first, num_visible, scale, MASKED: tl.constexpr):
     """Give the weights of some more keys, and the factor for all that was summed up before them."""
     if MASKED:
         key = first + tl.arange(0, scores.shape[1])
         scores = tl.where(key[None, :] < num_visible[:, None], scores, -float("inf"))
-    # every query sees the first key, so that from the first tile on nothing is -inf - -inf
+    # the first tile has a key for every row, so that nothing here is -inf - -inf
     new_highest = tl.maximum(highest, tl.max(scores, 1) * scale)
     weights = tl.exp2(scores * scale - new_highest[:, None])
     decay = tl.exp2(highest - new_highest)
