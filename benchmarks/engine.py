@@ -317,7 +317,7 @@ def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--requests", type=int, help="of captions (1024); the other workloads shrink alike")
     add("--devices", type=int, default=1, help="one engine each, captions only")
     add("--device", default="cuda")
-    add("--out", type=Path, help="file for the results, else benchmarks/results")
+    add("--out", type=Path, help="file or directory for the results")
     add("--limit-s", type=float, default=1e9, help="begin nothing after so many seconds")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="a field of EngineConfig")
     add("--tiny", action="store_true", help="tiny shape on the CPU; writes only with --out")

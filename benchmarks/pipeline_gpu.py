@@ -65,7 +65,14 @@ def main() -> None:
         print(f"{name}: {json.dumps(found, default=float)}", flush=True)
         device = gpu["name"].split()[-1].lower() if gpu else None
         if args.out or not args.tiny:
-            write_results("pipeline-gpu", figures, device=device, gpu=gpu, path=args.out)
+            write_results(
+                "pipeline-gpu",
+                figures,
+                device=device,
+                gpu=gpu,
+                path=args.out,
+                is_partial=name != "share_of_engine",
+            )
 
     try:
         if not args.tiny:
@@ -330,7 +337,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=JSON", help="engine's")
     parser.add_argument("--folder", type=Path, help="kept, and its checkpoint used again")
-    parser.add_argument("--out", type=Path, help="file for the results, else benchmarks/results")
+    parser.add_argument("--out", type=Path, help="file or directory for the results")
     parser.add_argument("--tiny", action="store_true", help="on the CPU; writes only with --out")
     args = parser.parse_args()
     args.rows = args.rows or (48 if args.tiny else 3072)

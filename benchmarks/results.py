@@ -33,7 +33,8 @@ def write_results(
         figures: What was measured; anything JSON can hold.
         device: Short name of the accelerator, e.g. ``h200``; the CPU's cores otherwise.
         gpu: What `gpu_versions` returns, where one was used.
-        path: Another place. Replaced as a whole, so that a long run may write what it has so far.
+        path: Another file or directory. A file is replaced as a whole, so that a long run may
+            write what it has so far.
         is_partial: Say nothing: more will come.
     """
     now = datetime.now(UTC)
@@ -50,7 +51,8 @@ def write_results(
         "packages": {package: _version(package) for package in _PACKAGES},
         "figures": figures,
     }
-    path = path or RESULTS / f"{now:%Y-%m-%d}-{machine}-{name}-{commit}.json"
+    if path is None or path.is_dir():
+        path = (path or RESULTS) / f"{now:%Y-%m-%d}-{machine}-{name}-{commit}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -173,7 +173,7 @@ def fill_randomly(model: nn.Module, seed: int) -> None:
             parameter.normal_(0.0, 0.2, generator=generator)
         elif parameter.dim() < 2:
             parameter.normal_(0.0, 0.02, generator=generator)
-        elif "embed" in name:  # of a token or a position: a row is looked up, nothing is summed
+        elif "embed" in name and "patch" not in name:  # rows are looked up, nothing is summed
             parameter.normal_(0.0, 0.5, generator=generator)
         else:
             fan_in = math.prod(parameter.shape[1:])
