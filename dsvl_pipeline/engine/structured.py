@@ -9,6 +9,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,19 @@ from dsvl_pipeline.errors import CheckpointError, GrammarError
 from dsvl_pipeline.grammar import grammar_of, load_llguidance, refused
 
 _MAX_COMPILED = 256
+# Completions of one compilation share the states of its lexer, which only grow, up to a limit at
+# which all of them fail. A fresh compilation costs less than a step and starts with none.
+_USES_PER_COMPILATION = 256
+_MAX_LEXER_STATES = 100_000  # one or two kilobytes each
+
+
+@dataclass(slots=True)
+class _Compiled:
+    """A grammar at its start, or why there is none, and how many completions started with it."""
+
+    state: Any = None
+    error: GrammarError | None = None
+    num_uses: int = 0
 
 
 class Grammars:
@@ -51,7 +65,7 @@ class Grammars:
         self._lock = threading.Lock()
         self._tokenizer: Any = None
         self._text_mask: NDArray[np.int32] | None = None
-        self._compiled: OrderedDict[tuple[str | None, str | None], Any] = OrderedDict()
+        self._compiled: OrderedDict[tuple[str | None, str | None], _Compiled] = OrderedDict()
 
     def matcher(self, schema: str | None, regex: str | None) -> Matcher:
         """Start a completion that must satisfy a grammar; exactly one of the two is given.
@@ -66,33 +80,31 @@ class Grammars:
             CheckpointError: The tokenizer is missing, or of a kind that llguidance cannot read.
         """
         with self._lock:
-            compiled = self._compiled.get((schema, regex))
-            if compiled is None:
+            compiled = self._compiled.pop((schema, regex), None)
+            if compiled is None or compiled.num_uses >= _USES_PER_COMPILATION:
                 compiled = self._compile(schema, regex)
-                self._compiled[schema, regex] = compiled
-                if len(self._compiled) > _MAX_COMPILED:
-                    self._compiled.popitem(last=False)
-            else:
-                self._compiled.move_to_end((schema, regex))
-            if isinstance(compiled, GrammarError):
-                raise GrammarError(compiled.code, str(compiled))
+            compiled.num_uses += 1
+            self._compiled[schema, regex] = compiled  # the last to be used stands last
+            if len(self._compiled) > _MAX_COMPILED:
+                self._compiled.popitem(last=False)
+            if compiled.error is not None:
+                raise GrammarError(compiled.error.code, str(compiled.error))
             assert self._text_mask is not None
-            return Matcher(compiled.deep_copy(), self._text_mask, self._eos_token_ids)
+            return Matcher(compiled.state.deep_copy(), self._text_mask, self._eos_token_ids)
 
-    def _compile(self, schema: str | None, regex: str | None) -> Any:
-        """The grammar at its start, or the error that says why there is none."""
+    def _compile(self, schema: str | None, regex: str | None) -> _Compiled:
         llguidance = load_llguidance()
         if self._tokenizer is None:
             self._load_tokenizer(llguidance)
         try:
             grammar = grammar_of(schema, regex)
         except GrammarError as error:
-            return error
-        limits = llguidance.LLParserLimits(verbose_errors=False)
-        compiled = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
-        if compiled.is_error():
-            return refused(compiled.get_error(), is_regex=regex is not None)
-        return compiled
+            return _Compiled(error=error)
+        limits = llguidance.LLParserLimits(verbose_errors=False, max_lexer_states=_MAX_LEXER_STATES)
+        state = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
+        if state.is_error():
+            return _Compiled(error=refused(state.get_error(), is_regex=regex is not None))
+        return _Compiled(state=state)
 
     def _load_tokenizer(self, llguidance: Any) -> None:
         try:

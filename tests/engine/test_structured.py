@@ -13,6 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from dsvl_pipeline import hub
+from dsvl_pipeline.engine import structured
 from dsvl_pipeline.engine.structured import Grammars, Matcher
 from dsvl_pipeline.errors import CheckpointError, GrammarError
 
@@ -183,6 +184,19 @@ def test_completions_of_one_grammar_do_not_touch_each_other(
     assert allowed(one) == [b]
     assert sorted(allowed(two)) == sorted([a, b])
     assert sorted(allowed(grammars.matcher(None, "ab|ba"))) == sorted([a, b])
+
+
+def test_a_grammar_does_not_wear_out(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lexer states that all completions of a run leave behind must not fail the last of them."""
+    monkeypatch.setattr(structured, "_MAX_LEXER_STATES", 1000)
+    monkeypatch.setattr(structured, "_USES_PER_COMPILATION", 4)
+    grammars = Grammars(directory, vocab_size=VOCAB_SIZE, eos_token_ids=[EOS])
+    rng = random.Random(0)
+    for _ in range(40):
+        matcher = grammars.matcher(None, "(a|b)*a(a|b){14}")  # states: what the last 15 were
+        for _ in range(60):
+            matcher.accept(rng.choice([t for t in allowed(matcher) if t != EOS]))
+        assert matcher.error is None
 
 
 def test_one_blank_between_tokens_is_enough(grammars: Grammars, tokenizer: Tokenizer) -> None:

@@ -27,6 +27,7 @@ from dsvl_pipeline.table.verify import verify
 from tests.pipeline.jobs import fake_job, parse, plain_rows, write_manifest
 
 pytestmark = pytest.mark.ray
+STRING = {"type": "string"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -372,6 +373,11 @@ def test_a_broken_checkpoint_is_what_the_message_is_about(tmp_path: Path) -> Non
         ({"manifest": "empty.jsonl"}, "empty"),
         ({"columns": {"id": "id", "image": "imgae"}}, "imgae"),
         ({"carry": ["status"]}, "status"),
+        ({"prompts": [{"id": "a", "text": "a", "regex": "["}]}, "prompts.0.regex"),
+        (
+            {"prompts": [{"id": "a", "text": "a", "schema": {"properties": {"text": STRING}}}]},
+            "properties 'text'",
+        ),
     ],
 )
 def test_wrong_jobs_end_before_anything_starts(
@@ -381,8 +387,10 @@ def test_wrong_jobs_end_before_anything_starts(
     monkeypatch.chdir(tmp_path)
     source = write_manifest("in", 3)
     (tmp_path / "empty.jsonl").touch()
+    job = fake_job(source, "out")
+    (job if "prompts" in change else job["input"]).update(change)
     with pytest.raises(ConfigError, match=words) as caught:
-        run(fake_job(source | change, "out"))
+        run(job)
     assert caught.value.exit_code == 2
     assert not (tmp_path / "out").exists()
 
