@@ -5,6 +5,7 @@ What they compute is tested in ``tests/ops`` too, which takes small shapes and e
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,11 +29,13 @@ BF16, FLOAT8 = torch.bfloat16, torch.float8_e4m3fn
 @contextmanager
 def no_waiting() -> Iterator[None]:
     """Whatever makes the host wait for the device raises."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("kv_dtype", [BF16, FLOAT8])

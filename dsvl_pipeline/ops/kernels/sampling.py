@@ -77,7 +77,7 @@ def sample_rows(
         )
     )
     found = (scores, tokens, raw_tops, raw_sums)
-    _tile_kernel[(num_tiles, num_rows)](
+    _tile_kernel[(num_rows, num_tiles)](
         logits,
         seen,
         allowed,
@@ -139,8 +139,9 @@ def _tile_kernel(
 
     For rows that `_row_kernel` filters this is the highest score without noise.
     """
-    row, place = tl.program_id(1), tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-    tokens = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    # Rows first: a grid has room for 2**31 of them there, and for 65,535 in its second dimension.
+    row, place = tl.program_id(0), tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    tokens = tl.program_id(1) * TILE + tl.arange(0, TILE)
     raw = _load_raw(logits, row, logits_stride, tokens, V)
     if WANTS_LOGPROBS:
         top = tl.max(raw, 0)
