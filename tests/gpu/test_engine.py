@@ -90,7 +90,12 @@ def ask(
 
 
 def answer(
-    directory: Path, rows: Sequence[Request], *, one_by_one: bool = False, **settings: Any
+    directory: Path,
+    rows: Sequence[Request],
+    *,
+    one_by_one: bool = False,
+    before: Sequence[Request] = (),
+    **settings: Any,
 ) -> Answers:
     """Run an engine of its own over the rows, in bfloat16 on a GPU."""
     known = {field.name for field in fields(EngineConfig)}
@@ -99,6 +104,7 @@ def answer(
     config = EngineConfig(**{"kv_cache_gib": 2.0, **settings})
     engine = ModelEngine.from_checkpoint(directory, config, dtype="auto", device=DEVICE)
     try:
+        engine.generate(list(before))
         groups = [[row] for row in rows] if one_by_one else [list(rows)]
         found = [completion for group in groups for completion in engine.generate(group)]
         stats = engine.stats()
@@ -159,10 +165,12 @@ def test_settings_change_no_answer(
 
 
 def test_preempted_rows_are_the_same(demo: Path, rows: list[Request], together: Answers) -> None:
-    """With pages for about a tenth of the rows, and the long ones first: nobody expects them."""
-    longest_first = sorted(rows, key=lambda row: -len(together.ids[row.request_id]))
+    """Long ones with pages for ten, behind so many short ones that nobody expects them."""
+    longest = sorted(rows, key=lambda row: -len(together.ids[row.request_id]))[: len(rows) // 2]
+    sampling = SamplingParams(max_new_tokens=2, ignore_eos=True)
+    short = [replace(rows[0], request_id=f"short-{n}", sampling=sampling) for n in range(40)]
     # 100 pages of 5 layers x 4 heads x 64 channels x 32 tokens, keys and values, 2 bytes
-    found = answer(demo, longest_first, kv_cache_gib=0.0153, page_size_tokens=32)
+    found = answer(demo, longest, before=short, kv_cache_gib=0.0153, page_size_tokens=32)
     print(f"preemptions: {found.stats['preemptions']:.0f}")
     assert found.stats["preemptions"] > 0
     assert_same(found, together, "preempted")
