@@ -256,7 +256,7 @@ def grid(table: Table) -> None:
         q, k, v = normal(N, L, 3, 12, 64).permute(2, 0, 3, 1, 4)
         rel_pos = normal(2, 2 * G - 1, 64) / 4
         table.section(f"SAM, {title}, with the relative terms (TFLOP/s)")
-        used = image_attention.GRID
+        used = image_attention.WINDOW if G == 14 else image_attention.GRID
         others = tiles((64, 64, 4, 2), (64, 64, 4, 4), (128, 64, 8, 3), (128, 64, 4, 3))
         if G == 14:
             others += tiles((32, 64, 2, 3), (64, 64, 2, 3))

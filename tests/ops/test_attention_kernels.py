@@ -93,7 +93,7 @@ def test_every_page_size_gives_the_same(
     check_paged(lengths, dtypes, device, page_size=page_size)
 
 
-@on_each_device_with(*DTYPES[:3])
+@on_each_device_with(*DTYPES[:4])
 @pytest.mark.parametrize(("H", "Hkv", "D"), [(3, 1, 16), (6, 6, 64), (12, 2, 16), (32, 1, 16)])
 def test_every_number_of_heads_gives_the_same(
     H: int, Hkv: int, D: int, dtypes: tuple[torch.dtype, torch.dtype], device: str

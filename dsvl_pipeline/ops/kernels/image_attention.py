@@ -19,6 +19,7 @@ from dsvl_pipeline.ops.kernels.attention import LOG2_E, Tiles
 
 # ``keys`` does not count here: it is one row of the grid
 GRID = Tiles(queries=64, keys=64, num_warps=4, num_stages=3)
+WINDOW = Tiles(queries=64, keys=16, num_warps=4, num_stages=3)  # at most 16 columns
 GRID_FLOAT32 = Tiles(queries=32, keys=32, num_warps=4, num_stages=2)
 MOST_COLUMNS = 128
 
@@ -46,7 +47,9 @@ def attend_grid(
     """
     N, H, L, D = q.shape
     G = (rel_pos_h.shape[0] + 1) // 2
-    tiles = tiles or (GRID_FLOAT32 if q.dtype == torch.float32 else GRID)
+    if tiles is None:
+        usual = WINDOW if G <= 16 else GRID
+        tiles = GRID_FLOAT32 if q.dtype == torch.float32 else usual
     by_row, by_column = relative_terms(q, rel_pos_h, rel_pos_w)
     out = torch.empty(N, L, H * D, dtype=q.dtype, device=q.device)
     _attend_grid_kernel[(triton.cdiv(L, tiles.queries), N * H)](
