@@ -37,7 +37,7 @@ def warm_up(
     Raises:
         RuntimeError: An answer failed; so will those of the real engine.
     """
-    if device.type == "cuda":
+    if device.index is not None:
         torch.cuda.set_device(device)  # each thread has a current device of its own
     model_config = _thin(read_model_config(directory))
     with torch.inference_mode():
