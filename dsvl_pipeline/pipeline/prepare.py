@@ -221,11 +221,16 @@ def _model(job: JobConfig, checkpoint: Path, scale: Scale) -> dict[str, str | No
 
 
 def _recipe_parts(job: JobConfig, model: Mapping[str, Any]) -> dict[str, Any]:
-    """What changes the results of every row. Where a checkpoint lies does not, its bytes do."""
+    """What changes the results of every row.
+
+    Where a checkpoint lies does not, its bytes do. Drafts, graphs and shared prefixes do not: they
+    change how long an answer takes.
+    """
     document = job.input.document
     return {
         "model": {name: value for name, value in model.items() if name != "model"},
         "generation": asdict(job.generation),
+        "quantization": job.engine.quantization,
         "transform": TRANSFORM,
         "document": {"dpi": document.dpi, "max_page_px": document.max_page_px},
         "fake": asdict(job.engine.fake) if job.engine.fake else job.engine.kind == "fake",
