@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from itertools import islice, takewhile
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 from dsvl_pipeline.engine.scheduler import Chunk
 from dsvl_pipeline.engine.transfer import upload
 from dsvl_pipeline.ops.attention import PackedInputs
+
+MOST_SHARING = 16
+"""Sequences of one group: so many queries are multiplied at once at no further cost."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,3 +80,31 @@ def fill_tables(into: NDArray[np.int32], tables: Seq[list[int]]) -> None:
     """Write page tables into the rows of ``int32[S, P]``; what lies behind them is left alone."""
     for row, table in zip(into, tables, strict=False):
         row[: len(table)] = table
+
+
+def shared_groups(chunks: Seq[Chunk], page_size: int) -> list[tuple[int, int]]:
+    """Find neighbours that begin with the same pages; what has none is a group of its own.
+
+    Sequences are admitted one after another, so those that share an image are neighbours.
+
+    Returns:
+        First chunk, and tokens in the pages in common, of each group in order.
+    """
+    groups: list[tuple[int, int]] = []
+    for number, chunk in enumerate(chunks):
+        if groups:
+            start, num_shared = groups[-1]
+            common = _common_pages(chunks[start], chunk, page_size)
+            is_open = start == number - 1 or common >= num_shared
+            if common and is_open and number - start < MOST_SHARING:
+                groups[-1] = (start, common if start == number - 1 else num_shared)
+                continue
+        groups.append((number, 0))
+    return [(start, pages * page_size) for start, pages in groups]
+
+
+def _common_pages(first: Chunk, second: Chunk, page_size: int) -> int:
+    """Count the pages at the beginning that both have, without those that their queries are in."""
+    num_full = min(first.start, second.start) // page_size
+    pairs = zip(first.sequence.page_table, second.sequence.page_table, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], islice(pairs, num_full)))

@@ -20,53 +20,53 @@ class DecodeGraphs:
 
     def __init__(
         self,
-        decode: Callable[[Tensor], Tensor],
+        decode: Callable[[Tensor, bool], Tensor],
         *,
-        padding: Tensor,
         max_rows: int,
+        width: int,
+        device: torch.device,
     ) -> None:
         """Prepare; each graph is captured the first time its size comes up.
 
         Args:
-            decode: Rows ``int32[R, W]`` on the device to logits ``[R, V]``.
-            padding: ``int32[W]`` a row that does no harm.
+            decode: Rows ``int32[R, W]`` on the device, and whether some of them share pages, to
+                logits ``[R, V]``.
             max_rows: Most rows of a step.
+            width: ``W``.
+            device: A GPU.
         """
         self._decode = decode
-        self._padding = padding
-        self._rows = torch.empty(
-            round_up(max_rows), len(padding), dtype=torch.int32, device=padding.device
-        )
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._rows = torch.empty(round_up(max_rows), width, dtype=torch.int32, device=device)
+        self._graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Return logits ``[B, V]``, good until the next call.
+    def __call__(self, rows: Tensor, is_shared: bool) -> Tensor:
+        """Return logits ``[R, V]``, good until the next call.
 
         Args:
-            rows: ``int32[B, W]`` in pinned memory.
+            rows: ``int32[R, W]`` in pinned memory; ``R`` is a `round_up`.
+            is_shared: Whether some rows share pages.
         """
-        count, size = len(rows), round_up(len(rows))
-        self._rows[:count].copy_(rows, non_blocking=True)
-        self._rows[count:size] = self._padding
-        if size in self._graphs:
-            graph, logits = self._graphs[size]
+        size = len(rows)
+        self._rows[:size].copy_(rows, non_blocking=True)
+        if (size, is_shared) in self._graphs:
+            graph, logits = self._graphs[size, is_shared]
             graph.replay()
-            return logits[:count]
+            return logits
         # Run as it is the first time: that loads and tunes all that a capture could not.
-        result = self._decode(self._rows[:size])
-        self._capture(size)
-        return result[:count]
+        result = self._decode(self._rows[:size], is_shared)
+        self._capture(size, is_shared)
+        return result
 
-    def _capture(self, size: int) -> None:
+    def _capture(self, size: int, is_shared: bool) -> None:
         graph = torch.cuda.CUDAGraph()
         # Other threads may use CUDA meanwhile. `torch.cuda.graph` would also collect garbage.
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
-            logits = self._decode(self._rows[:size])
+            logits = self._decode(self._rows[:size], is_shared)
         finally:
             graph.capture_end()
-        self._graphs[size] = (graph, logits)
+        self._graphs[size, is_shared] = (graph, logits)
 
 
 def round_up(num_rows: int) -> int:

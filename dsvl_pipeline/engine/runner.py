@@ -8,27 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsvl_pipeline.engine.batch import fill_tables, pack
+from dsvl_pipeline.engine.batch import MOST_SHARING, fill_tables, pack, shared_groups
 from dsvl_pipeline.engine.clock import Mark, mark
 from dsvl_pipeline.engine.features import ImageFeatures
-from dsvl_pipeline.engine.graphs import DecodeGraphs
+from dsvl_pipeline.engine.graphs import DecodeGraphs, round_up
 from dsvl_pipeline.engine.lanes import Lanes
 from dsvl_pipeline.engine.scheduler import Chunk, Decode, Prefill, Step
 from dsvl_pipeline.engine.sequence import Sequence
 from dsvl_pipeline.engine.transfer import Download, upload
 from dsvl_pipeline.model.config import ImageConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL, LastRows
-from dsvl_pipeline.ops.attention import KVPages, PackedInputs
+from dsvl_pipeline.ops.attention import KVPages, PackedInputs, SharedPages
 from dsvl_pipeline.ops.sampling import sample, sample_with_logprobs
 
-# Columns of a decode row: lane, position, then the page table.
-_LANE, _POSITION, _TABLE = 0, 1, 2
+# Columns of a decode row: lane and position; of the group that has the row's number, its first row
+# and the tokens of its shared pages; then the page table.
+_LANE, _POSITION, _GROUP, _SHARED, _TABLE = 0, 1, 2, 3, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +100,18 @@ class Runner:
         self._model = model
         self._image_token_id = model.config.image_token_id
         self._kv = kv
-        self._padding_page = kv.k.shape[1] - 1
+        self._padding_page, self._padding_lane = kv.k.shape[1] - 1, num_lanes
         text = model.config.text
         self._lanes = Lanes(num_lanes=num_lanes, vocab_size=text.vocab_size, device=self._device)
         self._features = features
         self._max_pages = min(-(-text.max_positions // kv.page_size), self._padding_page)
         self._graphs: DecodeGraphs | None = None
         if use_graphs and self._device.type == "cuda":
-            padding = torch.full((_TABLE + self._max_pages,), self._padding_page, dtype=torch.int32)
-            padding[_LANE], padding[_POSITION] = num_lanes, 0
             self._graphs = DecodeGraphs(
-                self._decode_rows, padding=padding.to(self._device), max_rows=num_lanes
+                self._decode_rows,
+                max_rows=num_lanes,
+                width=_TABLE + self._max_pages,
+                device=self._device,
             )
 
     def forward(self, step: Step, upcoming: Seq[Sequence] = ()) -> Forwarded:
@@ -214,32 +217,49 @@ class Runner:
 
     def _decode(self, chunks: Seq[Chunk]) -> Tensor:
         tables = [chunk.sequence.page_table for chunk in chunks]
+        count = len(chunks)
+        size = round_up(count) if self._graphs else count
         num_pages = self._max_pages if self._graphs else max(map(len, tables))
-        rows = np.full((len(chunks), _TABLE + num_pages), self._padding_page, dtype=np.int32)
-        rows[:, _LANE] = _lanes(chunks)
-        rows[:, _POSITION] = [chunk.start for chunk in chunks]
+        rows = np.full((size, _TABLE + num_pages), self._padding_page, dtype=np.int32)
+        rows[:, _LANE] = [*_lanes(chunks), *repeat(self._padding_lane, size - count)]
+        rows[:, _POSITION] = [*(chunk.start for chunk in chunks), *repeat(0, size - count)]
+        groups = shared_groups(chunks, self._kv.page_size)
+        groups += [(number, 0) for number in range(count, size)]
+        is_shared = len(groups) < size
+        groups += repeat((size, 0), size - len(groups))  # without any row
+        rows[:, _GROUP : _SHARED + 1] = groups
         fill_tables(rows[:, _TABLE:], tables)
-        if self._graphs is not None:
-            return self._graphs(torch.from_numpy(rows).pin_memory())
-        return self._decode_rows(upload(rows, self._device))
+        if self._graphs is None:
+            return self._decode_rows(upload(rows, self._device), is_shared)
+        return self._graphs(torch.from_numpy(rows).pin_memory(), is_shared)[:count]
 
-    def _decode_rows(self, rows: Tensor) -> Tensor:
+    def _decode_rows(self, rows: Tensor, is_shared: bool) -> Tensor:
         """Run one decode step with nothing but what is on the device.
 
         Args:
-            rows: ``int32[B, 2 + P]`` lane, position and page table of each.
+            rows: ``int32[R, 4 + P]`` of the columns named above.
+            is_shared: Whether some of them share pages.
         """
         lanes, positions = rows[:, _LANE].long(), rows[:, _POSITION].long()
-        table, size = rows[:, _TABLE:], self._kv.page_size
-        pages = table.gather(1, (positions // size)[:, None])[:, 0].long()
+        table, page_size, size = rows[:, _TABLE:], self._kv.page_size, len(rows)
+        pages = table.gather(1, (positions // page_size)[:, None])[:, 0].long()
+        shared = None
+        if is_shared:
+            end = rows.new_full((1,), size)
+            shared = SharedPages(
+                group_starts=torch.cat((rows[:, _GROUP], end)),
+                shared_lens=rows[:, _SHARED].contiguous(),
+                max_group_size=MOST_SHARING,
+            )
         packed = PackedInputs(
             positions=positions,
-            slots=pages * size + positions % size,
-            query_starts=torch.arange(len(rows) + 1, dtype=torch.int32, device=self._device),
+            slots=pages * page_size + positions % page_size,
+            query_starts=torch.arange(size + 1, dtype=torch.int32, device=self._device),
             page_table=table,
             kv_lens=rows[:, _POSITION] + 1,
             max_query_len=1,
-            max_kv_len=table.shape[1] * size,
+            max_kv_len=table.shape[1] * page_size,
+            shared=shared,
         )
         hidden = self._model.embed(self._lanes.newest[lanes], None)
         return self._model.logits(self._model.forward(hidden, packed, self._kv))
