@@ -67,12 +67,12 @@ def _project_quantized(
             weight.t(),
             scale_a=x.scale,
             scale_b=weight_scale.t(),
-            bias=None if bias is None else bias.to(torch.bfloat16),
             out_dtype=torch.bfloat16,  # the only one that scales by row may have
             # sums of 14 bits (arXiv:2412.19437, section 3.3.2): the operands had but four
             use_fast_accum=True,
         )
-        return found.to(x.dtype)
+        # Not by the product itself: with few rows that lost up to 1 % of 11008 terms on an H200.
+        return (found if bias is None else found + bias).to(x.dtype)
     # each product of two e4m3 values is exact in float32, and scaled last as by the kernel
     found = _project_wide(x.values.to(torch.float32), weight.to(torch.float32), None)
     found = found * x.scale * weight_scale.t()

@@ -44,9 +44,9 @@ class Tiles:
 
 
 DECODE = Tiles(queries=16, keys=64, num_warps=4, num_stages=3)
-DECODE_FLOAT8 = Tiles(queries=16, keys=64, num_warps=2, num_stages=3)
-PREFILL = Tiles(queries=128, keys=64, num_warps=8, num_stages=3)
-PREFILL_FLOAT8 = Tiles(queries=128, keys=64, num_warps=8, num_stages=3)
+DECODE_FLOAT8 = Tiles(queries=16, keys=64, num_warps=4, num_stages=5)
+PREFILL = Tiles(queries=64, keys=64, num_warps=4, num_stages=5)
+PREFILL_FLOAT8 = Tiles(queries=128, keys=64, num_warps=4, num_stages=3)
 # float32 is there for comparison: tiles of 4 bytes a value have to fit as well
 DECODE_FLOAT32 = Tiles(queries=16, keys=32, num_warps=4, num_stages=2)
 PREFILL_FLOAT32 = Tiles(queries=32, keys=32, num_warps=4, num_stages=2)
