@@ -140,7 +140,8 @@ def test_quantized_rows(
     found, wanted = quantize_rows(x), reference(quantize_rows, x)
     assert torch.equal(found.scale, wanted.scale)
     if device == "cuda":  # a value on a border between two steps may fall either way
-        assert (found.values.float() != wanted.values.float()).double().mean() < 1e-3
+        num_other = int((found.values.float() != wanted.values.float()).sum())
+        assert num_other <= 1 + x.numel() // 1000
     assert_same_quantized(found, wanted)
 
 
