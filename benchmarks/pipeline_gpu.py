@@ -307,7 +307,10 @@ def _request(processor: Processor, sampling: SamplingParams, name: str, path: Pa
 @contextlib.contextmanager
 def _watching_gpu(into: list[tuple[float, float]]) -> Iterator[None]:
     """Sample the share of time in which any kernel ran, twice a second."""
-    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    # It numbers all GPUs of the machine, whatever this process sees of them.
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
+    command = ["nvidia-smi", f"--id={gpu}", "--query-gpu=utilization.gpu"]
+    command += ["--format=csv,noheader,nounits"]
     try:
         process = subprocess.Popen([*command, "-lms", "500"], stdout=subprocess.PIPE, text=True)
     except OSError:  # no GPU

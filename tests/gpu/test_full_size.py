@@ -17,6 +17,8 @@ from torch import Tensor
 from dsvl_pipeline.engine.engine import ModelEngine
 from dsvl_pipeline.model.checkpoint import load_model
 from dsvl_pipeline.model.config import read_image_config
+from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.ops.attention import KVPages, PackedInputs
 from dsvl_pipeline.records import EngineConfig, ImageInput, Request, SamplingParams
 from tools.demo_checkpoint import files
 
@@ -132,6 +134,27 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
     return float((found.double() - wanted.double()).norm() / wanted.double().norm())
 
 
+def paged(model: DeepseekVL, hidden: Tensor) -> Tensor:
+    """Run one whole prompt as the engine does, over pages of 64 tokens in no order."""
+    num_tokens, text, page_size = len(hidden), model.config.text, 64
+    num_pages = -(-num_tokens // page_size)
+    shape = (text.num_layers, text.num_kv_heads, text.head_dim)
+    kv = KVPages.allocate(*shape, num_pages, page_size, hidden.dtype, hidden.device)
+    pages = torch.arange(num_pages - 1, -1, -1, device=hidden.device)
+    positions = torch.arange(num_tokens, device=hidden.device)
+    packed = PackedInputs(
+        positions=positions,
+        slots=pages[positions // page_size] * page_size + positions % page_size,
+        query_starts=torch.tensor([0, num_tokens], dtype=torch.int32, device=hidden.device),
+        page_table=pages[None].int(),
+        kv_lens=torch.tensor([num_tokens], dtype=torch.int32, device=hidden.device),
+        max_query_len=num_tokens,
+        max_kv_len=num_tokens,
+    )
+    output: Tensor = model.forward(hidden, packed, kv)
+    return output
+
+
 @torch.inference_mode()
 def test_features_and_logits_agree_with_transformers(checkpoint: Path) -> None:
     """In float32 to rounding, and in bfloat16 with no larger error than transformers' own."""
@@ -151,12 +174,17 @@ def test_features_and_logits_agree_with_transformers(checkpoint: Path) -> None:
         hidden = ours.embed(ids, features.flatten(0, 1))
         starts = torch.tensor([0, len(ids)], dtype=torch.int32, device="cuda")
         results["ours", dtype] = features, ours.logits(ours.forward_dense(hidden, starts))
+        results["ours, paged", dtype] = features, ours.logits(paged(ours, hidden))
         del ours
         torch.cuda.empty_cache()
     wanted = results["theirs", torch.float32]
-    for what, index in (("features", 0), ("logits", 1)):
-        exact = relative_error(results["ours", torch.float32][index], wanted[index])
-        ours = relative_error(results["ours", torch.bfloat16][index], wanted[index])
+    for what, path, index in (
+        ("features", "ours", 0),
+        ("logits", "ours", 1),
+        ("logits over KV pages", "ours, paged", 1),
+    ):
+        exact = relative_error(results[path, torch.float32][index], wanted[index])
+        ours = relative_error(results[path, torch.bfloat16][index], wanted[index])
         theirs = relative_error(results["theirs", torch.bfloat16][index], wanted[index])
         print(f"{what}: float32 {exact:.2e}; bfloat16 ours {ours:.2e}, transformers {theirs:.2e}")
         assert exact < 1e-4
