@@ -29,6 +29,8 @@ from dsvl_pipeline.model.config import ImageConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.records import Completion, EngineConfig, FinishReason, Request, RowFailure
 
+# Of the matrix products that the libraries choose on an H200 for a few hundred rows.
+_ROWS_PER_TILE = 128
 _COUNTERS = (
     "steps",
     "decode_steps",
@@ -77,7 +79,10 @@ class EngineCore:
         self._eos_token_ids = frozenset(eos_token_ids)
         self._pool = PagePool(num_pages=kv.k.shape[1] - 1, page_size=kv.page_size)
         self._scheduler = Scheduler(
-            self._pool, max_num_sequences=num_lanes, max_step_tokens=config.max_step_tokens
+            self._pool,
+            max_num_sequences=num_lanes,
+            max_step_tokens=config.max_step_tokens,
+            rows_per_tile=_ROWS_PER_TILE if parameter.is_cuda else 1,
         )
         self._runner = Runner(
             model,

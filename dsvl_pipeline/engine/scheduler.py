@@ -87,12 +87,24 @@ class Scheduler:
         *,
         max_num_sequences: int,
         max_step_tokens: int,
+        rows_per_tile: int = 1,
         lengths: ExpectedLength | None = None,
     ) -> None:
+        """Start without sequences.
+
+        Args:
+            pool: Pages for all of them.
+            max_num_sequences: Most that run at once.
+            max_step_tokens: Most tokens of a prefill.
+            rows_per_tile: Sequences that a decode step's matrix products take at no more cost
+                than one; one more of them costs as much as that many.
+            lengths: Of completions so far.
+        """
         self._pool = pool
         self._tails = Tails(pool)
         self._lengths = lengths or ExpectedLength()
         self._max_step_tokens = max_step_tokens
+        self._rows_per_tile = rows_per_tile
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._free_lanes = list(range(max_num_sequences - 1, -1, -1))
@@ -187,11 +199,12 @@ class Scheduler:
         """Whether to prefill now rather than to wait for more free lanes and pages."""
         if any(sequence.is_prefilling for sequence in self._running):
             return True
-        spare_pages = self._spare_pages()
+        spare_pages, most = self._spare_pages(), self._most_running()
         num_tokens = 0
         for number, sequence in enumerate(self._waiting):
             spare_pages -= self._pool.pages_for(self._expected_tokens(sequence))
-            if number >= len(self._free_lanes) or spare_pages < 0:
+            has_lane = number < min(len(self._free_lanes), most - len(self._running))
+            if not has_lane or spare_pages < 0:
                 break
             num_tokens += sequence.num_tokens
             if num_tokens >= _WORTHWHILE_SHARE * self._max_step_tokens:
@@ -208,7 +221,8 @@ class Scheduler:
                 chunks.append(self._advance_prefill(sequence, budget))
                 budget -= chunks[-1].end - chunks[-1].start
         spare_pages = self._spare_pages()
-        while budget and self._waiting and self._free_lanes:
+        most = self._most_running()
+        while budget and self._waiting and self._free_lanes and len(self._running) < most:
             sequence = self._waiting[0]
             if not self._admit(sequence, spare_pages):
                 break
@@ -222,9 +236,26 @@ class Scheduler:
 
     def _expected_tokens(self, sequence: Sequence) -> int:
         """How long a sequence will probably be at its end; at least a page more than it is."""
+        if sequence.has_known_length:
+            return sequence.max_tokens
         probable = sequence.num_prompt_tokens + self._lengths.tokens
         least = sequence.num_planned + self._pool.page_size
         return int(min(max(probable, least), sequence.max_tokens))
+
+    def _most_running(self) -> int:
+        """As many as there probably are pages for, in whole tiles of matrix products.
+
+        A few sequences more than a tile holds would make each step as long as a whole tile more.
+        """
+        known = [*self._running, *self.upcoming(self._rows_per_tile)]
+        if not known or any(sequence.has_draft for sequence in known):
+            return len(self._running) + len(self._free_lanes)  # several rows for each sequence
+        pages = sum(self._pool.pages_for(self._expected_tokens(sequence)) for sequence in known)
+        capacity = self._pool.num_pages * len(known) // pages
+        tiles, rest = divmod(capacity, self._rows_per_tile)
+        if tiles and rest < self._rows_per_tile / 2:
+            return tiles * self._rows_per_tile
+        return capacity + 1
 
     def _spare_pages(self) -> int:
         """Pages that are free and that no running sequence will probably need."""

@@ -98,6 +98,12 @@ class Sequence:
         return self.num_planned == self.num_tokens
 
     @property
+    def has_known_length(self) -> bool:
+        """Whether nothing but its length can end it."""
+        watchers = (self.stop_text, self.guard, self.matcher)
+        return not self.stop_ids and all(watcher is None for watcher in watchers)
+
+    @property
     def has_draft(self) -> bool:
         return self.draft is not None and self.draft.is_active
 

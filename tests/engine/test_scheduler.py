@@ -45,7 +45,7 @@ def make_sequence(
         request=request,
         number=number,
         max_tokens=num_prompt_tokens + max_new_tokens,
-        stop_ids=frozenset(),
+        stop_ids=frozenset([-1]),  # never said, but who plans cannot know
         page_keys=page_keys(request, image_token_id=-1, page_size=page_size) if page_size else (),
         shared_text=min(shared_text, num_prompt_tokens - 1) if page_size else 0,
         draft=Draft(np.arange(max_new_tokens, dtype=np.int32) // 2 * 2) if draft else None,
@@ -333,3 +333,35 @@ def test_a_sequence_that_can_never_fit_is_refused() -> None:
     with pytest.raises(CapacityError, match="a sequence of 9 tokens needs 3 KV pages"):
         world.add(make_sequence(0, 4, 5))
     assert world.scheduler.num_waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("pages", "most"),
+    [
+        (36, 8),  # room for 9: one more would cost as much as four
+        (44, 11),  # three more are worth a tile
+        (12, 3),  # less than a tile
+    ],
+)
+def test_a_step_has_whole_tiles_of_rows(pages: int, most: int) -> None:
+    """Matrix products take rows by the tile; a tile that is nearly empty only costs."""
+    pool = PagePool(num_pages=pages, page_size=4)
+    scheduler = Scheduler(pool, max_num_sequences=20, max_step_tokens=1000, rows_per_tile=4)
+    for number in range(20):
+        scheduler.add(make_sequence(number, 8, 8))
+    assert scheduler.next_step() is not None
+    assert scheduler.num_running == most
+
+
+def test_lengths_that_are_known_are_reserved() -> None:
+    """Where nothing can end a sequence early, hoping for it would only preempt."""
+    world = World(pages=6, page_size=2, lanes=4, step_tokens=100, expected=0)
+    for number in range(3):
+        sequence = make_sequence(number, 3, 3)
+        sequence.stop_ids = frozenset()
+        world.add(sequence)
+    world.step()
+    assert world.scheduler.num_running == 2
+    while world.open:
+        world.step()
+    assert world.scheduler.num_preemptions == 0

@@ -232,7 +232,7 @@ def test_float32_greedy_ids_equal_those_of_transformers(checkpoint: Path) -> Non
 
 
 def test_many_requests_in_bfloat16_all_finish(checkpoint: Path) -> None:
-    """96 requests over 8 pictures in little KV memory: preempted, resumed, each answered once."""
+    """96 requests over 8 pictures in little KV memory: each waits for its turn and is answered."""
     images = pictures(8)
     engine = ModelEngine.from_checkpoint(
         checkpoint, EngineConfig(kv_cache_gib=12), dtype="bfloat16", device="cuda"
@@ -252,5 +252,5 @@ def test_many_requests_in_bfloat16_all_finish(checkpoint: Path) -> None:
     print({name: round(value, 2) for name, value in stats.items()})
     assert [one.request_id for one in found] == [one.request_id for one in requests]
     assert {(len(one.completion_ids), one.finish_reason) for one in found} == {(112, "length")}
-    assert stats["preemptions"] > 0
+    assert stats["preemptions"] == 0, "their lengths are known"
     assert stats["images_encoded"] >= 8
