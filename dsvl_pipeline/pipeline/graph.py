@@ -50,7 +50,9 @@ def build(plan: ShardPlan, config: StageConfig, scale: Scale) -> Dataset:
         **whole_block,
     )
     in_flight = scale.batches_in_flight * scale.rows_per_batch // rows
-    results = requests.map_batches(
+    # map_batches refuses GPUs without a batch size, which would join small blocks to one task; this
+    # is the same without that check.
+    results = requests.map_batches_internal(
         Generate,
         fn_constructor_kwargs={"config": config, "has_gpu": scale.num_gpus > 0},
         compute=ActorPoolStrategy(
