@@ -86,7 +86,6 @@ class EngineCore:
         )
         self._runner = Runner(
             model,
-            image_config,
             kv=kv,
             num_lanes=num_lanes,
             features=features,

@@ -1,4 +1,4 @@
-"""CUDA graphs of the decode step: hundreds of kernels for one launch.
+"""CUDA graphs of a step: hundreds of kernels for one launch.
 
 Letters: ``B`` rows of a step, ``R`` rows of a graph, ``W`` integers that describe a row.
 """
@@ -15,12 +15,12 @@ _SMALL_SIZES = (1, 2, 4, 8)
 _STEP = 16
 
 
-class DecodeGraphs:
-    """Replay ``decode`` for as many rows as a step has, padded to one of a few sizes."""
+class StepGraphs:
+    """Replay ``run`` for as many rows as a step has, padded to one of a few sizes."""
 
     def __init__(
         self,
-        decode: Callable[[Tensor, bool], Tensor],
+        run: Callable[[Tensor, bool], Tensor],
         *,
         max_rows: int,
         width: int,
@@ -29,19 +29,19 @@ class DecodeGraphs:
         """Prepare; each graph is captured the first time its size comes up.
 
         Args:
-            decode: Rows ``int32[R, W]`` on the device, and whether some of them share pages, to
-                logits ``[R, V]``.
+            run: Rows ``int32[R, W]`` on the device, and whether some of them share pages, to what
+                comes out. That is kept for each graph: it should be small.
             max_rows: Most rows of a step.
             width: ``W``.
             device: A GPU.
         """
-        self._decode = decode
+        self._run = run
         self._rows = torch.empty(round_up(max_rows), width, dtype=torch.int32, device=device)
         self._graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, rows: Tensor, is_shared: bool) -> Tensor:
-        """Return logits ``[R, V]``, good until the next call.
+        """Return what comes out, good until the next call.
 
         Args:
             rows: ``int32[R, W]`` in pinned memory; ``R`` is a `round_up`.
@@ -50,11 +50,11 @@ class DecodeGraphs:
         size = len(rows)
         self._rows[:size].copy_(rows, non_blocking=True)
         if (size, is_shared) in self._graphs:
-            graph, logits = self._graphs[size, is_shared]
+            graph, result = self._graphs[size, is_shared]
             graph.replay()
-            return logits
+            return result
         # Run as it is the first time: that loads and tunes all that a capture could not.
-        result = self._decode(self._rows[:size], is_shared)
+        result = self._run(self._rows[:size], is_shared)
         self._capture(size, is_shared)
         return result
 
@@ -63,10 +63,10 @@ class DecodeGraphs:
         # Other threads may use CUDA meanwhile. `torch.cuda.graph` would also collect garbage.
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
-            logits = self._decode(self._rows[:size], is_shared)
+            result = self._run(self._rows[:size], is_shared)
         finally:
             graph.capture_end()
-        self._graphs[size, is_shared] = (graph, logits)
+        self._graphs[size, is_shared] = (graph, result)
 
 
 def round_up(num_rows: int) -> int:

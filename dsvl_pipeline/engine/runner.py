@@ -7,30 +7,32 @@ sequence may own, ``V`` vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
-from itertools import repeat
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsvl_pipeline.engine.batch import MOST_SHARING, fill_tables, pack, shared_groups
+from dsvl_pipeline.engine.batch import pack
 from dsvl_pipeline.engine.clock import Mark, mark
 from dsvl_pipeline.engine.features import ImageFeatures
-from dsvl_pipeline.engine.graphs import DecodeGraphs, round_up
+from dsvl_pipeline.engine.graphs import StepGraphs, round_up
 from dsvl_pipeline.engine.lanes import Lanes
 from dsvl_pipeline.engine.scheduler import Chunk, Decode, Prefill, Step
 from dsvl_pipeline.engine.sequence import Sequence
+from dsvl_pipeline.engine.step_rows import (
+    Layout,
+    can_verify_as_rows,
+    pack_decode,
+    pack_verify,
+    unpack_decode,
+    unpack_verify,
+)
 from dsvl_pipeline.engine.transfer import Download, upload
-from dsvl_pipeline.model.config import ImageConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL, LastRows
-from dsvl_pipeline.ops.attention import KVPages, PackedInputs, SharedPages
+from dsvl_pipeline.ops.attention import KVPages, PackedInputs
 from dsvl_pipeline.ops.sampling import sample, sample_with_logprobs
-
-# Columns of a decode row: lane and position; of the group that has the row's number, its first row
-# and the tokens of its shared pages; then the page table.
-_LANE, _POSITION, _GROUP, _SHARED, _TABLE = 0, 1, 2, 3, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,6 @@ class Runner:
     def __init__(
         self,
         model: DeepseekVL,
-        image_config: ImageConfig,
         *,
         kv: KVPages,
         num_lanes: int,
@@ -90,7 +91,6 @@ class Runner:
 
         Args:
             model: On its device.
-            image_config: How bytes become pixel values.
             kv: One page more than sequences use: rows that fill up a step write to the last one.
             num_lanes: Most running sequences.
             features: Of the same model.
@@ -100,17 +100,29 @@ class Runner:
         self._model = model
         self._image_token_id = model.config.image_token_id
         self._kv = kv
-        self._padding_page, self._padding_lane = kv.k.shape[1] - 1, num_lanes
         text = model.config.text
         self._lanes = Lanes(num_lanes=num_lanes, vocab_size=text.vocab_size, device=self._device)
         self._features = features
-        self._max_pages = min(-(-text.max_positions // kv.page_size), self._padding_page)
-        self._graphs: DecodeGraphs | None = None
+        num_pages = kv.k.shape[1] - 1
+        self._layout = Layout(
+            page_size=kv.page_size,
+            padding_page=num_pages,
+            padding_lane=num_lanes,
+            max_pages=min(-(-text.max_positions // kv.page_size), num_pages),
+        )
+        self._decode_graphs: StepGraphs | None = None
+        self._verify_graphs: StepGraphs | None = None
         if use_graphs and self._device.type == "cuda":
-            self._graphs = DecodeGraphs(
+            self._decode_graphs = StepGraphs(
                 self._decode_rows,
                 max_rows=num_lanes,
-                width=_TABLE + self._max_pages,
+                width=self._layout.decode_width,
+                device=self._device,
+            )
+            self._verify_graphs = StepGraphs(
+                lambda rows, _: self._verify_rows(rows),
+                max_rows=num_lanes,
+                width=self._layout.verify_width,
                 device=self._device,
             )
 
@@ -211,58 +223,34 @@ class Runner:
         return self._model.logits(hidden) if len(sampled) else None
 
     def _verify(self, chunks: Seq[Chunk]) -> Tensor:
-        known = pack(chunks, page_size=self._kv.page_size, device=self._device)
-        hidden = self._model.embed(known.ids, None)
-        return self._model.logits(self._model.forward(hidden, known.packed, self._kv))
+        if self._verify_graphs is None or not can_verify_as_rows(chunks):
+            known = pack(chunks, page_size=self._kv.page_size, device=self._device)
+            hidden = self._model.embed(known.ids, None)
+            return self._model.logits(self._model.forward(hidden, known.packed, self._kv))
+        rows, index = pack_verify(chunks, self._layout, round_up(len(chunks)))
+        hidden = self._verify_graphs(torch.from_numpy(rows).pin_memory(), False)
+        return self._model.logits(hidden[upload(index, self._device)])
+
+    def _verify_rows(self, rows: Tensor) -> Tensor:
+        ids, packed = unpack_verify(rows, self._layout)
+        return self._model.forward(self._model.embed(ids, None), packed, self._kv)
 
     def _decode(self, chunks: Seq[Chunk]) -> Tensor:
-        tables = [chunk.sequence.page_table for chunk in chunks]
-        count = len(chunks)
-        size = round_up(count) if self._graphs else count
-        num_pages = self._max_pages if self._graphs else max(map(len, tables))
-        rows = np.full((size, _TABLE + num_pages), self._padding_page, dtype=np.int32)
-        rows[:, _LANE] = [*_lanes(chunks), *repeat(self._padding_lane, size - count)]
-        rows[:, _POSITION] = [*(chunk.start for chunk in chunks), *repeat(0, size - count)]
-        groups = shared_groups(chunks, self._kv.page_size)
-        groups += [(number, 0) for number in range(count, size)]
-        is_shared = len(groups) < size
-        groups += repeat((size, 0), size - len(groups))  # without any row
-        rows[:, _GROUP : _SHARED + 1] = groups
-        fill_tables(rows[:, _TABLE:], tables)
-        if self._graphs is None:
-            return self._decode_rows(upload(rows, self._device), is_shared)
-        return self._graphs(torch.from_numpy(rows).pin_memory(), is_shared)[:count]
+        if self._decode_graphs is None:
+            longest = max(len(chunk.sequence.page_table) for chunk in chunks)
+            layout = replace(self._layout, max_pages=longest)
+            rows, is_shared = pack_decode(chunks, layout, len(chunks))
+            hidden = self._decode_rows(upload(rows, self._device), is_shared)
+        else:
+            rows, is_shared = pack_decode(chunks, self._layout, round_up(len(chunks)))
+            hidden = self._decode_graphs(torch.from_numpy(rows).pin_memory(), is_shared)
+        # Not in the graph: each one would keep logits of its own, gigabytes in all.
+        return self._model.logits(hidden)[: len(chunks)]
 
     def _decode_rows(self, rows: Tensor, is_shared: bool) -> Tensor:
-        """Run one decode step with nothing but what is on the device.
-
-        Args:
-            rows: ``int32[R, 4 + P]`` of the columns named above.
-            is_shared: Whether some of them share pages.
-        """
-        lanes, positions = rows[:, _LANE].long(), rows[:, _POSITION].long()
-        table, page_size, size = rows[:, _TABLE:], self._kv.page_size, len(rows)
-        pages = table.gather(1, (positions // page_size)[:, None])[:, 0].long()
-        shared = None
-        if is_shared:
-            end = rows.new_full((1,), size)
-            shared = SharedPages(
-                group_starts=torch.cat((rows[:, _GROUP], end)),
-                shared_lens=rows[:, _SHARED].contiguous(),
-                max_group_size=MOST_SHARING,
-            )
-        packed = PackedInputs(
-            positions=positions,
-            slots=pages * page_size + positions % page_size,
-            query_starts=torch.arange(size + 1, dtype=torch.int32, device=self._device),
-            page_table=table,
-            kv_lens=rows[:, _POSITION] + 1,
-            max_query_len=1,
-            max_kv_len=table.shape[1] * page_size,
-            shared=shared,
-        )
+        lanes, packed = unpack_decode(rows, self._layout, is_shared)
         hidden = self._model.embed(self._lanes.newest[lanes], None)
-        return self._model.logits(self._model.forward(hidden, packed, self._kv))
+        return self._model.forward(hidden, packed, self._kv)
 
     def _put_features(self, hidden: Tensor, chunks: Seq[Chunk]) -> None:
         """Replace the embeddings of image tokens by image features, in place."""
