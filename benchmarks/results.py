@@ -39,12 +39,12 @@ def write_results(
     """
     now = datetime.now(UTC)
     machine = device or f"{os.cpu_count()}-core-{platform.machine().replace('_', '-')}"
-    # a machine that gets a copy of the files without their history is told by its caller
-    commit = _git("rev-parse", "--short", "HEAD") or os.environ.get("COMMIT", "unknown")
+    # A machine that gets a copy of the files without their history is told by its caller.
+    commit = os.environ.get("COMMIT") or _commit()
     record = {
         "benchmark": name,
         "date": now.isoformat(timespec="seconds"),
-        "commit": commit + ("-modified" if _git("status", "--porcelain", "-uno") else ""),
+        "commit": commit,
         "machine": machine,
         **({"gpu": gpu} if gpu else {}),
         "python": platform.python_version(),
@@ -93,3 +93,8 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _commit() -> str:
+    commit = _git("rev-parse", "--short", "HEAD")
+    return commit + ("-modified" if _git("status", "--porcelain", "-uno") else "") or "unknown"
