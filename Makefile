@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test check lock clean
+.PHONY: help env demo test test-gpu test-kernels check lock clean
 
 # The first that works and is of a version the lock was made for.
 IS_LOCKED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -20,7 +20,7 @@ READY := $(VENV)/.ready-$(TORCH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
 	@echo; echo "PYTHON=$(PYTHON)  TORCH=$(TORCH)  TORCH_INDEX=$(TORCH_INDEX)"
 
 env: $(READY)  ## .venv with the locked versions (variables: PYTHON, TORCH=cpu|gpu, TORCH_INDEX)
@@ -50,6 +50,17 @@ demo: $(READY)  ## the main job over the sample images and PDF, on the demo chec
 test: $(READY)  ## all tests that need no GPU, Ray and S3 included
 	$(BIN)/python -m pytest -m "not gpu"
 
+test-gpu: $(READY)  ## all tests that need a GPU
+	$(BIN)/python -m pytest -m gpu tests -s
+
+# Triton's interpreter runs kernels on a CPU, with NumPy below 2.4: an environment of its own.
+KERNELS := .venv-kernels
+test-kernels: requirements/torch-cpu.txt  ## the GPU kernels on a CPU, in Triton's interpreter (a few minutes)
+	@test -d $(KERNELS) || "$(PYTHON)" -m venv $(KERNELS)
+	@$(KERNELS)/bin/python -m pip --disable-pip-version-check --quiet install $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") \
+		-r requirements/torch-cpu.txt "triton==3.6.*" "numpy<2.4" pytest hypothesis
+	TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest --noconftest tests/ops tests/gpu/test_kernels_elementwise.py -q
+
 check: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -68,4 +79,4 @@ lock:  ## newest versions into requirements/ (needs uv)
 		-o requirements/torch-gpu.txt
 
 clean:  ## remove the environment, caches and out/
-	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(KERNELS) out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
