@@ -20,7 +20,7 @@ READY := $(VENV)/.ready-$(TORCH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
 	@echo; echo "PYTHON=$(PYTHON)  TORCH=$(TORCH)  TORCH_INDEX=$(TORCH_INDEX)"
 
 env: $(READY)  ## .venv with the locked versions (variables: PYTHON, TORCH=cpu|gpu, TORCH_INDEX)

@@ -12,9 +12,14 @@ _WINDOW = 1024
 
 
 class ExpectedLength:
-    """Mean plus two standard deviations of the latest completions' tokens."""
+    """Mean plus two standard deviations of the latest completions' tokens.
+
+    Attributes:
+        tokens: What most completions stay below; infinite while nothing is known.
+    """
 
     def __init__(self) -> None:
+        self.tokens = math.inf
         self._latest: deque[int] = deque(maxlen=_WINDOW)
         self._sum = self._sum_of_squares = 0
 
@@ -27,13 +32,8 @@ class ExpectedLength:
         self._latest.append(num_tokens)
         self._sum += num_tokens
         self._sum_of_squares += num_tokens**2
-
-    @property
-    def tokens(self) -> float:
-        """What most completions stay below; infinite while nothing is known."""
         count = len(self._latest)
-        if count < _LEAST:
-            return math.inf
-        mean = self._sum / count
-        variance = max(self._sum_of_squares / count - mean**2, 0.0)
-        return mean + 2 * math.sqrt(variance)
+        if count >= _LEAST:
+            mean = self._sum / count
+            variance = max(self._sum_of_squares / count - mean**2, 0.0)
+            self.tokens = mean + 2 * math.sqrt(variance)

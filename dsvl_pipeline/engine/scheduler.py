@@ -199,6 +199,8 @@ class Scheduler:
         """Whether to prefill now rather than to wait for more free lanes and pages."""
         if any(sequence.is_prefilling for sequence in self._running):
             return True
+        if not self._waiting or not self._free_lanes:
+            return False
         spare_pages, most = self._spare_pages(), self._most_running()
         num_tokens = 0
         for number, sequence in enumerate(self._waiting):
@@ -220,15 +222,15 @@ class Scheduler:
             if budget and sequence.is_prefilling:
                 chunks.append(self._advance_prefill(sequence, budget))
                 budget -= chunks[-1].end - chunks[-1].start
-        spare_pages = self._spare_pages()
-        most = self._most_running()
+        can_admit = bool(budget and self._waiting and self._free_lanes)
+        spare_pages, most = (self._spare_pages(), self._most_running()) if can_admit else (0, 0)
         while budget and self._waiting and self._free_lanes and len(self._running) < most:
-            sequence = self._waiting[0]
+            sequence, num_free = self._waiting[0], self._pool.num_free
             if not self._admit(sequence, spare_pages):
                 break
             self._waiting.popleft()
             self._running.append(sequence)
-            spare_pages = self._spare_pages()
+            spare_pages -= num_free - self._pool.num_free + self._promised_pages(sequence)
             chunks.append(self._advance_prefill(sequence, budget))
             budget -= chunks[-1].end - chunks[-1].start
         copies, self._copies = tuple(self._copies), []
@@ -259,11 +261,11 @@ class Scheduler:
 
     def _spare_pages(self) -> int:
         """Pages that are free and that no running sequence will probably need."""
-        promised = 0
-        for sequence in self._running:
-            expected = self._pool.pages_for(self._expected_tokens(sequence))
-            promised += max(expected - len(sequence.page_table), 0)
-        return self._pool.num_free - promised
+        return self._pool.num_free - sum(map(self._promised_pages, self._running))
+
+    def _promised_pages(self, sequence: Sequence) -> int:
+        expected = self._pool.pages_for(self._expected_tokens(sequence))
+        return max(expected - len(sequence.page_table), 0)
 
     def _admit(self, sequence: Sequence, spare_pages: int) -> bool:
         if not sequence.is_settled:
