@@ -16,10 +16,20 @@ from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import NoReturn
 
-from dsvl_pipeline.cli import export, generate, report, run, status, verify
+from dsvl_pipeline.cli import (
+    compact,
+    export,
+    generate,
+    report,
+    run,
+    status,
+    vacuum,
+    verify,
+    versions,
+)
 from dsvl_pipeline.errors import ConfigError, DsvlError
 
-COMMANDS = (run, status, verify, export, report, generate)
+COMMANDS = (run, status, verify, export, report, generate, versions, compact, vacuum)
 
 _DESCRIPTION = "Run DeepSeek-VL over very many images and document pages, on Ray, exactly once."
 _EPILOG = """\

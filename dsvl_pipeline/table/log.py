@@ -14,24 +14,34 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import LeaseError, NotFoundError, StorageError, TableError
 from dsvl_pipeline.table.claim import claim
 from dsvl_pipeline.table.format import read_format
-from dsvl_pipeline.table.part import Receipt
+from dsvl_pipeline.table.part import Receipt, superseded_uri
 
 ENTRIES_PER_CHECKPOINT = 100
+
+Operation = Literal["run", "compact"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Author:
-    """Who appends: the holder of a lease, for a run."""
+    """Who appends: the holder of a lease, for a run or a compaction.
+
+    Attributes:
+        lease: Its number.
+        run_id: Of the run; of a compaction, which answers nothing, a name for people.
+        recipe: Of the run; empty for a compaction.
+        operation: What it is.
+    """
 
     lease: int
     run_id: str
     recipe: str
+    operation: Operation = "run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +73,7 @@ class LogEntry:
             "lease": self.author.lease,
             "run_id": self.author.run_id,
             "recipe": self.author.recipe,
+            "operation": self.author.operation,
             "committed_at": self.committed_at,
             "added": [receipt.to_json() for receipt in self.added],
             "removed": list(self.removed),
@@ -75,7 +86,10 @@ class LogEntry:
             number=document["number"],
             token=document["token"],
             author=Author(
-                lease=document["lease"], run_id=document["run_id"], recipe=document["recipe"]
+                lease=document["lease"],
+                run_id=document["run_id"],
+                recipe=document["recipe"],
+                operation=document.get("operation", "run"),
             ),
             committed_at=document["committed_at"],
             added=tuple(map(Receipt.from_json, document["added"])),
@@ -92,12 +106,14 @@ class Snapshot:
         uri: Of the table.
         version: Number of the last entry; 0 for a table without any.
         last_author: Of that entry; None without any.
+        last_run_id: Of the last run that appended anything; compactions are none.
         parts: By path.
     """
 
     uri: str
     version: int = 0
     last_author: Author | None = None
+    last_run_id: str | None = None
     parts: Mapping[str, Receipt]
 
     def in_shard(self, shard: int) -> list[Receipt]:
@@ -110,9 +126,10 @@ class Snapshot:
             TableError: An entry does not follow, or removes a part that is not there.
         """
         parts = dict(self.parts)
-        version, author = self.version, self.last_author
+        version, author, run_id = self.version, self.last_author, self.last_run_id
         for entry in entries:
             version, author = version + 1, entry.author
+            run_id = author.run_id if author.operation == "run" else run_id
             if entry.number != version:
                 raise TableError(
                     f"{self.uri}: log entry {version} is missing, {entry.number} is there; was "
@@ -125,7 +142,9 @@ class Snapshot:
                         "table; was something in _dsvl/log changed?"
                     )
             parts |= {receipt.path: receipt for receipt in entry.added}
-        return Snapshot(uri=self.uri, version=version, last_author=author, parts=parts)
+        return Snapshot(
+            uri=self.uri, version=version, last_author=author, last_run_id=run_id, parts=parts
+        )
 
 
 def read_snapshot(uri: str, version: int | None = None) -> Snapshot:
@@ -150,6 +169,59 @@ def read_snapshot(uri: str, version: int | None = None) -> Snapshot:
             f"{snapshot.version}"
         )
     return snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One version of a table, for people who choose one.
+
+    Attributes:
+        entry: The commit that made it.
+        num_parts: Of the table then.
+        is_readable: Whether all of them are still on the store.
+    """
+
+    entry: LogEntry
+    num_parts: int
+    is_readable: bool
+
+
+def list_versions(uri: str) -> list[Version]:
+    """List a table's versions, oldest first, from the whole log.
+
+    Raises:
+        NotFoundError: There is no table.
+        TableError: The log is damaged.
+    """
+    entries = read_entries(uri)
+    kept = {
+        info.uri.removeprefix(folder.rstrip("/") + "/")
+        for folder in (uri, superseded_uri(uri))
+        for info in storage.list_objects(storage.join(folder, "data"))
+    }
+    snapshot = Snapshot(uri=uri, parts={})
+    versions = []
+    for entry in entries:
+        snapshot = snapshot.after([entry])
+        versions.append(
+            Version(
+                entry=entry,
+                num_parts=len(snapshot.parts),
+                is_readable=kept.issuperset(snapshot.parts),
+            )
+        )
+    return versions
+
+
+def read_entries(uri: str) -> list[LogEntry]:
+    """Read the whole log.
+
+    Raises:
+        NotFoundError: There is no table.
+    """
+    read_format(uri)
+    names = [info.uri for info in storage.list_objects(storage.join(uri, "_dsvl", "log"))]
+    return [LogEntry.from_json(json.loads(body)) for body in storage.read_many(names)]
 
 
 class Log:
@@ -265,6 +337,7 @@ def _read_checkpoint(uri: str, version: int | None) -> Snapshot:
         uri=uri,
         version=document["version"],
         last_author=Author(**document["last_author"]),
+        last_run_id=document["last_run_id"],
         parts={receipt.path: receipt for receipt in receipts},
     )
 
@@ -274,6 +347,7 @@ def _write_checkpoint(snapshot: Snapshot) -> None:
     document = {
         "version": snapshot.version,
         "last_author": asdict(snapshot.last_author),
+        "last_run_id": snapshot.last_run_id,
         "parts": [receipt.to_json() for receipt in snapshot.parts.values()],
     }
     storage.put(_checkpoint_uri(snapshot.uri, snapshot.version), json.dumps(document).encode())

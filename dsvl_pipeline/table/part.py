@@ -100,19 +100,32 @@ def write_part(
     )
 
 
-def read_part(table_uri: str, receipt: Receipt, columns: Sequence[str] | None = None) -> pa.Table:
+def read_part(
+    table_uri: str,
+    receipt: Receipt,
+    columns: Sequence[str] | None = None,
+    *,
+    is_superseded_ok: bool = True,
+) -> pa.Table:
     """Read a committed part, or those of the columns that it has.
+
+    Args:
+        table_uri: The table.
+        receipt: Of the part.
+        columns: Those wanted; all if None.
+        is_superseded_ok: Whether the copy will do that earlier versions are read from.
 
     Raises:
         TableError: The part is missing, or not what its receipt says.
     """
     uri = storage.join(table_uri, receipt.path)
     try:
-        body = storage.read(uri)
+        body = _read_wherever(table_uri, receipt.path) if is_superseded_ok else storage.read(uri)
     except NotFoundError as error:
         raise TableError(
-            f"{uri}: this part is in the log but not on the store; if a run has just ended, read "
-            "the table again, otherwise look at `dsvl verify`"
+            f"{uri}: this part is in the log but not on the store; an earlier version of the "
+            "table can be read until `dsvl vacuum` removes it; for the last one, restore the file "
+            "from a copy and look at `dsvl verify`"
         ) from error
     # Neither the store nor the client notices a flipped byte.
     if hashlib.sha256(body).hexdigest() != receipt.sha256:
@@ -121,6 +134,24 @@ def read_part(table_uri: str, receipt: Receipt, columns: Sequence[str] | None = 
             "restore it from a copy, or delete the table's rows of this part and run again"
         )
     return _parse(body, columns)
+
+
+def keep_superseded(table_uri: str, path: str) -> None:
+    """Copy a part that is about to leave the table to where earlier versions find it."""
+    storage.put(superseded_uri(table_uri, path), storage.read(storage.join(table_uri, path)))
+
+
+def superseded_uri(table_uri: str, path: str | None = None) -> str:
+    """Name the place of a part that has left the table, or of all of them."""
+    folder = storage.join(table_uri, "_dsvl", "superseded")
+    return folder if path is None else storage.join(folder, path)
+
+
+def _read_wherever(table_uri: str, path: str) -> bytes:
+    try:
+        return storage.read(storage.join(table_uri, path))
+    except NotFoundError:
+        return storage.read(superseded_uri(table_uri, path))
 
 
 def read_keys(table_uri: str, path: str) -> pa.Table:

@@ -37,8 +37,8 @@ def read_table(
 
     Args:
         uri: The table.
-        version: Number of a log entry; the last one if None. An earlier one can be read until a
-            run that replaced some of its rows has ended.
+        version: Number of a log entry; the last one if None. An earlier one can be read until
+            `vacuum` removes what it alone needs (`log.list_versions` tells which can be).
         columns: Those wanted, in this order; all if None. Rows written before a column existed
             have nulls.
 
@@ -97,10 +97,7 @@ def read_parts(
     with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
         read = threads.map(lambda r: read_part(snapshot.uri, r, columns), receipts)
         tables = [table.replace_schema_metadata(None) for table in read]
-    tables = _with_common_types(tables) or [output_schema().empty_table()]
-    # The last part was written by the newest version, so its order of columns leads.
-    union = pa.unify_schemas([t.schema for t in reversed(tables)], promote_options="permissive")
-    rows = pa.concat_tables(tables, promote_options="permissive").select(union.names)
+    rows = join_rows(tables or [output_schema().empty_table()])
     if columns is None:
         return rows
     ours = output_schema()
@@ -114,6 +111,17 @@ def read_parts(
             field = ours.field(name)
             rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
     return rows.select(list(columns))
+
+
+def join_rows(tables: Sequence[pa.Table]) -> pa.Table:
+    """Append tables whose columns may differ, in order; the result has the union of them.
+
+    A column of types none of which holds the others is text.
+    """
+    tables = _with_common_types(tables)
+    # The last part was written by the newest version, so its order of columns leads.
+    union = pa.unify_schemas([t.schema for t in reversed(tables)], promote_options="permissive")
+    return pa.concat_tables(tables, promote_options="permissive").select(union.names)
 
 
 def _with_common_types(tables: Sequence[pa.Table]) -> list[pa.Table]:

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator
 from dsvl_pipeline import storage
 from dsvl_pipeline.stores.local import remove_temporaries
 from dsvl_pipeline.table.log import Snapshot, read_snapshot
-from dsvl_pipeline.table.part import lease_of
+from dsvl_pipeline.table.part import lease_of, superseded_uri
 
-GRACE_S = 24 * 3600.0
-"""Longer than any driver keeps a receipt before it commits it."""
+GRACE_S = 7 * 24 * 3600.0
+"""Far longer than any driver keeps a receipt before it commits it."""
+LEAST_GRACE_S = 3600.0
+"""What people may ask for: receipts are committed within minutes, but stores can be slow."""
 
 
 def list_parts(uri: str) -> Iterator[storage.ObjectInfo]:
@@ -30,13 +32,14 @@ def unlogged(
 
 
 def vacuum(uri: str, *, grace_s: float = GRACE_S, is_dry: bool = False) -> list[storage.ObjectInfo]:
-    """Delete unlogged parts, and local temporary files, and tell which parts those were.
+    """Delete what the table as it is does not need, and tell which parts that was.
 
-    A run may be at work meanwhile: what it wrote lately stays, whether committed or not.
+    That is: unlogged parts, parts that only earlier versions name, and local temporary files. A
+    run may be at work meanwhile: what it wrote lately stays, whether committed or not.
 
     Args:
         uri: The table.
-        grace_s: Younger ones stay.
+        grace_s: What was written, or left the table, more lately stays.
         is_dry: Only tell.
 
     Raises:
@@ -46,6 +49,8 @@ def vacuum(uri: str, *, grace_s: float = GRACE_S, is_dry: bool = False) -> list[
     # Listed before the log is read: a part that is committed in between is then seen as committed.
     old = [info for info in list_parts(uri) if info.mtime_ns < oldest_ns]
     found = list(unlogged(old, read_snapshot(uri)))
+    superseded = storage.list_objects(superseded_uri(uri))
+    found += [info for info in superseded if info.mtime_ns < oldest_ns]
     if not is_dry:
         storage.delete(info.uri for info in found)
         if not uri.startswith("s3://"):

@@ -72,8 +72,8 @@ def verify(uri: str) -> Verification:
     """
     num_shards = read_format(uri).num_shards
     snapshot = read_snapshot(uri)
-    author = snapshot.last_author
-    run = lineage.read_run(uri, author.run_id) if author is not None else None
+    run_id = snapshot.last_run_id
+    run = lineage.read_run(uri, run_id) if run_id is not None else None
     # What a run wanted is there when it is done, not before.
     wanted = run if run is not None and run.status == "done" else None
     problems: list[Problem] = []
@@ -112,7 +112,8 @@ def _read_shard(
 ) -> pa.Table:
     def read(receipt: Receipt) -> tuple[pa.Table | None, list[Problem]]:
         try:
-            rows = read_part(snapshot.uri, receipt, _COLUMNS).replace_schema_metadata(None)
+            rows = read_part(snapshot.uri, receipt, _COLUMNS, is_superseded_ok=False)
+            rows = rows.replace_schema_metadata(None)
         except TableError as error:
             return None, [Problem(where=receipt.path, what=str(error))]
         return rows, list(_check_part(rows, receipt))

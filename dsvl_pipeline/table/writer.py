@@ -14,9 +14,10 @@ from dsvl_pipeline.errors import AccessError, ConfigError
 from dsvl_pipeline.table.claim import check_claims
 from dsvl_pipeline.table.format import create_format
 from dsvl_pipeline.table.lease import LEASE_TIME_S, Lease
-from dsvl_pipeline.table.log import Author, Log, Snapshot
+from dsvl_pipeline.table.log import Author, Log, Operation, Snapshot
 from dsvl_pipeline.table.part import (
     Receipt,
+    keep_superseded,
     lease_of,
     part_metadata,
     read_part,
@@ -48,7 +49,14 @@ class TableWriter:
 
     @classmethod
     def open(
-        cls, uri: str, *, num_shards: int, run_id: str, recipe: str, lease_s: float = LEASE_TIME_S
+        cls,
+        uri: str,
+        *,
+        num_shards: int,
+        run_id: str,
+        recipe: str,
+        operation: Operation = "run",
+        lease_s: float = LEASE_TIME_S,
     ) -> TableWriter:
         """Take a table, making it if there is none.
 
@@ -57,6 +65,7 @@ class TableWriter:
             num_shards: Of a new table; one that exists keeps its own.
             run_id: Of this run.
             recipe: Of this run, for the log.
+            operation: What for, for the log.
             lease_s: See `Lease.acquire`.
 
         Raises:
@@ -69,7 +78,8 @@ class TableWriter:
         table_format = create_format(uri, num_shards=num_shards)
         lease = Lease.acquire(uri, run_id=run_id, time_s=lease_s)
         try:
-            log = Log(uri, Author(lease=lease.number, run_id=run_id, recipe=recipe))
+            author = Author(lease=lease.number, run_id=run_id, recipe=recipe, operation=operation)
+            log = Log(uri, author)
             log.take_over()
         except BaseException:
             lease.release()
@@ -107,8 +117,34 @@ class TableWriter:
                 added += remainders
             if not added and not removed:
                 return
+            self._keep_superseded(removed)
             if self._log.append(added, removed):
                 return
+
+    def replace(self, receipts: Sequence[Receipt], paths: Sequence[str]) -> None:
+        """Put parts in the place of others that hold the same rows.
+
+        Args:
+            receipts: From `part.write_part`.
+            paths: Of the parts that leave the table.
+
+        Raises:
+            LeaseError: Another driver has taken over.
+            StorageError: The store does not answer.
+        """
+        if not receipts:
+            return
+        self._lease.check()
+        self._keep_superseded(paths)
+        # An earlier answer that was lost was that of another entry, which named none of these.
+        while not self._log.append(receipts, paths):
+            pass
+
+    def _keep_superseded(self, paths: Sequence[str]) -> None:
+        """Copy what leaves the table, so that earlier versions stay readable after a good end."""
+        with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+            for _ in threads.map(lambda path: keep_superseded(self.uri, path), paths):
+                pass
 
     def finish(self) -> None:
         """End a good run: delete what is not in the table, and let the next driver in.

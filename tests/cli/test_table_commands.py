@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.cli import main
+from dsvl_pipeline.table import part
+from dsvl_pipeline.table.schema import output_schema
+from dsvl_pipeline.table.writer import TableWriter
 from tests.tables import write_table
 
 
@@ -51,13 +55,13 @@ def test_verify_says_what_it_checked(table: str, capsys: pytest.CaptureFixture[s
 
 def test_verify_finds_a_flipped_byte(table: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A bad one ends with 1, and the part is named."""
-    (part,) = Path(table, "data").rglob("*.parquet")
-    body = bytearray(part.read_bytes())
+    (path,) = Path(table, "data").rglob("*.parquet")
+    body = bytearray(path.read_bytes())
     body[len(body) // 2] ^= 1
-    part.write_bytes(body)
+    path.write_bytes(body)
     assert main.main(["verify", table]) == 1
     out = capsys.readouterr().out
-    assert f"problem: data/{part.parent.name}/{part.name}: " in out
+    assert f"problem: data/{path.parent.name}/{path.name}: " in out
     assert out.endswith(" problem\n")
 
 
@@ -139,3 +143,27 @@ def test_report_shows_local_pictures(
     assert text.count('src="data:image/jpeg;base64,') == 2
     assert text.count("no picture to show") == 3
     assert "s3://bucket/a.png" not in asked
+
+
+def test_versions_compact_and_vacuum_tell_what_they_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The upkeep of a table, from a shell."""
+    uri = str(tmp_path / "table")
+    write_table(uri, [{"row_id": "a"}])
+    with TableWriter.open(uri, num_shards=1, run_id="r2", recipe="00") as writer:
+        row = {"row_id": "b", "prompt_id": "read", "status": "error"}
+        rows = pa.Table.from_pylist([row], output_schema())
+        receipt = part.write_part(uri, rows, shard=0, lease=writer.lease_number, metadata={})
+        writer.commit([receipt])
+        writer.finish()
+    assert main.main(["compact", uri]) == 0
+    assert "version 6: 1 part, 2 before" in capsys.readouterr().out
+    assert main.main(["versions", uri]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["version", "1", "2", "3", "4", "5", "6"]
+    assert lines[-1].split()[3:] == ["1", "+1", "-2", "2", "1", "yes"]
+    assert main.main(["vacuum", uri, "--dry-run"]) == 0
+    assert "0 parts, 0 bytes: would be deleted" in capsys.readouterr().out
+    assert main.main(["vacuum", uri, "--older-than-hours", "0.1"]) == 2
+    assert "at least 1 is needed" in capsys.readouterr().err

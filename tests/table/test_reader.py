@@ -11,6 +11,7 @@ from dsvl_pipeline.table import reader
 from dsvl_pipeline.table.log import Snapshot
 from dsvl_pipeline.table.reader import committed_keys, counts, read_table
 from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
+from dsvl_pipeline.table.vacuum import vacuum
 from tests.table.rows import SCHEMA, image_rows, keys_of, open_table, page_rows, write
 
 
@@ -102,7 +103,7 @@ def test_counts_come_from_the_log_alone(table_uri: str) -> None:
 def test_a_table_is_read_again_when_a_run_ends_meanwhile(
     table_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run deletes at its end the parts that its commits had replaced."""
+    """What it replaced stays for readers that began before, until a vacuum removes it."""
     with open_table(table_uri) as writer:
         writer.commit([write(writer, image_rows({"a": "1"}))])
         early = writer.snapshot
@@ -118,6 +119,9 @@ def test_a_table_is_read_again_when_a_run_ends_meanwhile(
         return answers.pop() if answers else real(uri, version)
 
     monkeypatch.setattr(reader, "read_snapshot", read_once_early)
+    assert read_table(table_uri)["text"].to_pylist() == ["1"]
+    vacuum(table_uri, grace_s=-60)
+    answers = [early]
     assert read_table(table_uri)["text"].to_pylist() == ["2"]
     with pytest.raises(TableError, match="in the log but not on the store"):
         read_table(table_uri, version=early.version)

@@ -1,0 +1,52 @@
+"""``dsvl vacuum``: room back from what the table no longer needs."""
+
+from __future__ import annotations
+
+import argparse
+
+from dsvl_pipeline.cli.arguments import named_by_user
+from dsvl_pipeline.cli.text import amount
+from dsvl_pipeline.errors import ConfigError
+
+HELP = "delete parts that killed runs left, and those that only earlier versions need"
+EPILOG = """\
+examples:
+  dsvl vacuum out/demo --dry-run
+  dsvl vacuum s3://bucket/captions --older-than-hours 24
+
+What the table holds now is never touched, and a run may be at work meanwhile. Versions whose parts
+are deleted can no longer be read (`dsvl versions OUT` tells which can be).
+exit codes: 0 done; 2 there is no table at OUT; 3 a store failed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument("out", metavar="OUT", help="the table: output.uri of its job")
+    parser.add_argument(
+        "--older-than-hours",
+        type=float,
+        metavar="H",
+        help="leave alone what was written, or left the table, more lately (default 168, a week)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only tell what would go")
+    parser.set_defaults(command=execute)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Delete, name what went and how much room it took."""
+    from dsvl_pipeline.table.vacuum import GRACE_S, LEAST_GRACE_S, vacuum
+
+    hours = args.older_than_hours
+    grace_s = GRACE_S if hours is None else hours * 3600
+    if grace_s < LEAST_GRACE_S:
+        raise ConfigError(
+            f"--older-than-hours is {hours:g}, at least {LEAST_GRACE_S / 3600:g} is needed: a run "
+            "at work holds parts for minutes before it commits them"
+        )
+    with named_by_user():
+        found = vacuum(args.out, grace_s=grace_s, is_dry=args.dry_run)
+    for info in found:
+        print(info.uri)
+    verb = "would be deleted" if args.dry_run else "deleted"
+    print(f"{amount(len(found), 'part')}, {sum(info.size for info in found):,} bytes: {verb}")
+    return 0
