@@ -38,6 +38,9 @@ def describe(progress: Progress) -> str:
     ]
     if progress.rows_per_s > 0:  # 0 until a rate can be told
         parts.append(f"{progress.rows_per_s:.1f} rows/s")
+    engine = progress.engine
+    if up_s := engine.get("up_s"):  # of all engines together
+        parts.append(f"{engine['new_tokens'] / up_s:,.0f} tokens/s per engine")
     if progress.phase == "committing":
         parts.append("committing")
     elif progress.eta_s is not None:

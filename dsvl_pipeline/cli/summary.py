@@ -35,6 +35,8 @@ def print_run(result: RunSummary, *, max_error_fraction: float) -> None:
     print_counts(
         {"ok": result.ok, "degraded": result.degraded, "error": result.errors}, result.error_codes
     )
+    if line := engine_line(result.engine):
+        print(line)
     for line in _remarks(result):
         print(line)
     if result.exit_code == 1:
@@ -46,6 +48,31 @@ def print_run(result: RunSummary, *, max_error_fraction: float) -> None:
         print(f"note: {RANDOM_WEIGHTS}")
     uri = result.output_uri
     print(f"table: {uri}    more: dsvl status {uri}, dsvl export {uri} rows.csv")
+
+
+def engine_line(engine: Mapping[str, float]) -> str:
+    """Put what the engines did into words; nothing where they answered nothing."""
+    up_s, new_tokens = engine.get("up_s", 0.0), engine.get("new_tokens", 0.0)
+    if not up_s or not new_tokens:
+        return ""
+    num_engines = int(engine["engines"])
+    parts = [
+        f"{amount(int(new_tokens), 'new token')}",
+        f"{new_tokens / up_s:,.0f} tokens/s of each of {amount(num_engines, 'engine')}",
+    ]
+    phases = {name: engine.get(f"{name}_s", 0.0) for name in ("vision", "prefill", "decode")}
+    if any(phases.values()):
+        parts += [f"{name} {seconds:.1f} s" for name, seconds in phases.items()]
+        parts.append(f"busy {sum(phases.values()) / up_s:.0%} of their time")
+    if "occupancy" in engine:
+        parts.append(f"{engine['occupancy']:.0%} of the lanes filled")
+    if "kv_use" in engine:
+        parts.append(f"at most {engine['kv_use']:.0%} of the KV pages used")
+    if preemptions := int(engine.get("preemptions", 0)):
+        parts.append(amount(preemptions, "preemption"))
+    if step_downs := int(engine.get("step_downs", 0)):
+        parts.append(f"{amount(step_downs, 'step-down')} for want of memory")
+    return "engine: " + ", ".join(parts)
 
 
 def _remarks(result: RunSummary) -> Iterator[str]:

@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import os
 import threading
+import time
 import traceback
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -36,23 +38,44 @@ class Generate:
     then starts another and retries the batches.
     """
 
-    def __init__(self, *, config: StageConfig, has_gpu: bool) -> None:
+    def __init__(self, *, config: StageConfig, has_gpu: bool, ledger: Any) -> None:
+        """Start the engine.
+
+        Args:
+            config: Of the job.
+            has_gpu: Whether the engine is to use one.
+            ledger: Handle of a `Ledger` actor.
+        """
         self._config = config
+        self._ledger = ledger
+        self._id = uuid.uuid4().hex
+        self._kv_use = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[str, asyncio.Future[Completion]] = {}
         self._device, self._engine = _start_engine(config, has_gpu)
+        self._started_s = time.monotonic()
         threading.Thread(target=self._collect, name="collect", daemon=True).start()
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         self._loop = asyncio.get_running_loop()
+        work = _digest(batch)
+        await self._ledger.begin.remote(self._id, work)
         futures = {
             index: self._ask(request)
             for index, request in _requests(batch, self._config.job.generation).items()
         }
         await asyncio.gather(*futures.values())
         answers = {index: future.result() for index, future in futures.items()}
+        await self._ledger.end.remote(self._id, work, self._stats())
         rows = batch.drop_columns([n for n in PIXEL_COLUMNS if n in batch.column_names])
         return _results(rows, answers, self._config, self._device)
+
+    def _stats(self) -> dict[str, float]:
+        stats = self._engine.stats()
+        if pages := stats.get("kv_pages_total"):
+            self._kv_use = max(self._kv_use, stats["kv_pages_used"] / pages)
+            stats["kv_use"] = self._kv_use
+        return stats | {"up_s": time.monotonic() - self._started_s}
 
     def _ask(self, request: Request) -> asyncio.Future[Completion]:
         future = self._waiting.get(request.request_id)
@@ -102,6 +125,14 @@ def _start_engine(config: StageConfig, has_gpu: bool) -> tuple[str, Engine]:
         device="cuda" if has_gpu else "cpu",
     )
     return torch.cuda.get_device_name() if has_gpu else "cpu", engine
+
+
+def _digest(batch: pa.Table) -> bytes:
+    """Name a batch: the same at every attempt."""
+    state = hashlib.blake2b(digest_size=16)
+    for key in logical_key(batch).to_pylist():
+        state.update(len(key).to_bytes(4, "little") + key)
+    return state.digest()
 
 
 def _requests(batch: pa.Table, sampling: SamplingParams) -> dict[int, Request]:

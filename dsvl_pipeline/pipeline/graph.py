@@ -19,11 +19,17 @@ _MAX_IMAGES_PER_BATCH = 32
 _PREPROCESS_MEMORY_BYTES = 256 << 20
 
 
-def build(plan: ShardPlan, config: StageConfig, scale: Scale) -> Dataset:
+def build(plan: ShardPlan, config: StageConfig, scale: Scale, ledger: Any) -> Dataset:
     """Read, list pages, preprocess, generate. Nothing runs until the result is iterated.
 
     Every stage takes a whole block as its batch and returns one block: a retried task then
     yields what its first attempt did.
+
+    Args:
+        plan: Of the shard.
+        config: For the stages.
+        scale: How much of the cluster to use.
+        ledger: Handle of a `Ledger` actor, for the engines.
     """
     # A batch is bounded by its images, not its rows: pixels are what fills the object store.
     rows = max(1, min(scale.rows_per_batch, _MAX_IMAGES_PER_BATCH // max(1, plan.max_images)))
@@ -54,7 +60,11 @@ def build(plan: ShardPlan, config: StageConfig, scale: Scale) -> Dataset:
     # is the same without that check.
     results = requests.map_batches_internal(
         Generate,
-        fn_constructor_kwargs={"config": config, "has_gpu": scale.num_gpus > 0},
+        fn_constructor_kwargs={
+            "config": config,
+            "has_gpu": scale.num_gpus > 0,
+            "ledger": ledger,
+        },
         compute=ActorPoolStrategy(
             size=scale.replicas,
             max_concurrent_calls_per_actor=in_flight,

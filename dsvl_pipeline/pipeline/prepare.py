@@ -77,7 +77,9 @@ class Prepared:
             **{f"version.{name}": value for name, value in manifest.versions.items()},
         }
 
-    def end(self, status: RunStatus, rows_expected: Mapping[int, int]) -> None:
+    def end(
+        self, status: RunStatus, rows_expected: Mapping[int, int], engine: Mapping[str, float]
+    ) -> None:
         """Say how the run ended; after a good end nothing but the table stays behind."""
         self.manifest = replace(
             self.manifest,
@@ -85,6 +87,7 @@ class Prepared:
             finished_at=_now(),
             prompt_ids=self._prompt_ids(),
             rows_expected=rows_expected,
+            engine=engine,
             table_version=self.writer.snapshot.version,
         )
         write_run(self.writer.uri, self.manifest)

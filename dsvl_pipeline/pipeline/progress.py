@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dsvl_pipeline.pipeline.plan import ShardPlan
@@ -25,6 +25,7 @@ class Progress:
         rows_per_s: Since the first result.
         eta_s: Seconds to go; None before anything can be said.
         elapsed_s: Since the start of the run.
+        engine: What the engines counted a few seconds ago (`ledger.total`).
     """
 
     phase: Phase
@@ -35,13 +36,18 @@ class Progress:
     rows_per_s: float = 0.0
     eta_s: float | None = None
     elapsed_s: float = 0.0
+    engine: Mapping[str, float] = field(default_factory=dict)
 
 
 ProgressSink = Callable[[Progress], None]
 
 
 class Tracker:
-    """Counts, and what they say about the time to go."""
+    """Counts, and what they say about the time to go.
+
+    Attributes:
+        engine: See `Progress`.
+    """
 
     def __init__(self, sink: ProgressSink) -> None:
         self._sink = sink
@@ -49,6 +55,7 @@ class Tracker:
         self._first_result_s: float | None = None
         self._total = self._done = self._failed = 0
         self._is_total_exact = True
+        self.engine: dict[str, float] = {}
 
     @property
     def elapsed_s(self) -> float:
@@ -84,5 +91,6 @@ class Tracker:
                 rows_per_s=rate,
                 eta_s=to_go / rate if rate else None,
                 elapsed_s=self.elapsed_s,
+                engine=self.engine,
             )
         )

@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from dsvl_pipeline import storage
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import DsvlError, RunStoppedError
-from dsvl_pipeline.pipeline import graph, stream
+from dsvl_pipeline.pipeline import graph, ledger, stream
 from dsvl_pipeline.pipeline.failures import explained
 from dsvl_pipeline.pipeline.plan import ShardPlan
 from dsvl_pipeline.pipeline.prepare import Prepared, prepare
@@ -33,6 +33,8 @@ from dsvl_pipeline.table.schema import is_among
 
 _COMMIT_EVERY_S = 10.0
 _MAX_PARTS_BEING_WRITTEN = 8
+_LOOK_EVERY_S = 5.0
+_LAST_WORD_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class RunSummary:
         ok: Rows of the whole table by status; likewise ``degraded`` and ``errors``.
         error_codes: Rows of the whole table by error code.
         seconds: Wall-clock time.
+        engine: What the engines counted and how long they took (`ledger.total`).
         is_random_weights: Whether the checkpoint was never trained, so that answers are noise.
         exit_code: 0, or 1 when more than ``max_error_fraction`` of the rows asked for failed.
     """
@@ -69,6 +72,7 @@ class RunSummary:
     errors: int
     error_codes: dict[str, int]
     seconds: float
+    engine: dict[str, float]
     is_random_weights: bool
     exit_code: int
 
@@ -105,9 +109,10 @@ def _run_shards(prepared: Prepared, progress: Tracker, stop: threading.Event) ->
     expected: dict[int, int] = {}
     status: RunStatus = "failed"
     try:
+        books = _Books(progress)
         progress.expect(prepared.shards)
         for shard in prepared.shards:
-            num_rows = _ShardRun(prepared, shard, progress, stop).run()
+            num_rows = _ShardRun(prepared, shard, progress, stop, books).run()
             expected[shard.shard] = shard.num_staying + shard.num_up_to_date + num_rows
         progress.show("committing")
         status = "done"
@@ -116,7 +121,7 @@ def _run_shards(prepared: Prepared, progress: Tracker, stop: threading.Event) ->
         raise
     finally:
         try:
-            prepared.end(status, expected)
+            prepared.end(status, expected, progress.engine)
         finally:
             prepared.close()
 
@@ -125,12 +130,18 @@ class _ShardRun:
     """One shard on its way: blocks into parts, parts into receipts, receipts into commits."""
 
     def __init__(
-        self, prepared: Prepared, plan: ShardPlan, progress: Tracker, stop: threading.Event
+        self,
+        prepared: Prepared,
+        plan: ShardPlan,
+        progress: Tracker,
+        stop: threading.Event,
+        books: _Books,
     ) -> None:
         self._prepared = prepared
         self._plan = plan
         self._progress = progress
         self._stop = stop
+        self._books = books
         self._output = prepared.config.job.output
         self._write = ray.remote(num_cpus=0, max_retries=3)(_write_part)
         self._stale = plan.stale
@@ -155,6 +166,7 @@ class _ShardRun:
             finally:
                 # Also after Ctrl-C or a failure: what is complete is worth committing.
                 self._flush()
+                self._books.close()
         except RayError as error:
             raise explained(error) from error
         if self._stop.is_set():
@@ -172,7 +184,9 @@ class _ShardRun:
         return self._num_rows
 
     def _answer(self) -> None:
-        dataset = graph.build(self._plan, self._prepared.config, self._prepared.scale)
+        dataset = graph.build(
+            self._plan, self._prepared.config, self._prepared.scale, self._books.ledger
+        )
         with contextlib.closing(stream.blocks_of(dataset, self._stop)) as results:
             for blocks in results:
                 for block, num_rows in blocks:
@@ -183,6 +197,7 @@ class _ShardRun:
                     self._num_rows += num_rows
                     self._progress.add(num_rows)
                 self._advance()
+                self._books.look()
                 self._progress.show("running" if self._num_rows else "starting")
 
     def _advance(self) -> None:
@@ -245,6 +260,30 @@ class _ShardRun:
         self._receipts, self._committed_s = [], time.monotonic()
 
 
+class _Books:
+    """The run's ledger, and a look into it now and then."""
+
+    def __init__(self, progress: Tracker) -> None:
+        self.ledger = ledger.start()
+        self._progress = progress
+        self._looked_s = time.monotonic()
+        self._asked: ray.ObjectRef[dict[str, float]] | None = None
+
+    def look(self) -> None:
+        """Ask for what the engines did, or take the answer; never wait."""
+        if self._asked is None:
+            if time.monotonic() - self._looked_s > _LOOK_EVERY_S:
+                self._asked = self.ledger.totals.remote()
+        elif ray.wait([self._asked], timeout=0)[0]:
+            self._progress.engine = ray.get(self._asked)
+            self._asked, self._looked_s = None, time.monotonic()
+
+    def close(self) -> None:
+        """Take the last word; numbers are no reason for a run to fail."""
+        with contextlib.suppress(RayError):
+            self._progress.engine = ray.get(self.ledger.totals.remote(), timeout=_LAST_WORD_S)
+
+
 def _write_part(
     table_uri: str, shard: int, lease: int, metadata: dict[str, str], *blocks: pa.Table
 ) -> Receipt:
@@ -277,6 +316,7 @@ def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
         errors=counts.errors,
         error_codes=counts.error_codes,
         seconds=progress.elapsed_s,
+        engine=progress.engine,
         is_random_weights=prepared.is_random_weights,
         exit_code=int(num_errors > job.max_error_fraction * num_rows),
     )

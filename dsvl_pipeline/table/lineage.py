@@ -36,6 +36,7 @@ class RunManifest:
         prompt_ids: Prompts that every document of the table must have been asked; empty where
             documents stay that the run did not want.
         table_version: Number of the run's last log entry; None before the end.
+        engine: What the engines counted and the seconds they took, by name.
     """
 
     run_id: str
@@ -52,6 +53,7 @@ class RunManifest:
     rows_expected: Mapping[int, int] = field(default_factory=dict)
     prompt_ids: tuple[str, ...] = ()
     table_version: int | None = None
+    engine: Mapping[str, float] = field(default_factory=dict)
 
 
 def write_run(table_uri: str, manifest: RunManifest) -> None:

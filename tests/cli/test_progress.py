@@ -39,6 +39,10 @@ def at(**changes: Any) -> Progress:
             {"rows_done": 16, "rows_per_s": 0.0, "eta_s": None},
             "16 of 5,000 rows, 3 failed",
         ),
+        (
+            {"engine": {"new_tokens": 9000.0, "up_s": 60.0, "engines": 2.0}},
+            "1,200 of 5,000 rows, 3 failed, 14.3 rows/s, 150 tokens/s per engine, 4 min 26 s left",
+        ),
         ({"phase": "committing"}, "1,200 of 5,000 rows, 3 failed, 14.3 rows/s, committing"),
         ({"phase": "planning", "elapsed_s": 7}, "planning, 7 s"),
         ({"phase": "starting", "elapsed_s": 65}, "starting, 1 min 5 s"),

@@ -64,6 +64,7 @@ class StandIn(ModuleType):
             "errors": 3,
             "error_codes": {"image_truncated": 1, "fetch_timeout": 2},
             "seconds": 75.4,
+            "engine": {},
             "is_random_weights": False,
             "exit_code": 0,
         }
@@ -104,6 +105,29 @@ def test_a_run_ends_with_counts_and_where_to_look(
         "degraded: 17 answers cut off; raise generation.max_new_tokens\n"
         "table: out/try    more: dsvl status out/try, dsvl export out/try rows.csv\n"
     )
+
+
+def test_what_the_engines_did_is_told(
+    pipeline: StandIn, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How fast, what for, and how much of the time they were busy."""
+    pipeline.changes["engine"] = {
+        "engines": 2.0,
+        "up_s": 100.0,
+        "new_tokens": 250_000.0,
+        "vision_s": 10.0,
+        "prefill_s": 20.0,
+        "decode_s": 60.0,
+        "occupancy": 0.875,
+        "kv_use": 0.5,
+        "preemptions": 3.0,
+    }
+    assert main.main(["run", job]) == 0
+    assert (
+        "engine: 250,000 new tokens, 2,500 tokens/s of each of 2 engines, vision 10.0 s, "
+        "prefill 20.0 s, decode 60.0 s, busy 90% of their time, "
+        "88% of the lanes filled, at most 50% of the KV pages used, 3 preemptions\n"
+    ) in capsys.readouterr().out
 
 
 def test_progress_goes_to_standard_error(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dsvl_pipeline.pipeline import graph, stream
+from dsvl_pipeline.pipeline import graph, ledger, stream
 from dsvl_pipeline.pipeline.prepare import prepare
 from tests.pipeline.jobs import fake_job, parse, write_manifest
 
@@ -35,7 +35,7 @@ def test_an_engine_on_a_gpu_gets_whole_blocks(tmp_path: Path) -> None:
     try:
         (plan,) = prepared.shards
         scale = replace(prepared.scale, num_gpus=1, replicas=1)
-        dataset = graph.build(plan, prepared.config, scale)
+        dataset = graph.build(plan, prepared.config, scale, ledger.start())
         sizes = [
             num_rows
             for blocks in stream.blocks_of(dataset, threading.Event())

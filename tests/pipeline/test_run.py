@@ -21,6 +21,7 @@ import pytest
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import ConfigError, DsvlError, LeaseError, RunStoppedError
 from dsvl_pipeline.pipeline.run import RunSummary, run_job
+from dsvl_pipeline.table.lineage import read_run
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import payload_digest
 from dsvl_pipeline.table.verify import verify
@@ -70,6 +71,12 @@ def test_a_job_runs_to_a_committed_table(tmp_path: Path) -> None:
     # The fake engine answers as a function of prompt and pixels: equal pictures, equal texts.
     assert by_id["row-00004"]["text"] == by_id["row-00012"]["text"]
     assert by_id["row-00004"]["text"] != by_id["row-00005"]["text"]
+    # The engines counted what the rows say, and the table keeps it.
+    assert summary.engine["new_tokens"] == pc.sum(rows["num_completion_tokens"]).as_py()
+    assert summary.engine["engines"] == 1
+    manifest = read_run(str(tmp_path / "out"), summary.run_id)
+    assert manifest is not None
+    assert manifest.engine == summary.engine
     for name in ("recipe", "run_id", "processor_digest", "produced_at", "node", "code_version"):
         assert rows[name].null_count == 0, name
 

@@ -39,7 +39,7 @@ def shard_run(writer: TableWriter, stale: pa.Table) -> _ShardRun:
     )
     config = SimpleNamespace(job=parse(fake_job({"images": "x/*.jpg"}, writer.uri)))
     prepared = cast(Prepared, SimpleNamespace(writer=writer, config=config))
-    return _ShardRun(prepared, plan, Tracker(lambda _: None), threading.Event())
+    return _ShardRun(prepared, plan, Tracker(lambda _: None), threading.Event(), cast(Any, None))
 
 
 def test_a_commit_that_failed_supersedes_the_same_rows_next_time(

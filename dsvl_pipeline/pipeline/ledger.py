@@ -1,0 +1,86 @@
+"""What must outlive an engine's process: what it worked on, and what it had done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+_GAUGES = frozenset(["sequences_running", "sequences_waiting", "occupancy"])
+
+
+class Ledger:
+    """One small actor beside the driver that engines tell what they begin and end.
+
+    Calls may come twice, late or never: a count of attempts is then off by one, and the numbers
+    of an engine are those of its last call.
+    """
+
+    def __init__(self) -> None:
+        self._open: Counter[bytes] = Counter()
+        self._stats: dict[str, Mapping[str, float]] = {}
+        self._num_starts = 0
+
+    def begin(self, engine: str, work: bytes) -> int:
+        """Take down that an engine begins some work; return how many began it and never ended."""
+        if engine not in self._stats:
+            self._stats[engine] = {}
+            self._num_starts += 1
+        self._open[work] += 1
+        return self._open[work] - 1
+
+    def defer(self, work: bytes) -> None:
+        """Take back one `begin`: the work has to wait, and dies of nothing meanwhile."""
+        self._open[work] -= 1
+
+    def end(self, engine: str, work: bytes, stats: Mapping[str, float]) -> None:
+        """Take down that some work has its answers, and the engine's statistics so far."""
+        self._open.pop(work, None)
+        self._stats[engine] = stats
+        self._num_starts = 0
+
+    def num_fruitless_starts(self) -> int:
+        """How many engines have come since anything was answered."""
+        return self._num_starts
+
+    def totals(self) -> dict[str, float]:
+        """Sum up the statistics of all engines there were; see `total`."""
+        return total(list(self._stats.values()))
+
+
+def start() -> Any:
+    """Start a ledger where the driver is; give its handle."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # Should it die all the same, it comes back with empty hands, which costs a few attempts.
+    actor: Any = ray.remote(Ledger)
+    actor = actor.options(
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
+    )
+    return actor.remote()
+
+
+def total(engines: list[Mapping[str, float]]) -> dict[str, float]:
+    """Add up what several engines counted.
+
+    Returns:
+        Their counters and seconds by name (see `Engine.stats`), and: ``engines``, how many there
+        were; ``occupancy``, the mean over decode steps; ``kv_use``, the largest share of the KV
+        pages that one of them held at the end of a batch. Gauges of a moment are left out.
+    """
+    sums: Counter[str] = Counter()
+    for stats in engines:
+        sums.update({name: value for name, value in stats.items() if not _is_gauge(name)})
+    totals = {name: float(value) for name, value in sums.items()} | {"engines": float(len(engines))}
+    if steps := sums["decode_steps"]:
+        filled = sum(stats["occupancy"] * stats["decode_steps"] for stats in engines if stats)
+        totals["occupancy"] = filled / steps
+    if any("kv_use" in stats for stats in engines):
+        totals["kv_use"] = max(stats.get("kv_use", 0.0) for stats in engines)
+    return totals
+
+
+def _is_gauge(name: str) -> bool:
+    return name in _GAUGES or name.startswith("kv_")
