@@ -59,7 +59,8 @@ test-kernels: requirements/torch-cpu.txt  ## the GPU kernels on a CPU, in Triton
 	@test -d $(KERNELS) || "$(PYTHON)" -m venv $(KERNELS)
 	@$(KERNELS)/bin/python -m pip --disable-pip-version-check --quiet install $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") \
 		-r requirements/torch-cpu.txt "triton==3.6.*" "numpy<2.4" pytest hypothesis
-	TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest --noconftest tests/ops tests/gpu/test_kernels_elementwise.py -q
+	TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest --noconftest -q \
+		tests/ops/test_attention_kernels.py tests/ops/test_image_attention_kernels.py tests/ops/test_sampling_kernels.py tests/gpu/test_kernels_elementwise.py
 
 check: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -60,8 +60,11 @@ class SamTower(nn.Module):
         assert delta is not None, "the tower has layers"
         hidden = hidden + delta
         # one projection for both, each behind a neck of its own
-        features = self.projection(self.neck(hidden))
-        features = features + self.alpha * self.projection(self.global_neck(first_global))
+        last, first = self.neck(hidden), self.global_neck(first_global)
+        if last.is_cuda:  # it is linear: adding before it halves it, and rounds otherwise
+            features = self.projection(last + self.alpha * first)
+        else:
+            features = self.projection(last) + self.alpha * self.projection(first)
         output: Tensor = features.flatten(2).transpose(1, 2)
         return output
 
