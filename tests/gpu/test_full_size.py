@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.shapes import FULL, IMAGE_TOKEN_ID
 from dsvl_pipeline.engine.engine import ModelEngine
 from dsvl_pipeline.model.checkpoint import load_model
 from dsvl_pipeline.model.config import read_image_config
@@ -24,7 +25,7 @@ from tools.demo_checkpoint import files
 
 pytestmark = pytest.mark.gpu
 
-IMAGE_TOKEN_ID, NUM_IMAGE_TOKENS = 2, 576
+NUM_IMAGE_TOKENS = 576
 
 
 @pytest.fixture(scope="module")
@@ -33,35 +34,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import DeepseekVLHybridConfig, DeepseekVLHybridForConditionalGeneration
 
     folder = tmp_path_factory.mktemp("hybrid-7b")
-    config = DeepseekVLHybridConfig(
-        text_config={
-            "model_type": "llama",
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 32,
-            "num_hidden_layers": 30,
-            "vocab_size": 102400,
-            "max_position_embeddings": 16384,
-            "bos_token_id": 0,
-            "eos_token_id": 1,
-            "pad_token_id": 1,
-        },
-        vision_config={
-            "model_type": "siglip_vision_model",
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "image_size": 384,
-            "patch_size": 16,
-            "hidden_act": "gelu",
-            "vision_use_head": False,
-            "num_attention_heads": 16,
-            "num_hidden_layers": 24,
-        },
-        high_res_vision_config={"model_type": "sam_vision_model", "image_size": 1024},
-        image_token_id=IMAGE_TOKEN_ID,
-        tie_word_embeddings=False,
-    )
+    settings = {name: value for name, value in FULL.items() if name != "model_type"}
+    config = DeepseekVLHybridConfig(**settings)
     torch.manual_seed(0)
     with torch.device("cuda"):
         model = DeepseekVLHybridForConditionalGeneration(config).to(torch.bfloat16)
