@@ -21,7 +21,18 @@ LAYERS = (
     {"sources", "processor", "engine", "table"},
     {"model"},
     {"ops"},
-    {"hub", "config", "storage", "stores", "keys", "fields", "grammar", "records", "errors"},
+    {
+        "hub",
+        "config",
+        "storage",
+        "stores",
+        "keys",
+        "fields",
+        "grammar",
+        "records",
+        "errors",
+        "codes",
+    },
 )
 # Inside the bottom layer: who may know whom.
 FLOOR: dict[str, set[str]] = {
@@ -34,6 +45,7 @@ FLOOR: dict[str, set[str]] = {
     "grammar": {"errors"},
     "records": set(),
     "errors": set(),
+    "codes": set(),
 }
 
 # Who may import a heavy library. Inside functions too, which only delays the load.

@@ -16,6 +16,13 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def whole_number(text: str) -> int:
+    """Read a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 0 up")
+    return int(text)
+
+
 @contextmanager
 def named_by_user() -> Iterator[None]:
     """Make what is missing a mistake of the command line, where the user named it himself.

@@ -19,6 +19,7 @@ from typing import NoReturn
 from dsvl_pipeline.cli import (
     compact,
     export,
+    failures,
     generate,
     report,
     run,
@@ -29,13 +30,14 @@ from dsvl_pipeline.cli import (
 )
 from dsvl_pipeline.errors import ConfigError, DsvlError
 
-COMMANDS = (run, status, verify, export, report, generate, versions, compact, vacuum)
+COMMANDS = (run, status, failures, verify, export, report, generate, versions, compact, vacuum)
 
 _DESCRIPTION = "Run DeepSeek-VL over very many images and document pages, on Ray, exactly once."
 _EPILOG = """\
 examples:
   dsvl run configs/demo.yaml                       the demo; the same command again resumes
   dsvl status out/demo                             what is in the table
+  dsvl failures out/demo                           what failed, by reason
   dsvl export out/demo demo.csv                    a plain copy
   dsvl generate photo.jpg --prompt "What is this?" one answer, without Ray
 

@@ -167,3 +167,17 @@ def test_versions_compact_and_vacuum_tell_what_they_did(
     assert "0 parts, 0 bytes: would be deleted" in capsys.readouterr().out
     assert main.main(["vacuum", uri, "--older-than-hours", "0.1"]) == 2
     assert "at least 1 is needed" in capsys.readouterr().err
+
+
+def test_failures_are_listed_by_reason(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stage, code, count and an example each; a filter that fits nothing says so."""
+    assert main.main(["failures", table]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[:2] == [
+        "stage  code             status  rows  runs again",
+        "image  image_truncated  error   1     no",
+    ]
+    assert "\nimage_truncated (1 row), for example:\n  d.jpg (read)" in out
+    assert main.main(["failures", table, "--stage", "fetch"]) == 0
+    assert capsys.readouterr().out == "no failed or degraded rows of that kind\n"
+    assert main.main(["failures", str(Path(table, "none"))]) == 2
