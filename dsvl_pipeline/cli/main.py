@@ -21,6 +21,7 @@ from dsvl_pipeline.cli import (
     export,
     failures,
     generate,
+    lineage,
     report,
     run,
     status,
@@ -30,7 +31,19 @@ from dsvl_pipeline.cli import (
 )
 from dsvl_pipeline.errors import ConfigError, DsvlError
 
-COMMANDS = (run, status, failures, verify, export, report, generate, versions, compact, vacuum)
+COMMANDS = (
+    run,
+    status,
+    failures,
+    verify,
+    export,
+    report,
+    generate,
+    lineage,
+    versions,
+    compact,
+    vacuum,
+)
 
 _DESCRIPTION = "Run DeepSeek-VL over very many images and document pages, on Ray, exactly once."
 _EPILOG = """\

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import NotFoundError
+from dsvl_pipeline.table import openlineage
 
 RunStatus = Literal["running", "done", "stopped", "failed"]
 
@@ -57,9 +58,10 @@ class RunManifest:
 
 
 def write_run(table_uri: str, manifest: RunManifest) -> None:
-    """Write a run's manifest, in the place of the one it wrote before."""
+    """Write a run's manifest, in the place of the one it wrote before, and tell OpenLineage."""
     body = json.dumps(_redacted(asdict(manifest)), indent=1).encode()
     storage.put(_run_uri(table_uri, manifest.run_id), body)
+    openlineage.emit(table_uri, manifest)
 
 
 def read_run(table_uri: str, run_id: str) -> RunManifest | None:

@@ -1,0 +1,129 @@
+"""``dsvl lineage``: one row's whole story."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dsvl_pipeline.cli.arguments import named_by_user
+from dsvl_pipeline.cli.text import columns, shorten
+
+if TYPE_CHECKING:
+    from dsvl_pipeline.table.story import Stage, Story
+
+HELP = "tell a row's story: what was read, by which run and model, where it lies, what it replaced"
+EPILOG = """\
+examples:
+  dsvl lineage out/demo photos/a.jpg
+  dsvl lineage s3://bucket/pages s3://bucket/pdfs/report.pdf --page 3 --prompt text
+
+ROW is a row_id; all its pages (counted from 0) and prompts are told, unless one is named.
+exit codes: 0 told; 2 there is no such table or row; 3 a store failed."""
+
+_SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "answer": ("status", "finish_reason", "error_code", "error_message", "is_retryable", "text"),
+    "read": (
+        "source_uris",
+        "source_uri_sha256s",
+        "source_etags",
+        "source_versions",
+        "source_sha256s",
+        "source_bytes",
+        "image_widths",
+        "image_heights",
+        "num_pages",
+    ),
+    "asked": ("prompt_digest", "transform", "num_prompt_tokens", "num_completion_tokens"),
+    "model": (
+        "model",
+        "model_revision",
+        "weights_digest",
+        "processor_digest",
+        "decoding_digest",
+        "recipe",
+        "row_key",
+    ),
+    "made": (
+        "produced_at",
+        "run_id",
+        "plan_id",
+        "shard",
+        "attempt",
+        "latency_s",
+        "node",
+        "device",
+        "code_version",
+    ),
+}
+_NAMED = {"row_id", "page_index", "prompt_id"}.union(*_SECTIONS.values())
+_TELL = {
+    "answered": "answered for the first time",
+    "replaced": "answered anew, in the place of the answer below",
+    "moved": "moved here when other rows of its part were replaced",
+    "merged": "merged into this part by a compaction",
+    "gone": "what stood before was vacuumed",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument("out", metavar="OUT", help="the table: output.uri of its job")
+    parser.add_argument("row", metavar="ROW", help="its row_id")
+    parser.add_argument("--page", type=int, metavar="N", help="only this page_index")
+    parser.add_argument("--prompt", metavar="ID", help="only this prompt_id")
+    parser.set_defaults(command=execute)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Find the rows, print their stories."""
+    from dsvl_pipeline.table.story import tell
+
+    with named_by_user():
+        stories = tell(args.out, args.row, page_index=args.page, prompt_id=args.prompt)
+    print("\n\n".join("\n".join(_describe(story)) for story in stories))
+    return 0
+
+
+def _describe(story: Story) -> Iterator[str]:
+    row = story.row
+    page = "" if row["page_index"] is None else f", page_index {row['page_index']}"
+    yield f"row {row['row_id']}{page}, prompt {row['prompt_id']}"
+    lines: list[tuple[str, ...]] = []
+    carried = tuple(name for name in row if name not in _NAMED)
+    for section, names in {**_SECTIONS, "carried": carried}.items():
+        known = [(name, _text(row[name])) for name in names if row.get(name) not in (None, [])]
+        lines += [(section if not i else "", *pair) for i, pair in enumerate(known)]
+    if story.run is not None:
+        run = story.run
+        versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+        lines.append(("run", "status", f"{run.status}, {run.started_at} to {run.finished_at}"))
+        lines.append(("", "job", f"{run.job.get('name')}, digest {run.job_digest}"))
+        lines.append(("", "versions", versions))
+    yield from (f"  {line}" for line in columns(lines))
+    yield "  log, newest first"
+    yield from (f"    {line}" for line in _log(story.stages))
+
+
+def _log(stages: Iterable[Stage]) -> Iterator[str]:
+    for stage in stages:
+        entry, told = stage.entry, _TELL[stage.event]
+        if stage.part is None:
+            yield f"before version {entry.number}: {told}"
+            continue
+        yield f"version {entry.number}, {entry.committed_at}, {entry.author.run_id}: {told}"
+        yield f"  {stage.part.path}, sha256 {stage.part.sha256}"
+        if stage.event in ("answered", "replaced"):
+            row = stage.row
+            yield (
+                f"  run {row['run_id']}, {row['status']}, recipe {row['recipe']}, "
+                f"row_key {_text(row['row_key'])}: {shorten(row['text'] or '', 60)}"
+            )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list):
+        return ", ".join("-" if item is None else _text(item) for item in value)
+    return shorten(str(value), 200)
