@@ -6,6 +6,7 @@ Letters: ``B`` rows of a step, ``R`` rows of a graph, ``W`` integers that descri
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class StepGraphs:
         """
         self._run = run
         self._rows = torch.empty(round_up(max_rows), width, dtype=torch.int32, device=device)
-        self._graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, rows: Tensor, is_shared: bool) -> Tensor:
@@ -49,24 +50,30 @@ class StepGraphs:
         """
         size = len(rows)
         self._rows[:size].copy_(rows, non_blocking=True)
-        if (size, is_shared) in self._graphs:
-            graph, result = self._graphs[size, is_shared]
+        known = self._graphs.get((size, is_shared))
+        if known is not None:
+            graph, result = known
             graph.replay()
             return result
         # Run as it is the first time: that loads and tunes all that a capture could not.
         result = self._run(self._rows[:size], is_shared)
-        self._capture(size, is_shared)
+        if (size, is_shared) not in self._graphs:
+            self._graphs[size, is_shared] = self._capture(size, is_shared)
         return result
 
-    def _capture(self, size: int, is_shared: bool) -> None:
+    def _capture(self, size: int, is_shared: bool) -> tuple[torch.cuda.CUDAGraph, Tensor] | None:
+        """Return a graph and what comes out of it; None where there is no memory for one."""
         graph = torch.cuda.CUDAGraph()
         # Other threads may use CUDA meanwhile. `torch.cuda.graph` would also collect garbage.
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
             result = self._run(self._rows[:size], is_shared)
-        finally:
-            graph.capture_end()
-        self._graphs[size, is_shared] = (graph, result)
+        except torch.OutOfMemoryError:
+            with suppress(RuntimeError):  # that the capture was not finished
+                graph.capture_end()
+            return None
+        graph.capture_end()
+        return graph, result
 
 
 def round_up(num_rows: int) -> int:
