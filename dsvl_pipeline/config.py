@@ -266,6 +266,24 @@ class ClusterConfig(Section):
     address: str = "auto"
 
 
+class LimitsConfig(Section):
+    """When a run that has gone wrong stops itself: exit code 3, and what was committed is safe.
+
+    Attributes:
+        max_error_fraction: Of the last ``window_rows`` rows; the job's own where none is given.
+            Rows that had failed before, for a passing reason, may fail again.
+        window_rows: Fewer rows than this never stop a run by their share of errors.
+        first_rows: Stop where the first so many rows of a run all fail with one code; 0: never.
+        stall_timeout_s: Stop when no row has finished for so long; the first ones wait for nodes
+            and for the model to load.
+    """
+
+    max_error_fraction: float | None = Field(default=None, ge=0, le=1)
+    window_rows: AtLeastOne = 10_000
+    first_rows: int = Field(default=1000, ge=0)
+    stall_timeout_s: float = Field(default=1800.0, gt=0)
+
+
 _MAX_LOOP_TOKENS = 256
 
 
@@ -280,6 +298,7 @@ class JobConfig(Section):
     output: OutputConfig
     engine: EngineConfig = EngineConfig()
     cluster: ClusterConfig = ClusterConfig()
+    limits: LimitsConfig = LimitsConfig()
     max_error_fraction: float = Field(default=0.05, ge=0, le=1)
 
     @property

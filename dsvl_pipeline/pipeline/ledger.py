@@ -42,13 +42,13 @@ class Ledger:
         self._stats[engine] = stats
         self._num_starts = 0
 
-    def num_fruitless_starts(self) -> int:
-        """How many engines have come since anything was answered."""
-        return self._num_starts
+    def report(self) -> tuple[dict[str, float], int]:
+        """Sum up the statistics of all engines there were (`total`).
 
-    def totals(self) -> dict[str, float]:
-        """Sum up the statistics of all engines there were; see `total`."""
-        return total(list(self._stats.values()))
+        Returns:
+            The sums, and how many engines have come since anything was answered.
+        """
+        return total(list(self._stats.values())), self._num_starts
 
 
 def start() -> Any:

@@ -55,6 +55,7 @@ class ShardPlan:
         num_staying_errors: How many of them are error rows.
         stale: Logical keys of committed rows that this run replaces.
         max_images: Most images in one row.
+        num_retried: How many of the stale rows are errors.
     """
 
     shard: int
@@ -67,6 +68,7 @@ class ShardPlan:
     num_staying_errors: int
     stale: pa.Table
     max_images: int
+    num_retried: int = 0
 
 
 class Spool:
@@ -225,6 +227,7 @@ def plan_shard(
         num_staying_errors=_num_errors(staying),
         stale=stale.select(LOGICAL_KEY),
         max_images=pc.max(sizes).as_py() or 0,
+        num_retried=_num_errors(stale),
     )
 
 

@@ -22,6 +22,7 @@ from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import DsvlError, RunStoppedError
 from dsvl_pipeline.pipeline import graph, ledger, stream
 from dsvl_pipeline.pipeline.failures import explained
+from dsvl_pipeline.pipeline.limits import ErrorLimits, Stall, check_starts
 from dsvl_pipeline.pipeline.plan import ShardPlan
 from dsvl_pipeline.pipeline.prepare import Prepared, prepare
 from dsvl_pipeline.pipeline.progress import ProgressSink, Tracker
@@ -33,6 +34,7 @@ from dsvl_pipeline.table.schema import is_among
 
 _COMMIT_EVERY_S = 10.0
 _MAX_PARTS_BEING_WRITTEN = 8
+_FLUSH_S = 300.0
 _LOOK_EVERY_S = 5.0
 _LAST_WORD_S = 10.0
 
@@ -109,10 +111,12 @@ def _run_shards(prepared: Prepared, progress: Tracker, stop: threading.Event) ->
     expected: dict[int, int] = {}
     status: RunStatus = "failed"
     try:
-        books = _Books(progress)
+        books = _Books(progress, prepared.scale.replicas)
+        num_retried = sum(shard.num_retried for shard in prepared.shards)
+        limits = ErrorLimits(prepared.config.job, num_retried=num_retried)
         progress.expect(prepared.shards)
         for shard in prepared.shards:
-            num_rows = _ShardRun(prepared, shard, progress, stop, books).run()
+            num_rows = _ShardRun(prepared, shard, progress, stop, books, limits).run()
             expected[shard.shard] = shard.num_staying + shard.num_up_to_date + num_rows
         progress.show("committing")
         status = "done"
@@ -136,12 +140,15 @@ class _ShardRun:
         progress: Tracker,
         stop: threading.Event,
         books: _Books,
+        limits: ErrorLimits,
     ) -> None:
         self._prepared = prepared
         self._plan = plan
         self._progress = progress
         self._stop = stop
         self._books = books
+        self._limits = limits
+        self._stall = Stall(prepared.config.job.limits.stall_timeout_s)
         self._output = prepared.config.job.output
         self._write = ray.remote(num_cpus=0, max_retries=3)(_write_part)
         self._stale = plan.stale
@@ -187,7 +194,8 @@ class _ShardRun:
         dataset = graph.build(
             self._plan, self._prepared.config, self._prepared.scale, self._books.ledger
         )
-        with contextlib.closing(stream.blocks_of(dataset, self._stop)) as results:
+        running = stream.Running(dataset)
+        with contextlib.closing(stream.blocks_of(running, self._stop)) as results:
             for blocks in results:
                 for block, num_rows in blocks:
                     if not self._blocks:
@@ -196,7 +204,11 @@ class _ShardRun:
                     self._num_blocked_rows += num_rows
                     self._num_rows += num_rows
                     self._progress.add(num_rows)
+                if blocks:
+                    self._stall.moved()
+                self._stall.check(running.waiting)
                 self._advance()
+                self._limits.check()
                 self._books.look()
                 self._progress.show("running" if self._num_rows else "starting")
 
@@ -208,30 +220,48 @@ class _ShardRun:
         ):
             self._start_part()
         if self._writing:
-            is_full = len(self._writing) > _MAX_PARTS_BEING_WRITTEN
-            done, self._writing = ray.wait(
-                self._writing,
-                num_returns=1 if is_full else len(self._writing),
-                timeout=None if is_full else 0,
-            )
-            self._take(done)
+            self._take(self._written(0))
+        while len(self._writing) > _MAX_PARTS_BEING_WRITTEN and not self._stop.is_set():
+            self._take(self._written(1))
+            self._stall.check(lambda: f"{len(self._writing)} parts are being written to the table")
         if time.monotonic() - self._committed_s > _COMMIT_EVERY_S:
             self._commit()
 
     def _flush(self) -> None:
         self._start_part()
-        writing, self._writing = self._writing, []
+        failure: Exception | None = None
+        end_s = time.monotonic() + _FLUSH_S
         try:
-            self._take(writing)
+            while self._writing and time.monotonic() < end_s:
+                try:
+                    self._take(self._written(1))
+                except (RayError, DsvlError) as error:
+                    failure = error
         finally:
             self._commit()
+        if failure is not None:
+            raise failure
+        if self._writing:
+            raise RunStoppedError(
+                f"shard {self._plan.shard}: {len(self._writing)} parts were not written within "
+                f"{_FLUSH_S:g} s; is the store slow, or a node gone? Their rows run again with "
+                "the same command"
+            )
+
+    def _written(self, wait_s: float) -> list[ray.ObjectRef[Receipt]]:
+        """Give the parts that are ready, waiting a while for the first of them."""
+        num_wanted = 1 if wait_s else len(self._writing)
+        done, self._writing = ray.wait(self._writing, num_returns=num_wanted, timeout=wait_s)
+        return done
 
     def _take(self, written: list[ray.ObjectRef[Receipt]]) -> None:
         """Keep all the receipts there are, then raise for a part that could not be written."""
         failure: Exception | None = None
         for part_of in written:
             try:
-                self._receipts.append(ray.get(part_of))
+                receipt = ray.get(part_of)
+                self._receipts.append(receipt)
+                self._limits.add(receipt)
             except (RayError, DsvlError) as error:
                 failure = error
         if failure is not None:
@@ -263,25 +293,32 @@ class _ShardRun:
 class _Books:
     """The run's ledger, and a look into it now and then."""
 
-    def __init__(self, progress: Tracker) -> None:
+    def __init__(self, progress: Tracker, num_engines: int) -> None:
         self.ledger = ledger.start()
         self._progress = progress
+        self._num_engines = num_engines
         self._looked_s = time.monotonic()
-        self._asked: ray.ObjectRef[dict[str, float]] | None = None
+        self._asked: ray.ObjectRef[tuple[dict[str, float], int]] | None = None
 
     def look(self) -> None:
-        """Ask for what the engines did, or take the answer; never wait."""
+        """Ask for what the engines did, or take the answer; never wait.
+
+        Raises:
+            RunStoppedError: They die without answering anything.
+        """
         if self._asked is None:
             if time.monotonic() - self._looked_s > _LOOK_EVERY_S:
-                self._asked = self.ledger.totals.remote()
+                self._asked = self.ledger.report.remote()
         elif ray.wait([self._asked], timeout=0)[0]:
-            self._progress.engine = ray.get(self._asked)
+            self._progress.engine, num_starts = ray.get(self._asked)
             self._asked, self._looked_s = None, time.monotonic()
+            check_starts(num_starts, self._num_engines)
 
     def close(self) -> None:
         """Take the last word; numbers are no reason for a run to fail."""
         with contextlib.suppress(RayError):
-            self._progress.engine = ray.get(self.ledger.totals.remote(), timeout=_LAST_WORD_S)
+            asked = self.ledger.report.remote()
+            self._progress.engine, _ = ray.get(asked, timeout=_LAST_WORD_S)
 
 
 def _write_part(

@@ -16,8 +16,50 @@ _LONGEST_WAIT_S = 0.5
 _SHUTDOWN_S = 30.0
 
 
+class Running:
+    """A Dataset, and what runs it as soon as it does.
+
+    Ray Data stops an executor when its iterator is dropped, but ours is in the hands of a thread
+    that waits inside it; only the executor itself can be told to end.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.executors: list[Any] = []
+        create = dataset._create_executor
+
+        def remember() -> Any:
+            self.executors.append(create())
+            return self.executors[-1]
+
+        dataset._create_executor = remember  # type: ignore[method-assign]
+
+    def waiting(self) -> str:
+        """Say what waits for what: each stage's blocks, tasks and actors, and what is free."""
+        parts = []
+        for executor in self.executors:
+            for operator, state in (executor._topology or {}).items():
+                blocks, tasks = state.total_enqueued_input_blocks(), operator.num_active_tasks()
+                said = f"{blocks} blocks waiting, {tasks} tasks running"
+                actors = operator.get_actor_info()
+                if actors.running or actors.pending or actors.restarting:
+                    said += (
+                        f", {actors.running} actors alive, {actors.pending} pending, "
+                        f"{actors.restarting} restarting"
+                    )
+                if blocks or tasks or actors.pending or actors.restarting:
+                    parts.append(f"{operator.name}: {said}")
+        free, there = ray.available_resources(), ray.cluster_resources()
+        resources = ", ".join(
+            f"{free.get(name, 0.0):g} of {there[name]:g} {name}s"
+            for name in ("CPU", "GPU")
+            if there.get(name)
+        )
+        return f"{'; '.join(parts) or 'nothing was started'}; free are {resources or 'no nodes'}"
+
+
 def blocks_of(
-    dataset: Dataset, stop: threading.Event
+    running: Running, stop: threading.Event
 ) -> Generator[list[tuple[ray.ObjectRef[pa.Table], int]], None, None]:
     """Run a Dataset and give its blocks as they come, as references, with their row counts.
 
@@ -27,7 +69,6 @@ def blocks_of(
     """
     arrived: queue.Queue[Any] = queue.Queue(maxsize=256)
     is_closed = threading.Event()
-    executors = _executors_of(dataset)
 
     def put(item: Any) -> None:
         while not is_closed.is_set():
@@ -37,7 +78,7 @@ def blocks_of(
 
     def pull() -> None:
         try:
-            for bundle in dataset.iter_internal_ref_bundles():
+            for bundle in running.dataset.iter_internal_ref_bundles():
                 assert not any(bundle.slices or ()), "the last stage yields whole blocks"
                 put([(entry.ref, entry.metadata.num_rows) for entry in bundle.blocks])
                 if is_closed.is_set():
@@ -62,24 +103,7 @@ def blocks_of(
             yield item
     finally:
         is_closed.set()
-        for executor in executors:
+        for executor in running.executors:
             executor.shutdown(force=True)
         # It sees that nothing more comes; a thread that outlives Ray would start a cluster anew.
         puller.join(_SHUTDOWN_S)
-
-
-def _executors_of(dataset: Dataset) -> list[Any]:
-    """A list that is to hold what runs the Dataset, as soon as it does.
-
-    Ray Data stops an executor when its iterator is dropped, but ours is in the hands of a thread
-    that waits inside it; only the executor itself can be told to end.
-    """
-    executors: list[Any] = []
-    create = dataset._create_executor
-
-    def remember() -> Any:
-        executors.append(create())
-        return executors[-1]
-
-    dataset._create_executor = remember  # type: ignore[method-assign]
-    return executors

@@ -38,7 +38,7 @@ def test_an_engine_on_a_gpu_gets_whole_blocks(tmp_path: Path) -> None:
         dataset = graph.build(plan, prepared.config, scale, ledger.start())
         sizes = [
             num_rows
-            for blocks in stream.blocks_of(dataset, threading.Event())
+            for blocks in stream.blocks_of(stream.Running(dataset), threading.Event())
             for _, num_rows in blocks
         ]
     finally:

@@ -175,6 +175,35 @@ def test_a_killed_engine_is_replaced(tmp_path: Path) -> None:
     assert_every_row_once(tmp_path / "out", {f"row-{n:05d}" for n in range(120)})
 
 
+def test_a_run_in_which_everything_fails_stops_itself(tmp_path: Path) -> None:
+    """Before it writes all of its error rows; what it has written is a table like any other."""
+    source = write_manifest(str(tmp_path / "in"), 3000)
+    for number in range(8):
+        (tmp_path / "in" / f"{number}.jpg").write_bytes(b"no picture")
+    job = fake_job(source, str(tmp_path / "out"))
+    job["output"] |= {"rows_per_part": 50}
+    job["limits"] = {"first_rows": 100}
+    with pytest.raises(RunStoppedError, match="failed with 'image_format'") as stopped:
+        run(job)
+    assert stopped.value.exit_code == 3
+    num_rows = read_table(str(tmp_path / "out")).num_rows
+    assert 100 <= num_rows < 3000
+    assert verify(str(tmp_path / "out")).problems == ()
+    job["limits"] = {"first_rows": 0}
+    assert run(job).rows_new == 3000 - num_rows
+
+
+def test_a_run_in_which_nothing_moves_stops_itself(tmp_path: Path) -> None:
+    """It says which stage waits for what."""
+    job = fake_job(write_manifest(str(tmp_path / "in"), 5), str(tmp_path / "out"))
+    job["engine"]["fake"]["mean_delay_s"] = 1e6
+    job["limits"] = {"stall_timeout_s": 8}
+    with pytest.raises(RunStoppedError, match="no row has finished") as stopped:
+        run(job)
+    assert "MapBatches(Generate): 0 blocks waiting, 1 tasks running, 1 actors" in str(stopped.value)
+    assert " CPUs" in str(stopped.value)
+
+
 def test_documents_and_images_share_a_table(tmp_path: Path) -> None:
     """The demo's samples: each image a row, each page a row, the broken file an error."""
     samples = Path("dsvl_pipeline/demo/samples")

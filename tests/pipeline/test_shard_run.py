@@ -12,6 +12,7 @@ import pytest
 import ray
 
 from dsvl_pipeline.errors import StorageError
+from dsvl_pipeline.pipeline.limits import ErrorLimits
 from dsvl_pipeline.pipeline.plan import ShardPlan
 from dsvl_pipeline.pipeline.prepare import Prepared
 from dsvl_pipeline.pipeline.progress import Tracker
@@ -38,8 +39,11 @@ def shard_run(writer: TableWriter, stale: pa.Table) -> _ShardRun:
         max_images=1,
     )
     config = SimpleNamespace(job=parse(fake_job({"images": "x/*.jpg"}, writer.uri)))
+    limits = ErrorLimits(config.job, num_retried=0)
     prepared = cast(Prepared, SimpleNamespace(writer=writer, config=config))
-    return _ShardRun(prepared, plan, Tracker(lambda _: None), threading.Event(), cast(Any, None))
+    return _ShardRun(
+        prepared, plan, Tracker(lambda _: None), threading.Event(), cast(Any, None), limits
+    )
 
 
 def test_a_commit_that_failed_supersedes_the_same_rows_next_time(
@@ -93,6 +97,7 @@ def test_a_part_that_cannot_be_written_takes_no_other_with_it(
                     raise error
 
         monkeypatch.setattr(ray, "get", get)
+        monkeypatch.setattr(ray, "wait", lambda refs, **_: (refs[:1], refs[1:]))
         run._writing = cast(Any, ["broken", "good"])
         with pytest.raises(StorageError, match="no space left"):
             run._flush()

@@ -1,0 +1,120 @@
+"""When a run stops itself: rows that fail, engines that die, nothing that moves."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+
+from dsvl_pipeline.config import JobConfig
+from dsvl_pipeline.errors import RunStoppedError
+from dsvl_pipeline.table.part import Receipt
+
+_STARTS_PER_ENGINE = 8
+_SAFE = "what was committed is safe, and the same command goes on"
+
+
+class ErrorLimits:
+    """Tells when so many rows fail that more of them are of no use to anybody.
+
+    Args:
+        job: Its ``limits`` and ``max_error_fraction``.
+        num_retried: Rows of this run that had failed before, for a passing reason. They may fail
+            again, so as many errors count for nothing.
+    """
+
+    def __init__(self, job: JobConfig, *, num_retried: int) -> None:
+        limits = job.limits
+        self._job = job
+        self._num_retried = num_retried
+        self._most = limits.max_error_fraction
+        if self._most is None:
+            self._most = job.max_error_fraction
+        self._recent: deque[Receipt] = deque()
+        self._num_recent = self._num_rows = self._num_errors = 0
+        self._codes: Counter[str] = Counter()
+
+    def add(self, part: Receipt) -> None:
+        """Take a part of this run into account."""
+        self._num_rows += part.num_rows
+        self._num_errors += part.num_errors
+        self._codes.update(part.error_codes)
+        self._recent.append(part)
+        self._num_recent += part.num_rows
+        while self._num_recent - self._recent[0].num_rows >= self._job.limits.window_rows:
+            self._num_recent -= self._recent.popleft().num_rows
+
+    def check(self) -> None:
+        """Stop a run that has gone wrong.
+
+        Raises:
+            RunStoppedError: It has.
+        """
+        first = self._job.limits.first_rows
+        have_all_failed = self._num_errors == self._num_rows >= first + self._num_retried
+        if first and have_all_failed and len(self._codes) == 1:
+            (code,) = self._codes
+            raise RunStoppedError(
+                f"stopped: all {self._num_rows:,} rows answered so far failed with {code!r}; "
+                f"{self._look()}, mend the cause, and run the same command again; with "
+                f"limits.first_rows: 0 it goes on all the same; {_SAFE}"
+            )
+        num_errors = sum(part.num_errors for part in self._recent) - self._num_retried
+        assert self._most is not None
+        is_full = self._num_recent >= self._job.limits.window_rows
+        if is_full and num_errors > self._most * self._num_recent:
+            codes: Counter[str] = Counter()
+            for part in self._recent:
+                codes.update(part.error_codes)
+            found = ", ".join(f"{name} {count:,}" for name, count in codes.most_common(5))
+            raise RunStoppedError(
+                f"stopped: {num_errors:,} of the last {self._num_recent:,} rows failed "
+                f"({num_errors / self._num_recent:.1%}, at most {self._most:.1%} are allowed): "
+                f"{found}; {self._look()}, mend the cause or raise limits.max_error_fraction; "
+                f"{_SAFE}"
+            )
+
+    def _look(self) -> str:
+        return f"see `dsvl failures {self._job.output.uri}`"
+
+
+class Stall:
+    """Tells when no row has finished for too long."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._moved_s = time.monotonic()
+
+    def moved(self) -> None:
+        """Take down that something finished."""
+        self._moved_s = time.monotonic()
+
+    def check(self, waiting: Callable[[], str]) -> None:
+        """Stop a run in which nothing moves.
+
+        Args:
+            waiting: Says what waits for what.
+
+        Raises:
+            RunStoppedError: Nothing has, for longer than ``limits.stall_timeout_s``.
+        """
+        still_s = time.monotonic() - self._moved_s
+        if still_s > self._limit_s:
+            raise RunStoppedError(
+                f"stopped: no row has finished for {still_s:.0f} s (limits.stall_timeout_s is "
+                f"{self._limit_s:g}); {waiting()}; {_SAFE}"
+            )
+
+
+def check_starts(num_starts: int, num_engines: int) -> None:
+    """Stop a run whose engines die before they answer anything.
+
+    Raises:
+        RunStoppedError: Each of them has died several times since the last answer.
+    """
+    if num_starts > _STARTS_PER_ENGINE * num_engines:
+        raise RunStoppedError(
+            f"stopped: {num_starts} engine processes died one after the other and nothing was "
+            "answered; their last words stand in the log above and in Ray's worker logs; "
+            f"try `dsvl generate` with the checkpoint on that machine; {_SAFE}"
+        )

@@ -1,0 +1,107 @@
+"""When a run stops itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dsvl_pipeline.errors import RunStoppedError
+from dsvl_pipeline.pipeline.limits import ErrorLimits, Stall, check_starts
+from dsvl_pipeline.table.part import Receipt
+from tests.pipeline.jobs import fake_job, parse
+
+
+def part(num_rows: int, **errors: int) -> Receipt:
+    """A part with so many error rows of each code; the others are ok."""
+    num_errors = sum(errors.values())
+    return Receipt(
+        path="data/00000/x.parquet",
+        shard=0,
+        num_rows=num_rows,
+        statuses={"ok": num_rows - num_errors, "error": num_errors},
+        error_codes=errors,
+        num_bytes=1,
+        sha256="",
+        keys_digest="",
+    )
+
+
+def limits_of(num_retried: int = 0, **settings: Any) -> ErrorLimits:
+    """A job's limits, by default those that nobody set."""
+    job = fake_job({"images": "x/*.jpg"}, "out") | {"limits": settings}
+    return ErrorLimits(parse(job), num_retried=num_retried)
+
+
+def add(limits: ErrorLimits, *parts: Receipt) -> None:
+    """Give parts one after the other, as a run does."""
+    for one in parts:
+        limits.add(one)
+        limits.check()
+
+
+def test_a_share_of_the_last_rows_stops_a_run() -> None:
+    """What went well at the start does not hide what goes wrong now."""
+    limits = limits_of()
+    add(limits, *[part(2000)] * 100, *[part(2000, not_found=100)] * 5)
+    with pytest.raises(
+        RunStoppedError, match=r"501 of the last 10,000 rows failed \(5\.0%"
+    ) as told:
+        add(limits, part(2000, not_found=101))
+    assert "not_found 501" in str(told.value)
+    assert "dsvl failures out" in str(told.value)
+
+
+def test_small_jobs_are_never_stopped() -> None:
+    """A trial over 900 rows that all fail ends by itself, and so does a bad day of 9,999 rows."""
+    add(limits_of(), *[part(300, not_found=300)] * 3)
+    add(limits_of(), part(1), *[part(1999, not_found=1999)] * 5)
+
+
+def test_one_code_on_everything_stops_a_run_early() -> None:
+    """Wrong credentials need no 10,000 rows to be seen; one row that is not so ends the rule."""
+    with pytest.raises(
+        RunStoppedError, match="all 1,000 rows answered so far failed with 'denied'"
+    ):
+        add(limits_of(), *[part(500, denied=500)] * 2)
+    add(limits_of(), part(500, denied=499), part(5000, denied=5000))
+    add(limits_of(), part(500, denied=500), part(5000, gone=5000))
+    add(limits_of(first_rows=0), part(2000, denied=2000))
+
+
+def test_rows_that_failed_before_may_fail_again() -> None:
+    """The nightly run that tries 1,200 dead links once more must not stop for them."""
+    add(limits_of(num_retried=1200), part(1200, not_found=1200))
+    with pytest.raises(RunStoppedError, match="all 2,200"):
+        add(limits_of(num_retried=1200), part(2200, not_found=2200))
+
+
+def test_the_share_is_the_job_s_own_unless_it_says_otherwise() -> None:
+    """Who accepts 30 % failed rows is not stopped at 5 %."""
+    bad = [part(2000, not_found=500)] * 8
+    job = fake_job({"images": "x/*.jpg"}, "out") | {"max_error_fraction": 0.3}
+    add(ErrorLimits(parse(job), num_retried=0), *bad)
+    job["limits"] = {"max_error_fraction": 0.2}
+    with pytest.raises(RunStoppedError, match=r"at most 20\.0% are allowed"):
+        add(ErrorLimits(parse(job), num_retried=0), *bad)
+
+
+def test_nothing_that_moves_is_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each finished row starts the clock anew; the message says what is waited for."""
+    now = 0.0
+    monkeypatch.setattr("dsvl_pipeline.pipeline.limits.time.monotonic", lambda: now)
+    stall = Stall(60)
+    now = 50.0
+    stall.moved()
+    now = 110.0
+    stall.check(lambda: "unasked")
+    now = 111.0
+    with pytest.raises(RunStoppedError, match=r"no row has finished for 61 s .* 2 actors pending"):
+        stall.check(lambda: "2 actors pending")
+
+
+def test_engines_that_only_die_stop_a_run() -> None:
+    """A node whose driver is broken would start them for ever."""
+    check_starts(16, num_engines=2)
+    with pytest.raises(RunStoppedError, match="17 engine processes died"):
+        check_starts(17, num_engines=2)
