@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,7 @@ from dsvl_pipeline.stores.store import ObjectInfo
 
 _ROLES = ("id", "image", "document", "prompt", "schema", "sha256", "etag")
 _MAY_BE_LISTS = ("image", "sha256", "etag")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class Manifest:
@@ -316,9 +318,7 @@ def _is_text(value: object) -> bool:
 
 
 def _is_sha256(value: object) -> bool:
-    if not isinstance(value, str) or len(value) != 64:
-        return False
-    return all(digit in "0123456789abcdefABCDEF" for digit in value)
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
 
 
 def _fits(role: str, found: pa.DataType) -> bool:
