@@ -2,10 +2,10 @@
 
     python -m benchmarks.plan [--rows 1000000] [--shards 5] [--changed 1000]
 
-Makes a Parquet manifest (an id, a URI and a sha256 each, so that nothing is asked of a store), plans
-it for a new table, commits an answer to every row the way workers do, runs the job again, changes
-the digests of some rows, plans, and runs those. Each step is one process of its own, from its
-import to its end, Ray's start included; its peak of resident memory is the kernel's.
+Makes a Parquet manifest (an id, a URI and a sha256 each, so that nothing is asked of a store),
+plans it for a new table, commits an answer to every row the way workers do, runs the job again,
+changes the digests of some rows, plans, and runs those. Each step is one process of its own, from
+its import to its end, Ray's start included; its peak of resident memory is the kernel's.
 """
 
 from __future__ import annotations

@@ -240,12 +240,15 @@ class OutputConfig(Section):
         num_shards: Bounded pieces the rows are dealt into; fixed when the table is made.
         rows_per_part: Results in one Parquet file.
         seconds_per_part: Results wait no longer than this for their commit.
+        vanished: What becomes of rows whose input is no longer there: ``keep``, or ``drop`` from
+            the table. A run with ``--limit`` keeps them: it has not seen the whole input.
     """
 
     uri: str
     num_shards: AtLeastOne | Literal["auto"] = "auto"
     rows_per_part: int = Field(default=2000, ge=1, le=100_000)
     seconds_per_part: float = Field(default=30.0, gt=0)
+    vanished: Literal["keep", "drop"] = "keep"
 
 
 class ClusterConfig(Section):

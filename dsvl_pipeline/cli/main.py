@@ -22,6 +22,7 @@ from dsvl_pipeline.cli import (
     failures,
     generate,
     lineage,
+    plan,
     report,
     run,
     status,
@@ -33,6 +34,7 @@ from dsvl_pipeline.errors import ConfigError, DsvlError
 
 COMMANDS = (
     run,
+    plan,
     status,
     failures,
     verify,
@@ -49,6 +51,7 @@ _DESCRIPTION = "Run DeepSeek-VL over very many images and document pages, on Ray
 _EPILOG = """\
 examples:
   dsvl run configs/demo.yaml                       the demo; the same command again resumes
+  dsvl plan configs/demo.yaml                      what a run would do, and why
   dsvl status out/demo                             what is in the table
   dsvl failures out/demo                           what failed, by reason
   dsvl export out/demo demo.csv                    a plain copy

@@ -25,7 +25,7 @@ from dsvl_pipeline import keys, storage
 from dsvl_pipeline.config import PromptConfig
 from dsvl_pipeline.pipeline.blocks import prompt_digest_of, work_row, work_schema
 from dsvl_pipeline.records import Row, RowFailure
-from dsvl_pipeline.table.schema import LOGICAL_KEY, is_among, logical_key
+from dsvl_pipeline.table.schema import LOGICAL_KEY, is_among, logical_key, output_schema
 
 ROWS_PER_SHARD = 3_000_000
 ROWS_PER_WORK_FILE = 10_000
@@ -53,7 +53,8 @@ class ShardPlan:
         num_final_errors: How many of them are error rows, which only ``--fresh`` computes again.
         num_staying: Rows of the table that nobody asks for any more.
         num_staying_errors: How many of them are error rows.
-        stale: Logical keys of committed rows that this run replaces.
+        num_stale: Committed rows that this run replaces or drops.
+        stale_file: URI of a file of their logical keys (`read_stale`); None without any.
         max_images: Most images in one row.
         num_retried: How many of the stale rows are errors.
     """
@@ -66,7 +67,8 @@ class ShardPlan:
     num_final_errors: int
     num_staying: int
     num_staying_errors: int
-    stale: pa.Table
+    num_stale: int
+    stale_file: str | None
     max_images: int
     num_retried: int = 0
 
@@ -167,35 +169,52 @@ class Spool:
             yield asked | prompt | {"row_key": row_key}
 
 
-def plan_shard(
-    shard: int,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One shard's wanted rows against its committed ones; all of its rows are in memory.
+
+    Attributes:
+        todo: Of `work_schema`: what has to run.
+        kept: Committed rows that are up to date, with the columns they were read with.
+        stale: Committed rows that leave the table.
+        staying: Committed rows that nobody asks for any more, and that stay.
+    """
+
+    todo: pa.Table
+    kept: pa.Table
+    stale: pa.Table
+    staying: pa.Table
+
+
+def compare(
     wanted: pa.Table,
     committed: pa.Table,
     *,
     recipe: str,
     asked: Collection[str],
-    work_uri: str,
-    is_fresh: bool,
-) -> ShardPlan:
-    """Compare one shard's wanted rows with its committed ones and write what is missing.
+    is_fresh: bool = False,
+    drops_vanished: bool = False,
+) -> Comparison:
+    """Tell what of one shard is missing, up to date, stale, or not asked for any more.
 
     Args:
-        shard: Its number.
         wanted: Of `work_schema`.
-        committed: Columns ``row_id, page_index, prompt_id, row_key, status, is_retryable,
-            num_pages`` of the shard's committed rows.
+        committed: At least the columns ``row_id, page_index, prompt_id, row_key, status,
+            is_retryable, num_pages`` of the shard's committed rows.
         recipe: See `keys.recipe_digest`.
         asked: The job's prompt ids; rows of other prompts stay as they are.
-        work_uri: Prefix for the work files.
         is_fresh: Whether everything runs again.
+        drops_vanished: Whether rows leave the table whose input is no longer there.
     """
     retry = pc.fill_null(committed["is_retryable"], False)
     is_final = pc.invert(pc.and_(pc.equal(committed["status"], "error"), retry))
     final = committed.filter(is_final) if not is_fresh else committed.slice(0, 0)
-    is_concerned = pc.and_(
-        pc.is_in(committed["row_id"], pc.unique(wanted["row_id"])),
-        pc.is_in(committed["prompt_id"], pa.array(sorted(asked), pa.string())),
-    )
+    has_input = pc.is_in(committed["row_id"], pc.unique(wanted["row_id"]))
+    is_asked = pc.is_in(committed["prompt_id"], pa.array(sorted(asked), pa.string()))
+    is_concerned = pc.and_(has_input, is_asked)
+    if drops_vanished:
+        # What is concerned and not current leaves the table, and of these nothing is current.
+        is_concerned = pc.or_(is_concerned, pc.invert(has_input))
     concerned, staying = (committed.filter(m) for m in (is_concerned, pc.invert(is_concerned)))
     is_document = pc.and_(pc.equal(wanted["kind"], "document"), pc.is_null(wanted["row_key"]))
     simple, documents = wanted.filter(pc.invert(is_document)), wanted.filter(is_document)
@@ -211,11 +230,26 @@ def plan_shard(
         unread, pages = _unread(documents, final, recipe)
         missing.append(unread)
         good.append(pages)
-    todo = pa.concat_tables(missing)
     current = pa.chunked_array([chunk for g in good for chunk in g.chunks], pa.binary())
     is_current = pc.is_in(_identity(concerned), current)
     kept, stale = (concerned.filter(m) for m in (is_current, pc.invert(is_current)))
+    return Comparison(todo=pa.concat_tables(missing), kept=kept, stale=stale, staying=staying)
+
+
+def plan_shard(shard: int, compared: Comparison, *, work_uri: str) -> ShardPlan:
+    """Write down what one shard has to do, so that its rows need not stay in memory.
+
+    Args:
+        shard: Its number.
+        compared: From `compare`.
+        work_uri: Prefix for the work files.
+    """
+    todo, kept, staying = compared.todo, compared.kept, compared.staying
     sizes = pc.list_value_length(todo["sources"])
+    stale_file = None
+    if compared.stale.num_rows:
+        stale_file = f"{work_uri}-stale.parquet"
+        _write(stale_file, compared.stale.select(LOGICAL_KEY))
     return ShardPlan(
         shard=shard,
         work_files=tuple(_write_work(todo, work_uri)),
@@ -225,10 +259,18 @@ def plan_shard(
         num_final_errors=_num_errors(kept),
         num_staying=staying.num_rows,
         num_staying_errors=_num_errors(staying),
-        stale=stale.select(LOGICAL_KEY),
+        num_stale=compared.stale.num_rows,
+        stale_file=stale_file,
         max_images=pc.max(sizes).as_py() or 0,
-        num_retried=_num_errors(stale),
+        num_retried=_num_errors(compared.stale),
     )
+
+
+def read_stale(plan: ShardPlan) -> pa.Table:
+    """Read the logical keys of the committed rows that a shard's run replaces or drops."""
+    if plan.stale_file is None:
+        return output_schema().empty_table().select(LOGICAL_KEY)
+    return pq.read_table(pa.BufferReader(storage.read(plan.stale_file)))
 
 
 def _num_errors(rows: pa.Table) -> int:
@@ -283,11 +325,15 @@ def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table
 
 def _write_work(todo: pa.Table, work_uri: str) -> Iterator[str]:
     for number, start in enumerate(range(0, todo.num_rows, ROWS_PER_WORK_FILE)):
-        buffer = BytesIO()
-        pq.write_table(todo.slice(start, ROWS_PER_WORK_FILE), buffer, compression="zstd")
         uri = f"{work_uri}-{number:06d}.parquet"
-        storage.put(uri, buffer.getvalue())
+        _write(uri, todo.slice(start, ROWS_PER_WORK_FILE))
         yield uri
+
+
+def _write(uri: str, rows: pa.Table) -> None:
+    buffer = BytesIO()
+    pq.write_table(rows, buffer, compression="zstd")
+    storage.put(uri, buffer.getvalue())
 
 
 def num_shards_for(num_rows: int, num_beyond_limit: int = 0) -> int:

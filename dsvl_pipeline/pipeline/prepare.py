@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
 from dsvl_pipeline import hub, keys, storage
 from dsvl_pipeline.config import JobConfig, check_grammars
 from dsvl_pipeline.errors import RunStoppedError
@@ -20,6 +22,7 @@ from dsvl_pipeline.pipeline import plan, settings
 from dsvl_pipeline.pipeline.plan import ShardPlan, Spool
 from dsvl_pipeline.pipeline.preprocess import StageConfig
 from dsvl_pipeline.pipeline.settings import Scale
+from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.open import open_input, with_absolute_paths
 from dsvl_pipeline.sources.uris import local_path, scheme_of
 from dsvl_pipeline.table import reader
@@ -107,15 +110,55 @@ class Prepared:
         self.writer.close()
 
 
-def prepare(
-    job: JobConfig, *, limit: int | None, is_fresh: bool, stop: threading.Event
-) -> Prepared:
-    """Check the job, join the cluster, plan, and take the table.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a job asks for, before anyone looks at its table.
+
+    Attributes:
+        job: With absolute paths.
+        checkpoint: Where the model lies.
+        scale: What of the cluster is used.
+        model: What answers, as lineage names it.
+        recipe_parts: What changes the results of every row.
+        carry_schema: Of the carried columns.
+        rows: The input, not yet read.
+    """
+
+    job: JobConfig
+    checkpoint: Path
+    scale: Scale
+    model: dict[str, str | None]
+    recipe_parts: dict[str, Any]
+    carry_schema: pa.Schema
+    rows: Iterator[Row]
+
+    @property
+    def recipe(self) -> str:
+        return keys.recipe_digest(self.recipe_parts)
+
+    @property
+    def asked(self) -> set[str]:
+        """The prompt ids; the empty one is that of rows that are bad as they stand."""
+        asked = {"", *(prompt.id for prompt in self.job.prompts)}
+        return asked | {"column"} if self.job.input.columns.prompt else asked
+
+    def spool(self, rows: Iterable[Row]) -> Spool:
+        return Spool(rows, self.job.prompts, self.recipe, self.carry_schema)
+
+    def num_shards(self, spool: Spool) -> int:
+        """Shards of the table, if it is a new one; reads on where a limited run stopped."""
+        if self.job.output.num_shards != "auto":
+            return self.job.output.num_shards
+        beyond = itertools.islice(self.rows, plan.MOST_COUNTED_BEYOND_LIMIT)
+        return plan.num_shards_for(spool.num_rows, sum(1 for _ in beyond))
+
+
+def read_job(job: JobConfig, *, stop: threading.Event) -> Wanted:
+    """Check a job and join the cluster; nothing is written.
 
     Raises:
-        ConfigError: The checkpoint, the input, the output or the cluster is not what the job says.
-        LeaseError: Another driver works on the table.
-        RunStoppedError: ``stop`` was set.
+        ConfigError: The checkpoint, the input or the cluster is not what the job says.
+        RunStoppedError: ``stop`` was set while the rows were read.
     """
     check_grammars(job)  # again, for jobs that were made and not loaded
     checkpoint = hub.resolve(job.model.checkpoint, job.model.revision)
@@ -126,45 +169,58 @@ def prepare(
     settings.configure()
     scale = settings.scale_of(job)
     model = _model(job, checkpoint, scale)
-    recipe_parts = _recipe_parts(job, model)
-    recipe = keys.recipe_digest(recipe_parts)
-    rows = _until(stop, source.rows())
-    spool = Spool(itertools.islice(rows, limit), job.prompts, recipe, source.carry_schema)
-    asked = {"", *(prompt.id for prompt in job.prompts)}
-    if job.input.columns.prompt:
-        asked.add("column")
+    return Wanted(
+        job=job,
+        checkpoint=checkpoint,
+        scale=scale,
+        model=model,
+        recipe_parts=_recipe_parts(job, model),
+        carry_schema=source.carry_schema,
+        rows=_until(stop, source.rows()),
+    )
+
+
+def prepare(
+    job: JobConfig, *, limit: int | None, is_fresh: bool, stop: threading.Event
+) -> Prepared:
+    """Check the job, join the cluster, plan, and take the table.
+
+    Raises:
+        ConfigError: The checkpoint, the input, the output or the cluster is not what the job says.
+        LeaseError: Another driver works on the table.
+        RunStoppedError: ``stop`` was set.
+    """
+    wanted = read_job(job, stop=stop)
+    job, recipe = wanted.job, wanted.recipe
+    spool = wanted.spool(itertools.islice(wanted.rows, limit))
     try:
         run_id = uuid.uuid4().hex[:16]
-        num_shards = job.output.num_shards
-        if num_shards == "auto":
-            beyond = itertools.islice(rows, plan.MOST_COUNTED_BEYOND_LIMIT)
-            num_shards = plan.num_shards_for(spool.num_rows, sum(1 for _ in beyond))
         writer = TableWriter.open(
-            job.output.uri, num_shards=num_shards, run_id=run_id, recipe=recipe
+            job.output.uri, num_shards=wanted.num_shards(spool), run_id=run_id, recipe=recipe
         )
         try:
-            shards = [
-                plan.plan_shard(
-                    shard,
-                    wanted,
+            shards = []
+            for shard, rows in _until(stop, spool.shards(writer.num_shards)):
+                compared = plan.compare(
+                    rows,
                     reader.committed_keys(writer.snapshot, shard),
                     recipe=recipe,
-                    asked=asked,
-                    work_uri=storage.join(_work(writer.uri), f"{run_id}-{shard:05d}"),
+                    asked=wanted.asked,
                     is_fresh=is_fresh,
+                    drops_vanished=drops_vanished(job, limit),
                 )
-                for shard, wanted in _until(stop, spool.shards(writer.num_shards))
-            ]
+                work_uri = storage.join(_work(writer.uri), f"{run_id}-{shard:05d}")
+                shards.append(plan.plan_shard(shard, compared, work_uri=work_uri))
             manifest = RunManifest(
                 run_id=run_id,
                 plan_id=keys.recipe_digest({"recipe": recipe, "rows": spool.digest}),
                 status="running",
                 started_at=_now(),
                 recipe=recipe,
-                recipe_parts=recipe_parts,
+                recipe_parts=wanted.recipe_parts,
                 job=job.model_dump(mode="json"),
                 job_digest=keys.recipe_digest(job.model_dump(mode="json")),
-                model=model,
+                model=wanted.model,
                 versions=_versions(),
             )
             write_run(writer.uri, manifest)
@@ -173,14 +229,20 @@ def prepare(
             raise
     finally:
         spool.close()
+    dtype = wanted.scale.dtype
     return Prepared(
-        config=StageConfig(job=job, dtype=scale.dtype, recipe=recipe, lineage=_lineage(manifest)),
-        scale=scale,
+        config=StageConfig(job=job, dtype=dtype, recipe=recipe, lineage=_lineage(manifest)),
+        scale=wanted.scale,
         writer=writer,
         shards=shards,
         manifest=manifest,
-        is_random_weights=hub.is_random_weights(checkpoint),
+        is_random_weights=hub.is_random_weights(wanted.checkpoint),
     )
+
+
+def drops_vanished(job: JobConfig, limit: int | None) -> bool:
+    """Tell whether rows without an input leave the table: not if not all input was read."""
+    return job.output.vanished == "drop" and limit is None
 
 
 def _until(stop: threading.Event, items: Iterable[T]) -> Iterator[T]:

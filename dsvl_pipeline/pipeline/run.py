@@ -23,7 +23,7 @@ from dsvl_pipeline.errors import DsvlError, RunStoppedError
 from dsvl_pipeline.pipeline import graph, ledger, stream
 from dsvl_pipeline.pipeline.failures import explained
 from dsvl_pipeline.pipeline.limits import ErrorLimits, Stall, check_starts
-from dsvl_pipeline.pipeline.plan import ShardPlan
+from dsvl_pipeline.pipeline.plan import ShardPlan, read_stale
 from dsvl_pipeline.pipeline.prepare import Prepared, prepare
 from dsvl_pipeline.pipeline.progress import ProgressSink, Tracker
 from dsvl_pipeline.pipeline.signals import stop_on_signals
@@ -151,7 +151,7 @@ class _ShardRun:
         self._stall = Stall(prepared.config.job.limits.stall_timeout_s)
         self._output = prepared.config.job.output
         self._write = ray.remote(num_cpus=0, max_retries=3)(_write_part)
-        self._stale = plan.stale
+        self._stale = read_stale(plan)
         self._blocks: list[ray.ObjectRef[pa.Table]] = []
         self._num_blocked_rows = 0
         self._oldest_s = 0.0

@@ -51,6 +51,7 @@ def planned(
     recipe: str = RECIPE,
     asked: frozenset[str] | None = None,
     is_fresh: bool = False,
+    drops_vanished: bool = False,
 ) -> tuple[ShardPlan, list[dict[str, Any]]]:
     """Plan one shard; also return the work rows it wrote."""
     spool = Spool(rows, prompts, recipe, pa.schema([]))
@@ -58,15 +59,15 @@ def planned(
     spool.close()
     if asked is None:
         asked = frozenset({"", "column", *(prompt.id for prompt in prompts)})
-    result = plan.plan_shard(
-        shard,
+    compared = plan.compare(
         wanted,
         pa.Table.from_pylist(committed or [], schema=COMMITTED),
         recipe=recipe,
         asked=asked,
-        work_uri=str(folder / "work"),
         is_fresh=is_fresh,
+        drops_vanished=drops_vanished,
     )
+    result = plan.plan_shard(shard, compared, work_uri=str(folder / "work"))
     todo = [row for uri in result.work_files for row in pq.read_table(uri).to_pylist()]
     assert len(todo) == result.num_rows
     return result, todo
@@ -115,7 +116,7 @@ def test_nothing_runs_twice(tmp_path: Path) -> None:
     """A second run over unchanged input computes nothing and replaces nothing."""
     rows = [image("a"), image("b")]
     result, todo = planned(tmp_path, rows, [committed_image(row) for row in rows])
-    assert (todo, result.num_up_to_date, result.stale.num_rows) == ([], 2, 0)
+    assert (todo, result.num_up_to_date, result.num_stale) == ([], 2, 0)
 
 
 def test_equal_content_under_two_names_is_two_rows(tmp_path: Path) -> None:
@@ -131,7 +132,9 @@ def test_changed_content_replaces_its_own_rows(tmp_path: Path) -> None:
     old = [committed_image(image("a")), committed_image(image("b"))]
     result, todo = planned(tmp_path, [image("a", version="2"), image("b")], old)
     assert [row["row_id"] for row in todo] == ["a"]
-    assert result.stale.to_pylist() == [{"row_id": "a", "page_index": None, "prompt_id": "caption"}]
+    assert plan.read_stale(result).to_pylist() == [
+        {"row_id": "a", "page_index": None, "prompt_id": "caption"}
+    ]
 
 
 def test_a_changed_prompt_touches_its_own_rows_only(tmp_path: Path) -> None:
@@ -141,7 +144,7 @@ def test_a_changed_prompt_touches_its_own_rows_only(tmp_path: Path) -> None:
     reworded = PromptConfig(id="colour", text="What colour is it?")
     result, todo = planned(tmp_path, [image("a")], old, prompts=(CAPTION, reworded))
     assert [row["prompt_id"] for row in todo] == ["colour"]
-    assert result.stale["prompt_id"].to_pylist() == ["colour"]
+    assert plan.read_stale(result)["prompt_id"].to_pylist() == ["colour"]
 
 
 def test_retryable_errors_run_again_and_final_ones_do_not(tmp_path: Path) -> None:
@@ -153,7 +156,7 @@ def test_retryable_errors_run_again_and_final_ones_do_not(tmp_path: Path) -> Non
     ]
     result, todo = planned(tmp_path, rows, old)
     assert [row["row_id"] for row in todo] == ["slow"]
-    assert result.stale["row_id"].to_pylist() == ["slow"]
+    assert plan.read_stale(result)["row_id"].to_pylist() == ["slow"]
 
 
 def test_rows_whose_input_vanished_stay(tmp_path: Path) -> None:
@@ -161,7 +164,28 @@ def test_rows_whose_input_vanished_stay(tmp_path: Path) -> None:
     result, todo = planned(
         tmp_path, [image("a")], [committed_image(image("a")), committed_image(image("gone"))]
     )
-    assert (todo, result.stale.num_rows) == ([], 0)
+    assert (todo, result.num_stale) == ([], 0)
+
+
+def test_rows_whose_input_vanished_leave_the_table_where_the_job_says_so(tmp_path: Path) -> None:
+    """Those of other prompts as well; but not rows that are there and asked something else now."""
+    other = PromptConfig(id="colour", text="Which colour?")
+    old = [
+        *(committed_image(image("gone"), prompt) for prompt in (CAPTION, other)),
+        *(committed_image(image("a"), prompt) for prompt in (CAPTION, other)),
+    ]
+    result, todo = planned(tmp_path, [image("a")], old, drops_vanished=True)
+    assert (todo, result.num_up_to_date, result.num_staying) == ([], 1, 1)
+    stale = plan.read_stale(result)
+    assert stale["row_id"].to_pylist() == ["gone", "gone"]
+    assert stale["prompt_id"].to_pylist() == ["caption", "colour"]
+
+
+def test_dropping_what_vanished_spares_a_file_that_is_still_named(tmp_path: Path) -> None:
+    """Its input is the manifest's line, and that is there."""
+    lost = replace(image("a"), content_id=b"")
+    result, todo = planned(tmp_path, [lost], [committed_image(image("a"))], drops_vanished=True)
+    assert (todo, result.num_up_to_date, result.num_stale) == ([], 1, 0)
 
 
 def test_a_file_that_is_gone_keeps_its_answers(tmp_path: Path) -> None:
@@ -171,13 +195,13 @@ def test_a_file_that_is_gone_keeps_its_answers(tmp_path: Path) -> None:
     pages = committed_pages(document("d"), [0, 1], 2)
     result, todo = planned(tmp_path, lost, [committed_image(rows[0]), *pages])
     assert [row["row_id"] for row in todo] == ["b"]
-    assert (result.num_up_to_date, result.stale.num_rows) == (3, 0)
+    assert (result.num_up_to_date, result.num_stale) == (3, 0)
 
 
 def test_fresh_replaces_everything_asked(tmp_path: Path) -> None:
     """--fresh computes up-to-date rows too, and names them stale."""
     result, todo = planned(tmp_path, [image("a")], [committed_image(image("a"))], is_fresh=True)
-    assert (len(todo), result.stale.num_rows) == (1, 1)
+    assert (len(todo), result.num_stale) == (1, 1)
 
 
 def test_a_bad_row_is_one_row_and_is_settled_once(tmp_path: Path) -> None:
@@ -188,7 +212,7 @@ def test_a_bad_row_is_one_row_and_is_settled_once(tmp_path: Path) -> None:
     assert [(row["prompt_id"], row["error_code"]) for row in todo] == [("", "no_image")]
     done = {**{name: todo[0].get(name) for name in COMMITTED.names}, "status": "error"}
     result, todo = planned(tmp_path, [bad], [done], prompts=(CAPTION, other))
-    assert (todo, result.stale.num_rows) == ([], 0)
+    assert (todo, result.num_stale) == ([], 0)
 
 
 def test_a_row_without_any_prompt_is_an_error_row(tmp_path: Path) -> None:
@@ -215,7 +239,7 @@ def test_a_changed_document_replaces_all_its_pages(tmp_path: Path) -> None:
         tmp_path, [document("d", version="2")], committed_pages(document("d"), [0, 1], 2)
     )
     assert [row["done_pages"] for row in todo] == [[]]
-    assert result.stale["page_index"].to_pylist() == [0, 1]
+    assert plan.read_stale(result)["page_index"].to_pylist() == [0, 1]
 
 
 def unreadable(row: Row, prompt: PromptConfig = CAPTION) -> dict[str, Any]:
@@ -234,10 +258,10 @@ def test_an_unreadable_document_is_settled_until_it_changes(tmp_path: Path) -> N
     """Its one error row counts as its answer, and goes when the document can be read."""
     error = unreadable(document("d"))
     result, todo = planned(tmp_path, [document("d")], [error])
-    assert (todo, result.stale.num_rows, result.num_up_to_date) == ([], 0, 1)
+    assert (todo, result.num_stale, result.num_up_to_date) == ([], 0, 1)
     assert result.num_final_errors == 1
     result, todo = planned(tmp_path, [document("d", version="2")], [error])
-    assert (len(todo), result.stale.num_rows) == (1, 1)
+    assert (len(todo), result.num_stale) == (1, 1)
 
 
 def test_a_document_that_vanished_keeps_the_pages_it_had(tmp_path: Path) -> None:
@@ -245,14 +269,14 @@ def test_a_document_that_vanished_keeps_the_pages_it_had(tmp_path: Path) -> None
     other = PromptConfig(id="colour", text="Which colour?")
     old = [*committed_pages(document("d"), [0, 1], 2), unreadable(document("d"), other)]
     result, todo = planned(tmp_path, [document("d")], old, prompts=(CAPTION, other))
-    assert (todo, result.stale.num_rows, result.num_up_to_date) == ([], 0, 3)
+    assert (todo, result.num_stale, result.num_up_to_date) == ([], 0, 3)
 
 
 def test_the_error_row_of_a_partly_read_document_settles_it(tmp_path: Path) -> None:
     """Pages of the same version stay beside it."""
     old = [*committed_pages(document("d"), [0], 2), unreadable(document("d"))]
     result, todo = planned(tmp_path, [document("d")], old)
-    assert (todo, result.stale.num_rows, result.num_up_to_date) == ([], 0, 2)
+    assert (todo, result.num_stale, result.num_up_to_date) == ([], 0, 2)
 
 
 def test_a_row_that_turned_bad_loses_all_its_old_answers(tmp_path: Path) -> None:
@@ -260,7 +284,7 @@ def test_a_row_that_turned_bad_loses_all_its_old_answers(tmp_path: Path) -> None
     bad = image("a", failure=RowFailure(code="no_image", message="line 3: no image"))
     result, todo = planned(tmp_path, [bad], [committed_image(image("a"))])
     assert [row["prompt_id"] for row in todo] == [""]
-    assert result.stale["prompt_id"].to_pylist() == ["caption"]
+    assert plan.read_stale(result)["prompt_id"].to_pylist() == ["caption"]
 
 
 def test_a_shard_without_wanted_rows_counts_what_stays(tmp_path: Path) -> None:
@@ -331,7 +355,7 @@ def test_a_changed_schema_touches_its_own_rows_only(tmp_path: Path) -> None:
     ):
         result, todo = planned(tmp_path, [row], old, prompts=(CAPTION, changed))
         assert [row["prompt_id"] for row in todo] == ["colour"]
-        assert result.stale["prompt_id"].to_pylist() == ["colour"]
+        assert plan.read_stale(result)["prompt_id"].to_pylist() == ["colour"]
 
 
 def test_a_changed_schema_reads_a_document_again(tmp_path: Path) -> None:

@@ -35,15 +35,17 @@ def shard_run(writer: TableWriter, stale: pa.Table) -> _ShardRun:
         num_final_errors=0,
         num_staying=0,
         num_staying_errors=0,
-        stale=stale,
+        num_stale=stale.num_rows,
+        stale_file=None,
         max_images=1,
     )
     config = SimpleNamespace(job=parse(fake_job({"images": "x/*.jpg"}, writer.uri)))
     limits = ErrorLimits(config.job, num_retried=0)
     prepared = cast(Prepared, SimpleNamespace(writer=writer, config=config))
-    return _ShardRun(
-        prepared, plan, Tracker(lambda _: None), threading.Event(), cast(Any, None), limits
-    )
+    progress = Tracker(lambda _: None)
+    run = _ShardRun(prepared, plan, progress, threading.Event(), cast(Any, None), limits)
+    run._stale = stale
+    return run
 
 
 def test_a_commit_that_failed_supersedes_the_same_rows_next_time(

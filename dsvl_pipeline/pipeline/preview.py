@@ -1,0 +1,249 @@
+"""What a run would do, without doing it: nothing is written, and no lease is taken."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dsvl_pipeline import keys
+from dsvl_pipeline.config import JobConfig
+from dsvl_pipeline.errors import ConfigError, NotFoundError
+from dsvl_pipeline.pipeline import plan, reasons
+from dsvl_pipeline.pipeline.plan import Comparison
+from dsvl_pipeline.pipeline.prepare import Wanted, drops_vanished, read_job
+from dsvl_pipeline.table import reader
+from dsvl_pipeline.table.format import read_format
+from dsvl_pipeline.table.lineage import read_run
+from dsvl_pipeline.table.log import Snapshot, read_snapshot
+from dsvl_pipeline.table.part import Receipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a run would do.
+
+    Attributes:
+        to_run: Rows by reason; a document counts once per prompt, its pages are unknown.
+        num_documents: Documents among them.
+        to_keep: Rows of the table that stay, by reason.
+        num_replaced: Rows of the table that new answers replace.
+        num_dropped: Rows of the table that leave it, because their input vanished.
+        num_shards: Of the table.
+    """
+
+    to_run: dict[str, int]
+    num_documents: int
+    to_keep: dict[str, int]
+    num_replaced: int
+    num_dropped: int
+    num_shards: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why one row would run under one prompt, or would not.
+
+    Attributes:
+        prompt_id: Which prompt; empty for a row that is bad as it stands.
+        pages: Pages that this is about; none for images.
+        is_run: Whether it would run.
+        reason: In a few words.
+        details: What differs, or what the committed row says.
+    """
+
+    prompt_id: str
+    pages: tuple[int, ...]
+    is_run: bool
+    reason: str
+    details: tuple[str, ...]
+
+
+def preview(job: JobConfig, *, limit: int | None = None, fresh: bool = False) -> Preview:
+    """Count what a run would compute and keep, by reason.
+
+    Raises:
+        ConfigError: The job, its input or its output is wrong.
+    """
+    wanted = read_job(job, stop=threading.Event())
+    spool = wanted.spool(itertools.islice(wanted.rows, limit))
+    try:
+        snapshot, num_shards = _table(wanted.job.output.uri)
+        num_shards = num_shards or wanted.num_shards(spool)
+        to_run, to_keep = Counter[str](), Counter[str]()
+        num_documents = num_replaced = num_dropped = 0
+        for shard, rows in spool.shards(num_shards):
+            committed = _committed(snapshot, shard)
+            compared = _compare(wanted, rows, committed, limit=limit, fresh=fresh)
+            found = reasons.reasons_to_run(compared, committed, wanted.recipe)
+            to_run.update(reason for _, reason in found)
+            to_keep.update(reasons.count_to_keep(compared, rows))
+            stale = compared.stale
+            has_input = pc.is_in(stale["row_id"], pc.unique(rows["row_id"]))
+            num_here = pc.sum(has_input).as_py() or 0
+            num_replaced += num_here
+            num_dropped += stale.num_rows - num_here
+            num_documents += pc.sum(pc.equal(compared.todo["kind"], "document")).as_py() or 0
+    finally:
+        spool.close()
+    return Preview(
+        to_run=dict(to_run.most_common()),
+        num_documents=num_documents,
+        to_keep=dict(to_keep.most_common()),
+        num_replaced=num_replaced,
+        num_dropped=num_dropped,
+        num_shards=num_shards,
+    )
+
+
+def explain(job: JobConfig, row_id: str, *, fresh: bool = False) -> list[Explanation]:
+    """Say why a row would run or not, under each of its prompts.
+
+    Raises:
+        ConfigError: The job is wrong, or neither its input nor its table has such a row.
+    """
+    wanted = read_job(job, stop=threading.Event())
+    spool = wanted.spool(row for row in wanted.rows if row.row_id == row_id)
+    try:
+        snapshot, num_shards = _table(wanted.job.output.uri)
+        shard = keys.shard_of(row_id, num_shards or 1)
+        ((_, rows),) = spool.shards(1)
+    finally:
+        spool.close()
+    committed = _committed(snapshot, shard, row_id)
+    if not rows.num_rows and not committed.num_rows:
+        raise ConfigError(
+            f"--explain {row_id}: neither the job's input nor its table has a row of this id; it "
+            "is the id column of the manifest, or the URI of the file, as `dsvl export` shows it"
+        )
+    compared = _compare(wanted, rows, committed, limit=None, fresh=fresh)
+    return [
+        *_of_those_to_run(wanted, compared, committed, job.output.uri),
+        *_of_those_to_keep(compared, rows),
+        *_of_those_to_drop(compared, rows),
+    ]
+
+
+def _table(uri: str) -> tuple[Snapshot, int | None]:
+    """The table as it is, and its number of shards; None if there is no table yet."""
+    try:
+        return read_snapshot(uri), read_format(uri).num_shards
+    except NotFoundError:
+        return Snapshot(uri=uri, parts={}), None
+
+
+def _committed(snapshot: Snapshot, shard: int, row_id: str | None = None) -> pa.Table:
+    if row_id is None:
+        return reader.committed_keys(snapshot, shard, reasons.EXPLAINING_COLUMNS)
+    # Part by part: one row is looked for, and a shard may be large.
+    columns = (*reasons.EXPLAINING_COLUMNS, "error_code", "run_id", "produced_at")
+    found = [reader.read_parts(snapshot, (), columns)]
+    found += (_rows_of(snapshot, r, columns, row_id) for r in snapshot.in_shard(shard))
+    return pa.concat_tables(found, promote_options="permissive")
+
+
+def _rows_of(
+    snapshot: Snapshot, receipt: Receipt, columns: tuple[str, ...], row_id: str
+) -> pa.Table:
+    rows = reader.read_parts(snapshot, [receipt], columns)
+    return rows.filter(pc.equal(rows["row_id"], row_id))
+
+
+def _compare(
+    wanted: Wanted, rows: pa.Table, committed: pa.Table, *, limit: int | None, fresh: bool
+) -> Comparison:
+    return plan.compare(
+        rows,
+        committed,
+        recipe=wanted.recipe,
+        asked=wanted.asked,
+        is_fresh=fresh,
+        drops_vanished=drops_vanished(wanted.job, limit),
+    )
+
+
+def _of_those_to_run(
+    wanted: Wanted, compared: Comparison, committed: pa.Table, uri: str
+) -> Iterator[Explanation]:
+    before = {row["prompt_id"]: row for row in reversed(committed.to_pylist())}
+    for row, reason in reasons.reasons_to_run(compared, committed, wanted.recipe):
+        old = before.get(row["prompt_id"])
+        details = []
+        if old is not None:
+            details.append(_committed_as(old))
+            if old["recipe"] not in (None, wanted.recipe):
+                details.extend(_recipe_changes(uri, old["run_id"], wanted.recipe_parts))
+        if row["done_pages"]:
+            done = ", ".join(str(page + 1) for page in row["done_pages"])
+            details.append(f"up to date are its pages {done}")
+        if row["error_message"] is not None:
+            details.append(f"it becomes an error row: {row['error_message']}")
+        yield Explanation(
+            prompt_id=row["prompt_id"], pages=(), is_run=True, reason=reason, details=tuple(details)
+        )
+
+
+def _of_those_to_keep(compared: Comparison, rows: pa.Table) -> Iterator[Explanation]:
+    for kept in (compared.kept, compared.staying):
+        for prompt_id in pc.unique(kept["prompt_id"]).to_pylist():
+            of_prompt = kept.filter(pc.equal(kept["prompt_id"], prompt_id))
+            nothing = kept.slice(0, 0)
+            is_kept = kept is compared.kept
+            one = Comparison(
+                todo=compared.todo.slice(0, 0),
+                kept=of_prompt if is_kept else nothing,
+                stale=nothing,
+                staying=nothing if is_kept else of_prompt,
+            )
+            for reason in reasons.count_to_keep(one, rows):
+                yield _not_run(of_prompt, f"kept: {reason}")
+
+
+def _of_those_to_drop(compared: Comparison, rows: pa.Table) -> Iterator[Explanation]:
+    if not rows.num_rows and compared.stale.num_rows:
+        yield _not_run(compared.stale, "dropped: input vanished, and output.vanished is drop")
+
+
+def _not_run(committed: pa.Table, reason: str) -> Explanation:
+    pages = sorted(page for page in committed["page_index"].to_pylist() if page is not None)
+    return Explanation(
+        prompt_id=committed["prompt_id"][0].as_py(),
+        pages=tuple(pages),
+        is_run=False,
+        reason=reason,
+        details=(_committed_as(committed.slice(0, 1).to_pylist()[0]),),
+    )
+
+
+def _committed_as(row: dict[str, Any]) -> str:
+    status = row["status"] if row["error_code"] is None else f"{row['status']} {row['error_code']}"
+    when = f" at {row['produced_at']:%Y-%m-%d %H:%M} UTC" if row["produced_at"] else ""
+    return f"committed as {status} by run {row['run_id']}{when}"
+
+
+def _recipe_changes(uri: str, run_id: str | None, now: dict[str, Any]) -> Iterator[str]:
+    """Name the settings that differ between a committed row's recipe and the one of now."""
+    run = read_run(uri, run_id) if run_id is not None else None
+    if run is None or not run.recipe_parts:
+        yield "what of the recipe changed is unknown: the run that made the row left no manifest"
+        return
+    old, new = _flat(run.recipe_parts), _flat(now)
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name) and (name in old or new[name] is not None):
+            yield f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
+
+
+def _flat(parts: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(parts, dict):
+        # A manifest comes back from JSON, which has lists only.
+        return {prefix: list(parts) if isinstance(parts, tuple) else parts}
+    flat: dict[str, Any] = {}
+    for name, value in parts.items():
+        flat |= _flat(value, f"{prefix}.{name}" if prefix else name)
+    return flat
