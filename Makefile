@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-gpu test-kernels check lock clean
+.PHONY: help env demo test test-gpu test-kernels fault test-ceph check lock clean
 
 # The first that works and is of a version the lock was made for.
 IS_LOCKED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -61,6 +61,14 @@ test-kernels: requirements/torch-cpu.txt  ## the GPU kernels on a CPU, in Triton
 		-r requirements/torch-cpu.txt "triton==3.6.*" "numpy<2.4" pytest hypothesis
 	TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest --noconftest -q \
 		tests/ops/test_attention_kernels.py tests/ops/test_image_attention_kernels.py tests/ops/test_sampling_kernels.py tests/gpu/test_kernels_elementwise.py
+
+# One seed gives one run; each draws another fault. RUNS=20 SEED=7 make fault
+RUNS ?= 200
+fault: $(READY)  ## runs with random faults, rows counted after each (variables: RUNS, MINUTES, SEED)
+	$(BIN)/python -m tests.fault --runs $(RUNS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+test-ceph: $(READY)  ## what touches S3, the short fault campaign too, on a real Ceph (needs its Debian packages)
+	tests/ceph.sh $(BIN)/python -m pytest -m s3
 
 check: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -10,8 +10,9 @@ import base64
 import hashlib
 import os
 import random
+import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, TypeVar
@@ -67,14 +68,20 @@ _ACCESS_HELP = (
     "AWS_ENDPOINT_URL, AWS_REGION and the bucket's name"
 )
 
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
 T = TypeVar("T")
 
 
 class S3Store:
     """``s3://bucket/key`` URIs. Keys are taken as they stand: nothing is percent-decoded."""
 
+    def __init__(self) -> None:
+        self._buckets_without_md5: set[str] = set()
+
     def read(self, uri: str, max_bytes: int | None) -> bytes:
         bucket, key = _split(uri)
+        damaged: list[bytes] = []
 
         async def get(s3: Any) -> bytes:
             response = await s3._call_s3("get_object", Bucket=bucket, Key=key)
@@ -85,9 +92,17 @@ class S3Store:
                     raise TooLargeError(
                         f"read {uri}: it has {size} bytes, but at most {max_bytes} are wanted"
                     )
-                return bytes(await body.read())
+                content = bytes(await body.read())
             finally:
                 body.close()
+            if bucket not in self._buckets_without_md5 and not _has_its_md5(content, response):
+                digest = hashlib.sha256(content).digest()
+                if digest not in damaged:
+                    damaged.append(digest)
+                    raise _DamagedError("its MD5 is not the ETag: a byte was changed on the way")
+                # The same bytes twice are what the store holds; its ETags are something else.
+                self._buckets_without_md5.add(bucket)
+            return content
 
         return _call("read", uri, get)
 
@@ -170,6 +185,24 @@ class S3Store:
             return True
 
         return _call("put", uri, put)
+
+
+class _DamagedError(Exception):
+    """What arrived is not what the store holds."""
+
+
+def _has_its_md5(content: bytes, response: Mapping[str, Any]) -> bool:
+    """Compare with the ETag, where that is the MD5 of the bytes.
+
+    It is not for multipart uploads (it then has a dash) and under two kinds of encryption.
+    """
+    etag = response["ETag"].strip('"')
+    is_md5 = (
+        _MD5.fullmatch(etag)
+        and "SSECustomerAlgorithm" not in response
+        and not response.get("ServerSideEncryption", "").startswith("aws:")
+    )
+    return not is_md5 or hashlib.md5(content, usedforsecurity=False).hexdigest() == etag
 
 
 def _split(uri: str, *, is_key_needed: bool = True) -> tuple[str, str]:

@@ -1,0 +1,205 @@
+"""The faults: each disturbs one run, and says which exit codes are right.
+
+Each is a function of a scene; it starts drivers and may leave the run unfinished, as the fault
+would. `FAULTS` gives each its name and the stores on which it makes sense.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.fault.campaign import Scene
+from tests.fault.cluster import kill_worker, wait_until
+from tests.s3 import Rule
+
+ENGINE = r"MapWorker\(.*Generate"
+TASK = r"ray::(MapBatches|StreamingRepartition|_write_part)"
+SHORT_LEASE_S = 3.0
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+
+
+def small_store_faults(scene: Scene) -> None:
+    """Nothing but what every scene has."""
+    scene.ended(scene.start(), 0)
+
+
+def lost_answers(scene: Scene) -> None:
+    """Whatever is written, the driver often does not hear that it was."""
+    scene.server.rules.insert(
+        0, Rule(method="PUT", path="_dsvl", action="reset_after", count=-1, chance=0.4)
+    )
+    scene.ended(scene.start(), 0)
+
+
+def outage(scene: Scene) -> None:
+    """The store refuses everything for a while, longer or shorter than the client's patience."""
+    driver = scene.start()
+    scene.pause()
+    rule = Rule(method="GET|PUT|HEAD|DELETE", path="", action="slow_down", count=-1)
+    scene.server.rules.insert(0, rule)
+    wait_until(lambda: not driver.is_running(), scene.draw.choice((3.0, 30.0)))
+    scene.server.rules.remove(rule)
+    scene.ended(driver, 0, 1, 3)
+
+
+def kill_engines(scene: Scene) -> None:
+    """SIGKILL of the engine's process, once or more."""
+    driver = scene.start()
+    for _ in range(scene.draw.randint(1, 2)):
+        wait_until(lambda: scene.cluster.workers(ENGINE) or not driver.is_running(), 60)
+        time.sleep(scene.draw.uniform(0.0, 1.5))
+        for pid in scene.cluster.workers(ENGINE):
+            kill_worker(pid)
+    scene.ended(driver, 0)
+
+
+def kill_tasks(scene: Scene) -> None:
+    """SIGKILL of workers in the middle of reading, preprocessing and writing."""
+    driver = scene.start()
+    for _ in range(scene.draw.randint(1, 4)):
+        time.sleep(scene.draw.uniform(0.0, 0.5))
+        wait_until(lambda: scene.cluster.workers(TASK) or not driver.is_running(), 60)
+        for pid in scene.cluster.workers(TASK)[:1]:
+            kill_worker(pid)
+    scene.ended(driver, 0)
+
+
+def kill_driver(scene: Scene) -> None:
+    """SIGKILL of the driver, once or twice; the workers find out by themselves."""
+    for _ in range(scene.draw.randint(1, 2)):
+        driver = scene.start()
+        scene.pause()
+        driver.kill(signal.SIGKILL)
+        scene.ended(driver, -signal.SIGKILL, 0)
+
+
+def terminate_driver(scene: Scene) -> None:
+    """SIGTERM, as a node that is drained sends it."""
+    driver = scene.start()
+    scene.pause()
+    driver.kill(signal.SIGTERM)
+    # The signal may come before Python has begun to listen.
+    scene.ended(driver, 3, 0, -signal.SIGTERM)
+
+
+def kill_node(scene: Scene) -> None:
+    """A whole node vanishes, with what its workers did and its object store held."""
+    node = scene.cluster.add_node()
+    driver = scene.start()
+    scene.pause()
+    scene.cluster.kill_node(node)
+    scene.ended(driver, 0)
+
+
+def two_drivers(scene: Scene) -> None:
+    """The same command twice at once: one does the work, the other says so or finds it done."""
+    first = scene.start()
+    time.sleep(scene.draw.choice((0.0, scene.draw.uniform(0.0, scene.typical_s))))
+    second = scene.start()
+    codes = [scene.ended(first, 0, 3), scene.ended(second, 0, 3)]
+    assert 0 in codes, f"both gave up: {codes}"
+    scene.exit_codes.sort(reverse=True)
+
+
+def sleeping_driver(scene: Scene) -> None:
+    """A driver stops for longer than its lease, is followed, and wakes up."""
+    sleeper = scene.start(lease_s=SHORT_LEASE_S)
+    scene.pause()
+    sleeper.kill(signal.SIGSTOP)
+    try:
+        time.sleep(SHORT_LEASE_S + 0.5)  # until then it counts as alive, on the same machine
+        follower = scene.start()
+        time.sleep(scene.draw.uniform(0.0, 2.0 * SHORT_LEASE_S))
+    finally:
+        sleeper.kill(signal.SIGCONT)
+    scene.ended(sleeper, 0, 3)
+    scene.ended(follower, 0, 3)
+
+
+def clock_jumps(scene: Scene) -> None:
+    """The clock of a driver is wrong and jumps; its successor's is wrong otherwise."""
+    for _ in range(scene.draw.randint(1, 2)):
+        clock = scene.folder / "clock"
+        clock.write_text(_offset(scene.draw))
+        driver = scene.start(
+            {
+                "LD_PRELOAD": str(FAKETIME),
+                "FAKETIME_TIMESTAMP_FILE": str(clock),
+                "FAKETIME_NO_CACHE": "1",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                "DONT_FAKE_MONOTONIC": "1",
+            }
+        )
+        time.sleep(2.0)  # a new program takes its time
+        scene.pause()
+        clock.write_text(_offset(scene.draw))
+        if scene.draw.random() < 0.5:
+            scene.pause()
+            driver.kill(signal.SIGKILL)
+        scene.ended(driver, -signal.SIGKILL, 0)
+
+
+def full_disk(scene: Scene) -> None:
+    """The table's disk has too little room; then it gets more."""
+    place = Path(scene.table)
+    place.mkdir(parents=True, exist_ok=True)
+    held = {path.relative_to(place): path.read_bytes() for path in place.rglob("*.*")}
+    kib = 4 * scene.draw.randint(10, 60) + sum(len(body) // 1024 + 8 for body in held.values())
+    _mount(place, "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs")
+    try:
+        for name, body in held.items():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).write_bytes(body)
+        scene.ended(scene.start(), 0, 3)
+        _mount(place, "-o", "remount,size=64m")
+        scene.run_to_a_good_end()
+        shutil.copytree(place, scene.folder / "copy", symlinks=True)
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+    # What lay under the mount is what was there before.
+    shutil.rmtree(place)
+    shutil.move(scene.folder / "copy", place)
+
+
+def _mount(place: Path, *options: str) -> None:
+    command = ["mount", *options, str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not done.returncode, f"{command}: {done.stderr}"
+
+
+def _offset(draw: random.Random) -> str:
+    return f"{draw.choice((-86400, -3600, -70, 0, 70, 3600, 86400)):+d}"
+
+
+def missing(fault: str) -> str | None:
+    """Say what this machine lacks for a fault; None if it can be played."""
+    if fault == "clock_jumps" and not FAKETIME.exists():
+        return f"needs {FAKETIME} (Debian: apt-get install libfaketime)"
+    if fault == "clock_jumps" and os.environ.get("DSVL_TEST_S3_ENDPOINT"):
+        return "a server that checks signatures refuses a wrong clock"
+    if fault == "full_disk" and os.geteuid() != 0:
+        return "needs root, to mount a small tmpfs"
+    return None
+
+
+FAULTS: dict[str, tuple[Callable[[Scene], None], tuple[str, ...]]] = {
+    "small_store_faults": (small_store_faults, ("s3",)),
+    "lost_answers": (lost_answers, ("s3",)),
+    "outage": (outage, ("s3",)),
+    "kill_engines": (kill_engines, ("local", "s3")),
+    "kill_tasks": (kill_tasks, ("local", "s3")),
+    "kill_driver": (kill_driver, ("local", "s3")),
+    "terminate_driver": (terminate_driver, ("local", "s3")),
+    "kill_node": (kill_node, ("local", "s3")),
+    "two_drivers": (two_drivers, ("local", "s3")),
+    "sleeping_driver": (sleeping_driver, ("local", "s3")),
+    "clock_jumps": (clock_jumps, ("local", "s3")),
+    "full_disk": (full_disk, ("local",)),
+}
