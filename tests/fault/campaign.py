@@ -309,10 +309,7 @@ def _check(scene: Scene, wanted: pa.Table) -> None:
     parts = read_snapshot(scene.table).parts
     for info in storage.list_objects(scene.table):
         name = info.uri.removeprefix(scene.table + "/")
-        folder = name.split("/")[1] if name.startswith("_dsvl/") else ""
-        is_known = folder in ("log", "lease", "runs", "checkpoints", "format.json")
-        # What a killed driver had asked the store with; nothing refers to it.
-        assert name in parts or is_known or folder.startswith("probe-"), f"debris: {name}"
+        assert name in parts or not name.startswith(("data/", "_dsvl/work/")), f"debris: {name}"
 
 
 def _check_rows(what: str, rows: pa.Table, wanted: pa.Table) -> None:
