@@ -31,6 +31,7 @@ __all__ = [
     "put_if_absent",
     "read",
     "read_many",
+    "read_range",
     "redact",
     "redact_text",
     "stat",
@@ -52,6 +53,18 @@ def read(uri: str, *, max_bytes: int | None = None) -> bytes:
         TooLargeError: It has more than ``max_bytes``; they are not read.
     """
     return _store(uri).read(uri, max_bytes)
+
+
+def read_range(uri: str, start: int, length: int) -> bytes:
+    """Read some bytes of an object; fewer where a local file ends before.
+
+    Raises:
+        ValueError: ``length`` is not positive.
+        StorageError: The object of a store ends before ``start``.
+    """
+    if length < 1:
+        raise ValueError(f"read {uri}: the length is {length}; it must be at least 1")
+    return _store(uri).read_range(uri, start, length)
 
 
 def read_many(uris: Iterable[str]) -> list[bytes]:

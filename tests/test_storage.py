@@ -106,6 +106,18 @@ def test_reading_stops_at_the_limit(root: str) -> None:
         storage.read(uri, max_bytes=4)
 
 
+def test_a_range_is_read_alone(root: str) -> None:
+    """Up to the end of the object, not beyond it."""
+    uri = storage.join(root, "x")
+    storage.put(uri, b"0123456789")
+    assert storage.read_range(uri, 2, 3) == b"234"
+    assert storage.read_range(uri, 7, 100) == b"789"
+    with pytest.raises(ValueError, match="the length is 0"):
+        storage.read_range(uri, 2, 0)
+    with pytest.raises(NotFoundError):
+        storage.read_range(storage.join(root, "never"), 0, 1)
+
+
 def test_missing_objects_are_told_apart_from_trouble(root: str) -> None:
     """A directory is not an object."""
     storage.put(storage.join(root, "a/x"), b"1")

@@ -106,6 +106,20 @@ class S3Store:
 
         return _call("read", uri, get)
 
+    def read_range(self, uri: str, start: int, length: int) -> bytes:
+        bucket, key = _split(uri)
+        wanted = f"bytes={start}-{start + length - 1}"
+
+        async def get(s3: Any) -> bytes:
+            response = await s3._call_s3("get_object", Bucket=bucket, Key=key, Range=wanted)
+            body = response["Body"]
+            try:
+                return bytes(await body.read())
+            finally:
+                body.close()
+
+        return _call("read", uri, get)
+
     def stat(self, uri: str) -> ObjectInfo:
         bucket, key = _split(uri)
 

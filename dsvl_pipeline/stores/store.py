@@ -31,6 +31,10 @@ class Store(Protocol):
 
     def read(self, uri: str, max_bytes: int | None) -> bytes: ...
 
+    def read_range(self, uri: str, start: int, length: int) -> bytes:
+        """Read some bytes; fewer where the object ends before."""
+        ...
+
     def stat(self, uri: str) -> ObjectInfo: ...
 
     def walk(self, prefix: str, *, is_flat: bool, start_after: str | None) -> Iterator[ObjectInfo]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import TableError
 from dsvl_pipeline.table.log import Snapshot, read_snapshot, total_statuses
-from dsvl_pipeline.table.part import Receipt, read_part
+from dsvl_pipeline.table.part import Receipt, read_columns, read_part
 from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
 
 
@@ -67,7 +68,7 @@ def committed_keys(
         columns: Those wanted.
     """
     snapshot = read_snapshot(table) if isinstance(table, str) else table
-    return read_parts(snapshot, snapshot.in_shard(shard), columns)
+    return read_parts(snapshot, snapshot.in_shard(shard), columns, read_one=read_columns)
 
 
 def counts(table: str | Snapshot) -> Counts:
@@ -87,7 +88,11 @@ def counts(table: str | Snapshot) -> Counts:
 
 
 def read_parts(
-    snapshot: Snapshot, receipts: Sequence[Receipt], columns: Sequence[str] | None
+    snapshot: Snapshot,
+    receipts: Sequence[Receipt],
+    columns: Sequence[str] | None,
+    *,
+    read_one: Callable[[str, Receipt, Any], pa.Table] = read_part,
 ) -> pa.Table:
     """Read parts, many at once, into one table whose columns are the union of theirs.
 
@@ -95,7 +100,7 @@ def read_parts(
     from JSONL, later numbers from Parquet), is text.
     """
     with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
-        read = threads.map(lambda r: read_part(snapshot.uri, r, columns), receipts)
+        read = threads.map(lambda r: read_one(snapshot.uri, r, columns), receipts)
         tables = [table.replace_schema_metadata(None) for table in read]
     rows = join_rows(tables or [output_schema().empty_table()])
     if columns is None:

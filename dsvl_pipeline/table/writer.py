@@ -20,6 +20,7 @@ from dsvl_pipeline.table.part import (
     keep_superseded,
     lease_of,
     part_metadata,
+    read_columns,
     read_part,
     write_part,
 )
@@ -205,7 +206,7 @@ class TableWriter:
             return [r for r in remainders if r is not None], [receipt.path for receipt in hit]
 
     def _read_keys(self, receipt: Receipt) -> pa.ChunkedArray:
-        return logical_key(read_part(self.uri, receipt, LOGICAL_KEY))
+        return logical_key(read_columns(self.uri, receipt, LOGICAL_KEY))
 
     def _remainder(self, receipt: Receipt, gone: pa.Array) -> Receipt | None:
         rows = read_part(self.uri, receipt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from dsvl_pipeline import storage
 from dsvl_pipeline.errors import TableError
 from dsvl_pipeline.table import part
 from dsvl_pipeline.table.part import Receipt, lease_of, read_part, write_part
+from dsvl_pipeline.table.schema import KEY_COLUMNS
 from tests.table.rows import image_rows
 
 ROWS = image_rows({"a": "x", "b": "y", "c": "z"})
@@ -133,3 +135,53 @@ def test_a_part_needs_rows(tmp_path: Path) -> None:
 def test_lease_is_read_from_our_own_names_only(path: str, wanted: int) -> None:
     """What somebody else put beside the parts is never deleted."""
     assert part.lease_of(path) == wanted
+
+
+def large_rows(num_rows: int = 1000) -> pa.Table:
+    """Rows whose answers are long and do not compress."""
+    texts = {f"row-{n}": random.Random(n).randbytes(600).hex() for n in range(num_rows)}
+    return image_rows(texts)
+
+
+def test_keys_are_read_without_the_answers(table_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan over 10^9 rows must not read what they say: a part of each file is enough."""
+    rows = large_rows()
+    receipt = write_part(table_uri, rows, shard=0, lease=1, metadata={})
+    fetched: list[int] = []
+    read_range = storage.read_range
+
+    def counted(uri: str, start: int, length: int) -> bytes:
+        fetched.append(length)
+        return read_range(uri, start, length)
+
+    monkeypatch.setattr(storage, "read_range", counted)
+    names = [*KEY_COLUMNS, "recipe", "not there"]
+    found = part.read_columns(table_uri, receipt, names)
+    assert found.equals(rows.select([*KEY_COLUMNS, "recipe"]), check_metadata=False)
+    assert sum(fetched) < receipt.num_bytes / 4
+    assert len(fetched) <= 4
+
+
+def test_a_flipped_byte_among_the_keys_is_found(tmp_path: Path) -> None:
+    """Nobody compares the whole file with its hash when only columns are read."""
+    receipt = write_part(str(tmp_path), large_rows(), shard=0, lease=1, metadata={})
+    path = tmp_path / receipt.path
+    body = bytearray(path.read_bytes())
+    column = pq.ParquetFile(path).metadata.row_group(0).column(1)
+    assert column.path_in_schema == "row_key"
+    body[column.data_page_offset + column.total_compressed_size - 5] ^= 1
+    path.write_bytes(body)
+    with pytest.raises(TableError, match=r"damaged: .* restore it"):
+        part.read_columns(str(tmp_path), receipt, KEY_COLUMNS)
+    path.write_bytes(body[:-9])
+    with pytest.raises(TableError, match="damaged"):
+        part.read_columns(str(tmp_path), receipt, KEY_COLUMNS)
+
+
+def test_columns_of_a_part_that_was_just_replaced_come_from_its_copy(table_uri: str) -> None:
+    """`dsvl plan` runs beside jobs."""
+    rows = large_rows()
+    receipt = write_part(table_uri, rows, shard=0, lease=1, metadata={})
+    part.keep_superseded(table_uri, receipt.path)
+    storage.delete([storage.join(table_uri, receipt.path)])
+    assert part.read_columns(table_uri, receipt, KEY_COLUMNS).num_rows == rows.num_rows
