@@ -108,6 +108,8 @@ class InputConfig(Section):
         allowed_roots: Local directories that rows may name besides those of the input itself.
         max_image_bytes: A larger file is an error row.
         max_document_bytes: The same for documents.
+        image_timeout_s: Wall-clock limit for decoding one image.
+        image_memory_gib: Memory that decoding one image may take.
         fetch_timeout_s: Limit for reading one file or object, retries not counted.
         document: How pages are rendered.
     """
@@ -122,6 +124,8 @@ class InputConfig(Section):
     allowed_roots: tuple[str, ...] = ()
     max_image_bytes: int = Field(default=64 << 20, ge=1)
     max_document_bytes: int = Field(default=512 << 20, ge=1)
+    image_timeout_s: float = Field(default=60.0, gt=0)
+    image_memory_gib: float = Field(default=4.0, gt=0)
     fetch_timeout_s: float = Field(default=60.0, gt=0)
     document: DocumentConfig = DocumentConfig()
 

@@ -23,10 +23,12 @@ from dsvl_pipeline.errors import EngineError
 from dsvl_pipeline.fields import FieldType, read_fields
 from dsvl_pipeline.pipeline import blocks
 from dsvl_pipeline.pipeline.blocks import CARRY
+from dsvl_pipeline.pipeline.gate import Gate
 from dsvl_pipeline.pipeline.preprocess import StageConfig
-from dsvl_pipeline.records import Completion, Engine, Request, SamplingParams
+from dsvl_pipeline.records import Completion, Engine, Request, RowFailure, SamplingParams
 from dsvl_pipeline.table.schema import logical_key, output_schema
 
+_DEATHS_TOGETHER = 2  # one is ordinary: nodes vanish
 PIXEL_COLUMNS = ("prompt_ids", "draft_ids", "digests", "high_res", "low_res")
 
 
@@ -35,7 +37,8 @@ class Generate:
 
     The engine runs in a thread of its own and a second thread collects its completions, so that
     neither ever blocks the actor's event loop. When the engine breaks, the process ends: Ray
-    then starts another and retries the batches.
+    then starts another and retries the batches. The ledger knows which ones were in the engine
+    at how many deaths; from the second on they are asked alone, to find the row that kills.
     """
 
     def __init__(self, *, config: StageConfig, has_gpu: bool, ledger: Any) -> None:
@@ -50,6 +53,7 @@ class Generate:
         self._ledger = ledger
         self._id = uuid.uuid4().hex
         self._kv_use = 0.0
+        self._gate = Gate()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[str, asyncio.Future[Completion]] = {}
         self._device, self._engine = _start_engine(config, has_gpu)
@@ -58,17 +62,46 @@ class Generate:
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         self._loop = asyncio.get_running_loop()
-        work = _digest(batch)
-        await self._ledger.begin.remote(self._id, work)
-        futures = {
-            index: self._ask(request)
-            for index, request in _requests(batch, self._config.job.generation).items()
-        }
-        await asyncio.gather(*futures.values())
-        answers = {index: future.result() for index, future in futures.items()}
+        work, requests = _digest(batch), _requests(batch, self._config.job.generation)
+        answers = None
+        async with self._gate.together():
+            num_deaths = await self._ledger.begin.remote(self._id, work)
+            if num_deaths < _DEATHS_TOGETHER:
+                answers = await self._answers(requests)
+            else:
+                await self._ledger.defer.remote(work)
+        if answers is None:
+            async with self._gate.alone():
+                num_deaths = await self._ledger.begin.remote(self._id, work)
+                answers = await self._answers_of_suspects(work, requests, num_deaths)
         await self._ledger.end.remote(self._id, work, self._stats())
         rows = batch.drop_columns([n for n in PIXEL_COLUMNS if n in batch.column_names])
-        return _results(rows, answers, self._config, self._device)
+        return _results(rows, answers, self._config, self._device, num_deaths + 1)
+
+    async def _answers(self, requests: dict[int, Request]) -> dict[int, Completion]:
+        futures = {index: self._ask(request) for index, request in requests.items()}
+        await asyncio.gather(*futures.values())
+        return {index: future.result() for index, future in futures.items()}
+
+    async def _answers_of_suspects(
+        self, work: bytes, requests: dict[int, Request], num_deaths: int
+    ) -> dict[int, Completion]:
+        """Answer a batch that was in the engine at every one of several deaths.
+
+        First it is alone with the engine. Where that dies again, it is asked row by row, and a
+        row that was alone with a dying engine is not asked any more.
+        """
+        if num_deaths <= _DEATHS_TOGETHER and len(requests) > 1:
+            return await self._answers(requests)
+        answers: dict[int, Completion] = {}
+        for index, request in requests.items():
+            row = work + request.request_id.encode()
+            if await self._ledger.begin.remote(self._id, row):
+                answers[index] = _deadly(request, num_deaths)
+            else:
+                answers |= await self._answers({index: request})
+            await self._ledger.end.remote(self._id, row, self._stats())
+        return answers
 
     def _stats(self) -> dict[str, float]:
         stats = self._engine.stats()
@@ -166,8 +199,29 @@ def _seed(row_key: bytes, seed: int) -> int:
     return (int.from_bytes(row_key[:8], "little") ^ seed) & (2**63 - 1)
 
 
+def _deadly(request: Request, num_deaths: int) -> Completion:
+    return Completion(
+        request_id=request.request_id,
+        completion_ids=np.empty(0, np.int32),
+        text="",
+        finish_reason="stop",
+        num_prompt_tokens=len(request.prompt_ids),
+        timings={},
+        error=RowFailure(
+            code="engine_crashed",
+            message=f"the engine's process died {num_deaths} times with this row in it, the last "
+            "time with nothing else; the engine's last words are in Ray's worker logs; try "
+            "`dsvl generate` with its image, or redrive it with other engine settings",
+        ),
+    )
+
+
 def _results(
-    rows: pa.Table, answers: dict[int, Completion], config: StageConfig, device: str
+    rows: pa.Table,
+    answers: dict[int, Completion],
+    config: StageConfig,
+    device: str,
+    attempt: int,
 ) -> pa.Table:
     """The output rows: what was asked, what came back, and this run's lineage."""
     carry = pa.schema(
@@ -177,6 +231,7 @@ def _results(
     schema = output_schema(carry, job.fields)
     fields = {prompt.id: prompt.fields for prompt in job.prompts}
     place = {"device": device, "node": os.uname().nodename, "produced_at": datetime.now(UTC)}
+    place |= {"attempt": attempt}
     out = []
     for index, row in enumerate(rows.to_pylist()):
         uris = row.pop("sources")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
@@ -50,7 +51,7 @@ def build(plan: ShardPlan, config: StageConfig, scale: Scale, ledger: Any) -> Da
         )
     work = work.repartition(target_num_rows_per_block=rows)
     requests = work.map_batches(
-        functools.partial(preprocess, config=config),
+        functools.partial(_preprocess, config=config),
         num_cpus=1,
         memory=_PREPROCESS_MEMORY_BYTES,
         **whole_block,
@@ -76,3 +77,10 @@ def build(plan: ShardPlan, config: StageConfig, scale: Scale, ledger: Any) -> Da
     )
     results.set_name(f"{config.job.name}-{plan.shard}")
     return results
+
+
+def _preprocess(batch: pa.Table, config: StageConfig) -> pa.Table:
+    """Runs as a Ray task; a second attempt follows where the process of the first one died."""
+    worker: Any = ray._private.worker.global_worker
+    attempt: int = worker.core_worker.get_current_task_attempt_number()
+    return preprocess(batch, config=config, is_isolated=attempt > 0)

@@ -21,6 +21,7 @@ from dsvl_pipeline import hub, keys, storage
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import DocumentError, RowError
 from dsvl_pipeline.pipeline import blocks
+from dsvl_pipeline.pipeline.isolate import Isolated, limited
 from dsvl_pipeline.processor import image
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.records import ImageInput
@@ -98,14 +99,24 @@ def _pages_of(asked: list[dict[str, Any]], config: StageConfig) -> Iterable[dict
                 }
 
 
-def preprocess(batch: pa.Table, *, config: StageConfig) -> pa.Table:
+def preprocess(batch: pa.Table, *, config: StageConfig, is_isolated: bool = False) -> pa.Table:
     """Fetch, decode and tokenise: adds prompt ids, pixels and what lineage wants to know.
 
     Neighbouring rows that name the same image or page share one decoding.
+
+    Args:
+        batch: Work rows.
+        config: Of the job.
+        is_isolated: Whether an attempt at this batch has killed its process: each row then has to
+            show in another one whether it was the one.
     """
-    tools = _tools(config.job)
-    seen: dict[tuple[str, int | None], _Picture | RowError] = {}
-    prepared = [_prepare(row, tools, seen) for row in batch.to_pylist()]
+    if is_isolated:
+        with Isolated(config.job) as isolated:
+            prepared = [_prepare_apart(row, isolated) for row in batch.to_pylist()]
+    else:
+        tools = _tools(config.job)
+        seen: dict[tuple[str, int | None], _Picture | RowError] = {}
+        prepared = [_prepare(row, tools, seen) for row in batch.to_pylist()]
     for name in ("error_code", "error_message", "is_retryable"):
         column = pa.array([one[name] for one in prepared], batch.schema.field(name).type)
         batch = batch.set_column(batch.schema.get_field_index(name), name, column)
@@ -191,6 +202,18 @@ def _prepare(
     }
 
 
+def prepare_row(row: dict[str, Any], job: JobConfig) -> dict[str, Any]:
+    """Prepare one row, the same as `preprocess` does with many."""
+    return _prepare(row, _tools(job), {})
+
+
+def _prepare_apart(row: dict[str, Any], isolated: Isolated) -> dict[str, Any]:
+    try:
+        return isolated.prepare(row)
+    except RowError as error:
+        return dict.fromkeys(_PREPARED) | {"images": ()} | _failure(error)
+
+
 def _picture(tools: _Tools, uri: str, page_index: int | None) -> _Picture | RowError:
     try:
         return tools.picture(uri, page_index)
@@ -214,6 +237,8 @@ class _Tools:
         self.processor = Processor.from_pretrained(checkpoint)
         self.fetcher = Fetcher(job.input)
         self.renderer = DocumentRenderer(job.input.document)
+        memory_bytes = int(job.input.image_memory_gib * 2**30)
+        self._limited = functools.partial(limited, job.input.image_timeout_s, memory_bytes)
         self._has_drafts = job.input.document.draft
         # An answer may skip a part of the page, but not say more than it may say.
         self._max_draft_tokens = 2 * job.generation.max_new_tokens
@@ -231,16 +256,19 @@ class _Tools:
         if page_index is None:
             fetched = self.fetcher.read(uri)
             digest = bytes.fromhex(fetched.sha256)[:16]
-            picture = image.decode(fetched.data)
+            with self._limited():
+                picture = image.decode(fetched.data)
         else:
             fetched = self.document(uri)
             picture = self.renderer.render(fetched.data, page_index)
             if self._has_drafts:
                 text = self.renderer.text(fetched.data, page_index)
                 draft_ids = self.processor.draft_ids(text, most=self._max_draft_tokens)
-        low, high = zip(*picture.getextrema(), strict=True)
+        with self._limited():
+            low, high = zip(*picture.getextrema(), strict=True)
+            seen = self.processor.image(picture, source_digest=digest)
         return _Picture(
-            image=self.processor.image(picture, source_digest=digest),
+            image=seen,
             width=picture.width,
             height=picture.height,
             etag=fetched.etag,

@@ -26,7 +26,7 @@ def test_a_carried_column_wins_over_a_column_of_our_own() -> None:
     work = work.append_column("is_blank", pa.array([False]))
     job = parse(fake_job({"images": "x/*.jpg"}, "out"))
     config = StageConfig(job=job, dtype="float32", recipe="r", lineage={})
-    (found,) = _results(work, {}, config, "cpu").to_pylist()
+    (found,) = _results(work, {}, config, "cpu", 1).to_pylist()
     assert (found["is_blank"], found["kind"]) == ("perhaps", "shoe")
     assert (found["status"], found["error_code"]) == ("error", "not_found")
 
@@ -106,7 +106,7 @@ def answered(
         timings={"finished_s": 1.0},
     )
     rows = batch.drop_columns([n for n in PIXEL_COLUMNS if n in batch.column_names])
-    plain, facts = _results(rows, {0: completion, 1: completion}, config, "cpu").to_pylist()
+    plain, facts = _results(rows, {0: completion, 1: completion}, config, "cpu", 1).to_pylist()
     assert [plain.get(name) for name in config.job.fields] == [None] * len(config.job.fields)
     assert plain["prompt_digest"] != facts["prompt_digest"]
     return cast(dict[str, Any], facts)

@@ -16,6 +16,7 @@ from PIL import Image
 from dsvl_pipeline.config import DocumentConfig
 from dsvl_pipeline.errors import ConfigError, DocumentError
 from dsvl_pipeline.sources import documents
+from dsvl_pipeline.sources.child import Child
 from dsvl_pipeline.sources.documents import DocumentRenderer, document_rows
 
 COLOURS = ["red", "lime", "blue"]
@@ -101,13 +102,13 @@ def test_a_document_is_sent_once_for_all_its_pages(
 ) -> None:
     """A thousand pages of a large document must not send it a thousand times."""
     sent: list[int] = []
-    exchange = documents._Child.exchange
+    exchange = Child.exchange
 
-    def counted(child: documents._Child, header: object, payload: bytes, *rest: object) -> object:
+    def counted(child: Child, header: object, payload: bytes, *rest: object) -> object:
         sent.append(len(payload))
         return exchange(child, header, payload, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(documents._Child, "exchange", counted)
+    monkeypatch.setattr(Child, "exchange", counted)
     data = pictures(*COLOURS)
     renderer.page_count(data)
     for page in range(3):
@@ -239,15 +240,15 @@ def test_a_document_that_kills_each_child_is_an_error(
     """Two attempts, then a row; not a loop, and not the end of the worker."""
     data = pictures(*COLOURS)
     renderer.page_count(data)
-    exchange, killed = documents._Child.exchange, []
+    exchange, killed = Child.exchange, []
 
-    def deadly(child: documents._Child, header: dict[str, object], *rest: object) -> object:
+    def deadly(child: Child, header: dict[str, object], *rest: object) -> object:
         if header["command"] == "render":
             killed.append(child.process.pid)
             os.kill(child.process.pid, signal.SIGKILL)
         return exchange(child, header, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(documents._Child, "exchange", deadly)
+    monkeypatch.setattr(Child, "exchange", deadly)
     error = error_of(renderer, data)
     monkeypatch.undo()
     assert (error.code, "signal 9" in str(error)) == ("page_crashed", True)

@@ -1,0 +1,105 @@
+"""Rows whose preprocessing may kill its process, prepared in another one.
+
+A decoder that hangs or crashes takes its task's process with it, and Ray starts the task again.
+From then on each row is prepared in a child that lives until a row kills it; that row is then
+known, and becomes an error row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import resource
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from dsvl_pipeline.config import JobConfig
+from dsvl_pipeline.errors import DocumentError, ImageError, PromptError, RowError
+from dsvl_pipeline.sources.child import Child
+
+_CHILD = Path(__file__).with_name("row_child.py")
+_LONGEST_FETCH_S = 900.0
+_TIME_IS_UP = (-signal.SIGALRM, -signal.SIGXCPU)
+
+
+@contextlib.contextmanager
+def limited(seconds: float, memory_bytes: int) -> Iterator[None]:
+    """Bound the time and memory of what runs inside; only for a process that may be lost.
+
+    Too much memory is a MemoryError where the code that asked for it can raise one. Too much time
+    ends the process by SIGALRM: code that hangs gives no signal handler a chance.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    bounds = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min([in_use + memory_bytes, *bounds]), hard))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+class Isolated:
+    """Prepares rows in a process of their own, replaced when one of them kills it."""
+
+    def __init__(self, job: JobConfig) -> None:
+        self._job = job
+        self._child: Child | None = None
+
+    def prepare(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Prepare a row as `preprocess` does.
+
+        Raises:
+            RowError: The row killed the process, or would not end.
+        """
+        if self._child is None:
+            self._child = Child(_CHILD, self._job.model_dump_json())
+        limit_s = self._job.input.image_timeout_s * (1 + len(row["sources"])) + _LONGEST_FETCH_S
+        try:
+            _, body = self._child.exchange({}, pickle.dumps(dict(row)), limit_s)
+        except (EOFError, BrokenPipeError, TimeoutError) as error:
+            raise self._cause(row, is_late=isinstance(error, TimeoutError)) from None
+        prepared: dict[str, Any] = pickle.loads(body)
+        return prepared
+
+    def close(self) -> None:
+        """End the process."""
+        if self._child is not None:
+            self._child.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _cause(self, row: Mapping[str, Any], *, is_late: bool) -> RowError:
+        child, self._child = self._child, None
+        assert child is not None
+        how = child.end()
+        kind: type[RowError] = DocumentError if row["page_index"] is not None else ImageError
+        what = "page" if row["page_index"] is not None else "image"
+        if not row["sources"]:
+            kind, what = PromptError, "prompt"
+        if is_late or child.process.returncode in _TIME_IS_UP:
+            return kind(
+                f"{what}_timeout",
+                f"preparing the {what} took longer than input.image_timeout_s = "
+                f"{self._job.input.image_timeout_s:g}; raise it if that may be",
+                is_retryable=True,
+            )
+        return kind(
+            f"{what}_crashed",
+            f"preparing the {what} ended its process twice ({how}); the file may be damaged or "
+            f"need more memory than input.image_memory_gib = {self._job.input.image_memory_gib:g}",
+        )
