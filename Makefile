@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-gpu test-kernels fault test-ceph check lock clean
+.PHONY: help env demo test test-corpora test-gpu test-kernels fault test-ceph check lock clean
 
 # The first that works and is of a version the lock was made for.
 IS_LOCKED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -48,7 +48,10 @@ demo: $(READY)  ## the main job over the sample images and PDF, on the demo chec
 	$(BIN)/dsvl report out/demo out/demo.html
 
 test: $(READY)  ## all tests that need no GPU, Ray and S3 included
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu and not corpora"
+
+test-corpora: $(READY)  ## bad files of other projects' tests through whole runs (70 MB once, minutes)
+	$(BIN)/python -m pytest -m corpora tests/input
 
 test-gpu: $(READY)  ## all tests that need a GPU
 	$(BIN)/python -m pytest -m gpu tests -s
