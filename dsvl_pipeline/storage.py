@@ -15,7 +15,7 @@ from fsspec.utils import glob_translate
 
 from dsvl_pipeline.errors import ConfigError, NotFoundError
 from dsvl_pipeline.stores.local import LocalStore
-from dsvl_pipeline.stores.redact import redact, redact_text
+from dsvl_pipeline.stores.redact import has_secret, redact, redact_text
 from dsvl_pipeline.stores.s3 import S3Store
 from dsvl_pipeline.stores.store import ObjectInfo, Store
 
@@ -25,6 +25,7 @@ __all__ = [
     "delete",
     "exists",
     "glob_objects",
+    "has_secret",
     "join",
     "list_objects",
     "put",

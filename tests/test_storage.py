@@ -302,6 +302,17 @@ def test_redact_drops_credentials(uri: str, wanted: str) -> None:
     assert storage.redact(uri) == wanted
 
 
+def test_redact_text_hides_what_the_environment_calls_a_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the service; places where secrets lie are no secrets."""
+    monkeypatch.setenv("SOME_SERVICE_API_KEY", "canary-of-a-service")
+    monkeypatch.setenv("DB_PASSWORD", "canary-of-a-database")
+    monkeypatch.setenv("TOKEN_FILE", "/var/run/token-of-a-pod")
+    text = "canary-of-a-service canary-of-a-database /var/run/token-of-a-pod"
+    assert storage.redact_text(text) == "[hidden] [hidden] /var/run/token-of-a-pod"
+
+
 def test_redact_text_hides_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """Error messages of libraries repeat what they were given."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret-0123456789")

@@ -211,7 +211,10 @@ class Manifest:
         value = self._value("id", values) if values else None
         if type(value) is int:  # not bool
             return str(value)
-        return value if isinstance(value, str) else None
+        if not isinstance(value, str):
+            return None
+        # A signed URL as an id would stand in the table for all to read.
+        return name_of(value) if storage.has_secret(value) else value
 
     def _names(self, values: Sequence[Any]) -> Sequence[str]:
         role = self.kind
@@ -305,7 +308,13 @@ class Manifest:
 
     def _wrong(self, role: str, values: Sequence[Any], wanted: str) -> ManifestError:
         found = values[self._at[role]]
-        text = "nothing" if found is None or found == "" else f"{type(found).__name__} {found!r}"
+        kind = type(found).__name__
+        if found is None or found == "":
+            text = "nothing"
+        elif isinstance(found, dict | list):  # whatever stands in there, nobody meant it for us
+            text = f"{kind} of {len(found)}"
+        else:
+            text = f"{kind} {found!r}"
         text = storage.redact_text(text)  # before it is cut: half a secret is one too
         text = text if len(text) <= 80 else text[:77] + "..."
         return ManifestError(

@@ -14,11 +14,13 @@ _TOKENS = re.compile(
     r"|\bhf_[A-Za-z0-9]{16,}\b"  # Hugging Face tokens
     r"|(?<=X-Amz-Signature=)\w+|(?<=X-Amz-Credential=)[^\s&]+|(?<=X-Amz-Security-Token=)[^\s&]+"
 )
-_SECRET_VARIABLES = (
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
+# Of the environment: whatever is named like a secret, and is no place where one lies.
+_SECRET_VARIABLE = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|API_?KEY|CREDENTIAL|PRIVATE_?KEY")
+_PLACE_VARIABLE = re.compile(r"_(FILE|PATH|DIR|URI|URL|MODE)S?$")
+_SECRET_PARAMETER = re.compile(
+    r"[?&#;](?:x-(?:amz|goog)-(?:signature|credential|security-token)|signature|sig|token|"
+    r"access_?token|api_?key|key|password|passwd|secret|auth|authorization)=",
+    re.IGNORECASE,
 )
 # A shorter "secret" is a test's, and would riddle ordinary text with holes.
 _LEAST_SECRET_LENGTH = 12
@@ -35,12 +37,23 @@ def redact(uri: str) -> str:
     return urlunsplit((pieces.scheme, pieces.netloc.rpartition("@")[2], pieces.path, "", ""))
 
 
+def has_secret(uri: str) -> bool:
+    """Tell whether a URI holds user info, or a query like that of a signed URL."""
+    if "://" not in uri:
+        return False
+    authority = re.split(r"[/?#]", uri.partition("://")[2], maxsplit=1)[0]
+    return "@" in authority or _SECRET_PARAMETER.search(uri) is not None
+
+
 def redact_text(text: str) -> str:
     """Apply `redact` to every URI in a text, and hide keys and tokens by their form or value."""
     text = _URI.sub(lambda found: redact(found[0]), text)
     text = _TOKENS.sub(HIDDEN, text)
-    for name in _SECRET_VARIABLES:
-        value = os.environ.get(name, "")
-        if len(value) >= _LEAST_SECRET_LENGTH:
+    for name, value in os.environ.items():
+        if (
+            len(value) >= _LEAST_SECRET_LENGTH
+            and _SECRET_VARIABLE.search(name.upper())
+            and not _PLACE_VARIABLE.search(name.upper())
+        ):
             text = text.replace(value, HIDDEN)
     return text

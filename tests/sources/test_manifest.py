@@ -608,11 +608,28 @@ def test_a_bad_value_is_shown_without_its_secrets(tmp_path: Path) -> None:
     """Messages are stored in the table, where others read them."""
     path = tmp_path / "m.jsonl"
     uri = "https://u:hunter2secret@host/a.jpg?sig=CANARY"
-    path.write_text(json.dumps({"image": {"uri": uri}}) + "\n")
+    path.write_text(json.dumps({"id": "a", "image": {"uri": uri}}) + "\n")
     [(_, message)] = failures(path, columns={"image": "image"}).values()
+    assert "column 'image' holds dict of 1, expected a string" in message
+    assert "hunter2secret" not in message
+    assert "CANARY" not in message
+    path.write_text(json.dumps({"image": "a.jpg", "text": 7, "sha": uri}) + "\n")
+    [(_, message)] = failures(path, columns={"image": "image", "sha256": "sha"}).values()
     assert "https://host/a.jpg" in message
     assert "hunter2secret" not in message
     assert "CANARY" not in message
+
+
+def test_a_signed_url_is_no_row_id(tmp_path: Path) -> None:
+    """Ids stand in the table as they are; what only looks like a URL stays one."""
+    signed = ["https://h/a.jpg?X-Amz-Signature=CANARY", "https://u:CANARY@h/a.jpg"]
+    plain = ["https://h/a.jpg?page=2", "https://h/@me/a.jpg", "a?sig=1"]
+    path = write(tmp_path / "m.jsonl", [{"id": i, "image": "a.jpg"} for i in signed + plain])
+    found = [row.row_id for row in rows(path, columns={"id": "id", "image": "image"})]
+    assert [name.partition("#")[0] for name in found[:2]] == ["https://h/a.jpg"] * 2
+    assert len(set(found)) == 5
+    assert found[2:] == plain
+    assert "CANARY" not in str(found)
 
 
 def test_a_manifest_in_a_directory_that_is_not_utf8_gives_text(tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""Secrets that a run is given, and must not pass on: canaries, looked for in all it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from dsvl_pipeline.table.reader import read_table
+from tests.pipeline.jobs import fake_job, jpeg
+
+pytestmark = pytest.mark.ray
+
+WORD = "canary"
+ENVIRONMENT = {
+    "AWS_SECRET_ACCESS_KEY": "canary-aws-secret-key-000000000000",
+    "AWS_SESSION_TOKEN": "canary-aws-session-token-0000000000",
+    # Neither works nor should: what is said of it must not repeat it.
+    "AWS_ENDPOINT_URL": "http://canary-user:canary-word@127.0.0.1:9",
+    "HF_TOKEN": "hf_canary0000000000000000000000",
+    "OPENLINEAGE_API_KEY": "canary-openlineage-key",
+    "OPENLINEAGE_URL": "http://canary-user:canary-word@127.0.0.1:9/?key=canary",
+    "SOME_SERVICE_PASSWORD": "canary-of-some-other-service",
+}
+SIGNED = "X-Amz-Signature=canary&X-Amz-Credential=canary%2Fx&sig=canary&token=canary"
+ROWS = [
+    {"id": "good", "image": "good.jpg"},
+    {"id": "gone", "image": "gone.jpg"},
+    {"id": "damaged", "image": "damaged.jpg"},
+    {"id": "signed", "image": f"https://127.0.0.1:9/a.jpg?{SIGNED}"},
+    {"id": "user", "image": "https://canary:canary@example.invalid/a.jpg"},
+    {"id": "fragment", "image": "http://0x7f000001/a.jpg#access_token=canary"},
+    {"id": "unparsable", "image": "http://canary:canary@[::1/a.jpg?sig=canary"},
+    {"id": "scheme", "image": "ftp://canary:canary@host/a.jpg"},
+    {"id": "object", "image": f"s3://bucket/a.jpg?{SIGNED}"},
+    {"id": "two", "image": ["good.jpg", f"https://10.0.0.1/a.jpg?{SIGNED}"]},
+    # Who has no other id takes the URL.
+    {"id": f"https://127.0.0.1:9/b.jpg?{SIGNED}", "image": f"https://127.0.0.1:9/b.jpg?{SIGNED}"},
+    {"id": "https://canary:canary@host/c.jpg", "image": ["https://canary:canary@host/c.jpg"]},
+    {"id": "wrong", "image": {"uri": "https://canary:canary@host/c.jpg", "key": "canary"}},
+    {"id": ["canary"], "image": "good.jpg"},
+]
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """A folder of Ray's own for its logs; its sockets allow for short paths only."""
+    folder = Path(tempfile.mkdtemp(prefix="dsvl-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_input(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "good.jpg").write_bytes(jpeg(1))
+    (folder / "damaged.jpg").write_bytes(jpeg(2)[:300])
+    unused = {"password": "canary", "note": "see https://canary:canary@host/"}
+    lines = [json.dumps(row | {"group": "g"} | unused) for row in ROWS]
+    lines.append('{"id": "broken", "image": "https://canary:canary@host/d.jpg?sig=canary"')
+    (folder / "manifest.jsonl").write_text("\n".join(lines))
+
+
+def _places(folder: Path) -> list[str]:
+    """Name every file below a folder that holds the word, also inside Parquet's pages."""
+    found = []
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            text = path.read_bytes()
+            if path.suffix == ".parquet":
+                table: pa.Table = pq.read_table(path)
+                text += repr((table.schema.metadata, table.to_pylist())).encode()
+            if WORD in str(path).lower() or WORD.encode() in text.lower():
+                at = text.lower().find(WORD.encode())
+                found.append(f"{path}: {text[max(0, at - 200) : at + 100]!r}")
+    return found
+
+
+def test_no_secret_appears_in_anything_a_run_writes(tmp_path: Path, ray_folder: Path) -> None:
+    """Table, log, manifests, events, pages, both streams, Ray's own logs; and each command's."""
+    _write_input(tmp_path / "in")
+    assert _places(tmp_path / "in"), "it would not be found in what a run writes either"
+    output = tmp_path / "out" / "table"
+    source = {
+        "manifest": str(tmp_path / "in" / "manifest.jsonl"),
+        "columns": {"id": "id", "image": "image"},
+        "carry": ["group"],
+        "allow_http": True,
+        "fetch_timeout_s": 2,
+    }
+    job = fake_job(source, str(output)) | {"max_error_fraction": 1.0}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    environment = {
+        **os.environ,
+        **ENVIRONMENT,
+        "RAY_TMPDIR": str(ray_folder),
+        "RAY_AUTH_MODE": "disabled",
+        "PYTHONPATH": os.getcwd(),
+    }
+    said = []
+
+    def dsvl(*arguments: str) -> None:
+        command = [sys.executable, "-m", "dsvl_pipeline.cli.main", *arguments]
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        said.append(done.stdout + done.stderr)
+
+    dsvl("run", "job.yaml", "--debug")
+    rows = {row["row_id"]: row for row in read_table(str(output)).to_pylist()}
+    assert len(rows) == len(ROWS) + 1
+    assert rows["good"]["status"] == "ok"
+    assert {row["status"] for name, row in rows.items() if name != "good"} == {"error"}
+    dsvl("report", str(output), str(tmp_path / "out" / "page.html"))
+    dsvl("export", str(output), str(tmp_path / "out" / "rows.csv"))
+    dsvl("compact", str(output))
+    for command in ("status", "verify", "versions", "failures"):
+        dsvl(command, str(output))
+    for row_id in rows:
+        if "://" in row_id:
+            dsvl("lineage", str(output), row_id)
+    leaks = [line for text in said for line in text.splitlines() if WORD in line.lower()]
+    assert leaks == []
+    assert _places(tmp_path / "out") == []
+    assert _places(ray_folder) == []
