@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -27,6 +28,9 @@ def main() -> int:
     parser.add_argument("--job", choices=JOBS, help="not drawn")
     parser.add_argument("--out", type=Path, help="results file or directory")
     args = parser.parse_args()
+    # Also in the background, where shells let Ctrl-C be ignored: Ray and the server must not stay.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(3))
     first = random.randrange(10**6) if args.seed is None else args.seed
     wanted = args.fault or list(FAULTS)
     for fault in wanted:

@@ -31,7 +31,7 @@ from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import logical_key, payload_digest
 from dsvl_pipeline.table.verify import verify
 from tests.fault.cluster import LocalCluster
-from tests.fault.driver import Driver, DriverPool, Program
+from tests.fault.driver import Driver, DriverPool
 from tests.pipeline.jobs import fake_job, write_manifest
 from tests.s3 import (
     FaultyServer,
@@ -119,24 +119,19 @@ class Scene:
     store: str
     typical_s: float
     exit_codes: list[int] = field(default_factory=list)
-    drivers: list[Driver | Program] = field(default_factory=list)
+    drivers: list[Driver] = field(default_factory=list)
 
-    def start(
-        self, environment: Mapping[str, str] | None = None, *, lease_s: float | None = None
-    ) -> Driver | Program:
-        """Start the run; the same command each time. With an environment it is a new program."""
+    def start(self, *, lease_s: float | None = None, clock: Path | None = None) -> Driver:
+        """Start the run, with the same command each time; see `DriverPool.start`."""
         log = self.folder / f"driver-{len(self.drivers)}.log"
-        if environment:
-            self.drivers.append(Program(self.job, log, environment))
-        else:
-            self.drivers.append(self.pool.start(self.job, log, lease_s=lease_s))
+        self.drivers.append(self.pool.start(self.job, log, lease_s=lease_s, clock=clock))
         return self.drivers[-1]
 
     def pause(self) -> None:
         """Wait for a random part of the time that the run takes."""
         time.sleep(self.draw.uniform(0.05, 1.1) * self.typical_s)
 
-    def ended(self, driver: Driver | Program, *allowed: int) -> int:
+    def ended(self, driver: Driver, *allowed: int) -> int:
         """Wait for a driver and hold its exit code against what the documentation says."""
         code = driver.wait(LIMIT_S)
         self.exit_codes.append(code)
@@ -254,11 +249,11 @@ class Campaign:
 
     def _source(self, folder: str, job: str) -> dict[str, Any]:
         if job != "pages":
-            return write_manifest(folder, {"few": 40, "many": 120}[job])
+            return write_manifest(folder, {"few": 24, "many": 80}[job])
         (sample,) = SAMPLE_PDF.glob("*.pdf")
-        for number in range(6):
+        for number in range(4):
             storage.put_if_absent(storage.join(folder, f"{number}.pdf"), sample.read_bytes())
-        source = write_manifest(storage.join(folder, "m"), 20)
+        source = write_manifest(storage.join(folder, "m"), 12)
         return source | {"documents": storage.join(folder, "*.pdf")}
 
 

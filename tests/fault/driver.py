@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from datetime import datetime, timedelta, tzinfo
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -72,19 +71,23 @@ class DriverPool:
         self._idle: list[tuple[Any, Connection]] = []
         self._busy: list[tuple[Driver, Any, Connection]] = []
 
-    def start(self, job: Path, log: Path, *, lease_s: float | None = None) -> Driver:
+    def start(
+        self, job: Path, log: Path, *, lease_s: float | None = None, clock: Path | None = None
+    ) -> Driver:
         """Give a job to an idle process, or to a new one.
 
         Args:
             job: The job file.
             log: Extended.
-            lease_s: Another lease time than usual; this driver's process is then a new one.
+            lease_s: Another lease time than usual.
+            clock: A file that says by how many seconds the driver's clock is wrong; it may change.
         """
         self._collect()
-        process, connection = self._idle.pop() if self._idle and lease_s is None else _start()
-        connection.send((str(job), str(log), lease_s))
+        is_usual = lease_s is None and clock is None
+        process, connection = self._idle.pop() if self._idle and is_usual else _start()
+        connection.send((str(job), str(log), lease_s, clock))
         driver = Driver(log, process, connection)
-        if lease_s is None:
+        if is_usual:
             self._busy.append((driver, process, connection))
         return driver
 
@@ -102,34 +105,6 @@ class DriverPool:
             process.join()
 
 
-class Program:
-    """The same, started as a program: what LD_PRELOAD names comes in no other way."""
-
-    def __init__(self, job: Path, log: Path, environment: Mapping[str, str]) -> None:
-        self.log = log
-        with log.open("ab") as out:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.fault.driver", str(job)],
-                env=dict(os.environ) | dict(environment),
-                stdout=out,
-                stderr=out,
-            )
-
-    def is_running(self) -> bool:
-        return self._process.poll() is None
-
-    def kill(self, number: int) -> None:
-        self._process.send_signal(number)
-
-    def wait(self, limit_s: float) -> int:
-        try:
-            return self._process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            raise TimeoutError(
-                f"driver {self._process.pid} did not end in {limit_s:g} s; see {self.log}"
-            ) from None
-
-
 def _start() -> tuple[Any, Connection]:
     ours, theirs = multiprocessing.Pipe()
     process = _PROCESSES.Process(target=_serve, args=(theirs, dict(os.environ)), daemon=True)
@@ -139,33 +114,47 @@ def _start() -> tuple[Any, Connection]:
 
 
 def _serve(connection: Connection, environment: dict[str, str]) -> None:
+    """Run one job after the other, with frequent commits, until one does not end well."""
+    from dsvl_pipeline.cli import main as cli
+    from dsvl_pipeline.pipeline import run
+    from dsvl_pipeline.table.writer import TableWriter
+
     os.environ.clear()
     os.environ.update(environment)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     code = 0
     while not code:
-        job, log, lease_s = connection.recv()
+        job, log, lease_s, clock = connection.recv()
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(out, 1)
         os.dup2(out, 2)
         os.close(out)
-        code = run(job, lease_s)
+        run._COMMIT_EVERY_S = COMMIT_EVERY_S
+        if lease_s is not None:
+            TableWriter.open.__func__.__kwdefaults__["lease_s"] = lease_s  # type: ignore[attr-defined]
+        if clock is not None:
+            _shift_clock(clock)
+        code = cli.main(["run", job])
         sys.stdout.flush()
         sys.stderr.flush()
         connection.send(code)
 
 
-def run(job: str, lease_s: float | None = None) -> int:
-    """Run a job with frequent commits and, if it is given, another lease time."""
-    from dsvl_pipeline.cli import main as cli
-    from dsvl_pipeline.pipeline import run
-    from dsvl_pipeline.table.writer import TableWriter
+def _shift_clock(clock: Path) -> None:
+    """Let Python's wall clock be wrong in this process; the monotonic one goes on.
 
-    run._COMMIT_EVERY_S = COMMIT_EVERY_S
-    if lease_s is not None:
-        TableWriter.open.__func__.__kwdefaults__["lease_s"] = lease_s  # type: ignore[attr-defined]
-    return cli.main(["run", job])
+    libfaketime would do it for all libraries, but then `time.sleep` fails after a jump.
+    """
+    time_ns, real = time.time_ns, datetime
 
+    def wrong_ns() -> int:
+        return time_ns() + int(float(clock.read_text()) * 1e9)
 
-if __name__ == "__main__":
-    sys.exit(run(sys.argv[1]))
+    class WrongDatetime(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Any:
+            return real.now(tz) + timedelta(seconds=float(clock.read_text()))
+
+    time.time_ns, time.time = wrong_ns, lambda: wrong_ns() / 1e9
+    for name, module in list(sys.modules.items()):
+        if name.startswith("dsvl_pipeline.") and getattr(module, "datetime", None) is real:
+            module.datetime = WrongDatetime  # type: ignore[attr-defined]
