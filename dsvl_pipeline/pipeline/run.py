@@ -215,8 +215,10 @@ class _ShardRun:
     def _advance(self) -> None:
         """Do what is due: start a part, take receipts, commit."""
         age_s = time.monotonic() - self._oldest_s
+        # Half of the time for the part to fill, a quarter each to write it and for its commit.
+        longest_s = self._output.seconds_per_part
         if self._num_blocked_rows >= self._output.rows_per_part or (
-            self._blocks and age_s >= self._output.seconds_per_part
+            self._blocks and age_s >= longest_s / 2
         ):
             self._start_part()
         if self._writing:
@@ -224,7 +226,7 @@ class _ShardRun:
         while len(self._writing) > _MAX_PARTS_BEING_WRITTEN and not self._stop.is_set():
             self._take(self._written(1))
             self._stall.check(lambda: f"{len(self._writing)} parts are being written to the table")
-        if time.monotonic() - self._committed_s > _COMMIT_EVERY_S:
+        if time.monotonic() - self._committed_s > min(_COMMIT_EVERY_S, longest_s / 4):
             self._commit()
 
     def _flush(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -104,3 +105,29 @@ def test_a_part_that_cannot_be_written_takes_no_other_with_it(
         with pytest.raises(StorageError, match="no space left"):
             run._flush()
         assert read_table(writer.uri).num_rows == 2
+
+
+def test_answers_are_committed_within_the_time_that_the_job_gives(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait for more rows, the writing and the wait for the commit share it: 30 s, not 40."""
+    with open_table(str(tmp_path / "table")) as writer:
+        rows = image_rows({"a": "1"})
+        run = shard_run(writer, keys_of(rows).slice(0, 0))
+        started: list[int] = []
+        monkeypatch.setattr(run, "_start_part", lambda: started.append(1))
+        run._blocks = cast(Any, ["block"])
+        run._oldest_s = time.monotonic() - 14
+        run._advance()
+        assert not started
+        run._oldest_s = time.monotonic() - 16
+        run._advance()
+        assert started
+        run._receipts.append(write(writer, rows))
+        run._committed_s = time.monotonic() - 7
+        run._advance()
+        assert run._receipts
+        run._committed_s = time.monotonic() - 8
+        run._advance()
+        assert not run._receipts
+        assert read_table(writer.uri).num_rows == 1
