@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -77,6 +78,7 @@ def content_id_of_many(content_ids: Sequence[bytes]) -> bytes:
     return _digest(b"dsvl.contents", content_ids)
 
 
+@lru_cache(maxsize=1024)  # of a job's own prompts, asked of 10^9 rows
 def prompt_digest(text: str, *, schema: str | None = None, regex: str | None = None) -> bytes:
     """Digest a rendered prompt with what its answer must satisfy, 16 bytes.
 

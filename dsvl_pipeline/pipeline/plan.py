@@ -142,8 +142,7 @@ class Spool:
             while chunk := list(itertools.islice(wanted, _ROWS_PER_CHUNK)):
                 table = pa.Table.from_pylist(chunk, schema=self.schema)
                 writer.write_table(table)
-                for key in _wanted_key(table).to_pylist():
-                    self._state.update(key)
+                self._state.update(b"".join(_wanted_key(table).to_pylist()))
                 self.num_rows += len(chunk)
 
     def _asks(self, row: Row) -> Iterator[dict[str, Any]]:
