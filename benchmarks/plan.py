@@ -151,7 +151,7 @@ def _commit(folder: Path, shards: int) -> None:
     for plan in prepared.shards:
         receipts = []
         for rows in _batches(plan.work_files):
-            answered = generate._results(rows, _answers(rows.num_rows), prepared.config, "fake")
+            answered = generate._results(rows, _answers(rows.num_rows), prepared.config, "fake", 1)
             receipts.append(
                 part.write_part(
                     prepared.writer.uri,

@@ -108,6 +108,8 @@ class SamplingParams:
             self.temperature,
             "0 (greedy) or at least 1e-5",
         )
+        _require(type(self.seed) is int, "seed", self.seed, "an integer")
+        _require(type(self.top_k) is int, "top_k", self.top_k, "an integer")
         _require(0 <= self.top_k < 2**31, "top_k", self.top_k, "from 0 (off) to below 2**31")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1 (off)")
         _require(0 <= self.min_p < 1, "min_p", self.min_p, "from 0 (off) to below 1")
@@ -131,8 +133,8 @@ class EngineConfig:
         kind: ``model`` runs the checkpoint; ``fake`` answers with seeded text, for tests.
         kv_cache_gib: Memory for keys and values; ``auto`` takes what is free on a GPU (keeping a
             reserve), and 1 GiB on a CPU.
-        max_num_sequences: Most sequences decoded in one step; ``auto`` is 256 on a GPU, 16 on a
-            CPU.
+        max_num_sequences: Most sequences decoded in one step; ``auto`` is 256 on a GPU, 512 with
+            fp8, 16 on a CPU.
         max_step_tokens: Most prompt tokens prefilled in one step.
         page_size_tokens: Tokens in one KV page.
         quantization: ``fp8`` runs the language model's matrix products and keeps keys and values
@@ -246,8 +248,8 @@ class Completion:
         logprobs: ``float32[N]`` where asked for: log softmax of the raw logits at each id.
         num_prompt_tokens: Image tokens included.
         timings: Seconds since submission, by event: ``first_token_s``, ``finished_s``.
-        error: Set where the request could not be run at all (it would never fit); ``text`` is
-            then empty.
+        error: Set where the request could not be run at all (it would never fit), or where its
+            grammar failed on the way; ``text`` is then no answer.
     """
 
     request_id: str

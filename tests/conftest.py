@@ -7,10 +7,15 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.s3 import s3_bucket, s3_faults, s3_server
 
 __all__ = ["s3_bucket", "s3_faults", "s3_server"]
+
+# Machines are shared: how long an example takes says nothing.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 
 @pytest.hookimpl(wrapper=True)

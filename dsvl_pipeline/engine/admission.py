@@ -17,7 +17,11 @@ from dsvl_pipeline.records import ImageInput, Request, RowFailure
 
 def find_fault(request: Request, model: ModelConfig, images: ImageConfig) -> RowFailure | None:
     """Return why a request cannot be run by this model, or None when it can."""
-    return _prompt_fault(request, model) or _image_fault(request.images, images)
+    return (
+        _prompt_fault(request, model)
+        or _draft_fault(request.draft_ids, model)
+        or _image_fault(request.images, images)
+    )
 
 
 def _prompt_fault(request: Request, model: ModelConfig) -> RowFailure | None:
@@ -50,6 +54,20 @@ def _prompt_fault(request: Request, model: ModelConfig) -> RowFailure | None:
             "all; expand one placeholder for each image",
         )
     return None
+
+
+def _draft_fault(ids: NDArray[np.int32] | None, model: ModelConfig) -> RowFailure | None:
+    if ids is None:
+        return None
+    is_list = ids.ndim == 1 and np.issubdtype(ids.dtype, np.integer)
+    if is_list and (not len(ids) or 0 <= ids.min() <= ids.max() < model.text.vocab_size):
+        return None
+    return RowFailure(
+        code="draft_invalid",
+        message=f"the draft is {ids.dtype}{list(ids.shape)}; it must be a list of token ids from 0 "
+        f"to {model.text.vocab_size - 1}: tokenize it with the checkpoint's own tokenizer, or "
+        "leave it out",
+    )
 
 
 def _image_fault(images: tuple[ImageInput, ...], config: ImageConfig) -> RowFailure | None:

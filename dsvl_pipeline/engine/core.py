@@ -20,11 +20,11 @@ from dsvl_pipeline.engine.pages import PagePool
 from dsvl_pipeline.engine.prefix import page_keys, text_before_images
 from dsvl_pipeline.engine.repetition import RepetitionGuard
 from dsvl_pipeline.engine.runner import Forwarded, Launched, Runner
-from dsvl_pipeline.engine.scheduler import Chunk, Decode, Prefill, Scheduler
+from dsvl_pipeline.engine.scheduler import Chunk, Decode, Prefill, Scheduler, Step
 from dsvl_pipeline.engine.sequence import Sequence
 from dsvl_pipeline.engine.stop_text import DecodeIds, StopText, cut_before
 from dsvl_pipeline.engine.structured import Grammars, Matcher
-from dsvl_pipeline.errors import CapacityError, GrammarError
+from dsvl_pipeline.errors import CapacityError, EngineError, GrammarError
 from dsvl_pipeline.model.config import ImageConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.records import Completion, EngineConfig, FinishReason, Request, RowFailure
@@ -142,23 +142,34 @@ class EngineCore:
         if step is None and self._launched is not None:
             self._take_tokens()  # all that runs waits for these
             step = self._scheduler.next_step()
-        forwarded = None
-        if step is not None:
-            try:
-                forwarded = self._runner.forward(step, self._scheduler.upcoming(self._images_ahead))
-            except torch.OutOfMemoryError:
-                self._take_tokens()
-                torch.cuda.empty_cache()
-                self._counts["step_downs"] += 1
-                if not self._scheduler.step_down(step):
-                    raise
-            except BaseException:
-                self._take_tokens()  # what was finished before is still good
-                raise
-        self._take_tokens()
-        if forwarded is not None:
-            self._launched = self._runner.sample(forwarded, self._allowed(forwarded))
+        if step is not None and not self._launch(step):
+            self._step_down(step)
         self._seconds["host"] += time.perf_counter() - begun_s
+
+    def _launch(self, step: Step) -> bool:
+        """Queue a step and read the one before; return False where the memory does not suffice."""
+        try:
+            upcoming = self._scheduler.upcoming(self._images_ahead)
+            forwarded = self._runner.forward(step, upcoming)
+            self._take_tokens()
+            self._launched = self._runner.sample(forwarded, self._allowed(forwarded))
+        except torch.OutOfMemoryError:
+            return False
+        except BaseException:
+            self._take_tokens()  # what was finished before is still good
+            raise
+        return True
+
+    def _step_down(self, step: Step) -> None:
+        """Take a step back and go on with smaller ones."""
+        self._take_tokens()
+        torch.cuda.empty_cache()
+        self._counts["step_downs"] += 1
+        if not self._scheduler.step_down(step):
+            raise EngineError(
+                f"the device has no memory for a step of {len(step.chunks)} sequences, and smaller "
+                "ones are not possible; lower engine.kv_cache_gib, or use a larger device"
+            )
 
     def take_completions(self) -> list[Completion]:
         """Return what was finished since the last call."""

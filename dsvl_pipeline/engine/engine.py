@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Self
 
@@ -73,7 +73,7 @@ class ModelEngine:
         self._stats = core.stats()
         self._failure: BaseException | None = None
         self._is_closed = False
-        # The thread alone holds the core: when it ends, the device's memory is free again.
+        # The thread alone holds the core: when it is closed, the device's memory is free.
         self._thread = threading.Thread(
             target=self._run, args=(core,), name="dsvl-engine", daemon=True
         )
@@ -122,7 +122,8 @@ class ModelEngine:
                 quantization=config.quantization,
             )
             if kernels is not None:
-                kernels.result()
+                with suppress(torch.OutOfMemoryError):  # then they compile when they are needed
+                    kernels.result()
 
         def decode(ids: Sequence[int]) -> str:
             text: str = tokenizer.decode(ids, skip_special_tokens=True)
@@ -178,7 +179,7 @@ class ModelEngine:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(self._step_timeout_s)  # a daemon: where the device hangs, so does it
 
     def generate(self, requests: list[Request]) -> list[Completion]:
         return generate_all(self, requests)
@@ -207,10 +208,12 @@ class ModelEngine:
             # default stream.
             with torch.inference_mode(), self._stream():
                 while self._take_in(core):
-                    self._step_begun_s = time.monotonic()
                     core.step()
                     self._step_begun_s = None
                     self._hand_out(core)
+                if self._device.type == "cuda":
+                    # Nobody may get the memory of a step that is still running.
+                    torch.cuda.current_stream(self._device).synchronize()
         except BaseException as error:
             self._hand_out(core)
             with self._changed:
@@ -231,6 +234,7 @@ class ModelEngine:
             if self._is_closed:
                 return False
             arrived, self._inbox = self._inbox, []
+        self._step_begun_s = time.monotonic()
         for entry in arrived:
             match entry:
                 case str(request_id):

@@ -121,8 +121,10 @@ class ImageFeatures:
             except torch.OutOfMemoryError:
                 if len(some) == 1:
                     raise
-                self._images_per_pass = len(some) // 2
+                encoded = None
+            if encoded is None:  # outside: the exception holds what the pass had taken
                 torch.cuda.empty_cache()
+                self._images_per_pass = len(some) // 2
                 continue
             for image, features in zip(some, encoded, strict=True):
                 # A view would keep the whole pass in memory until its last image is evicted.

@@ -58,7 +58,12 @@ class StepGraphs:
         # Run as it is the first time: that loads and tunes all that a capture could not.
         result = self._run(self._rows[:size], is_shared)
         if (size, is_shared) not in self._graphs:
-            self._graphs[size, is_shared] = self._capture(size, is_shared)
+            captured = self._capture(size, is_shared)
+            if captured is None:
+                # A capture cannot ask the allocator to give up what it keeps for later.
+                torch.cuda.empty_cache()
+                captured = self._capture(size, is_shared)
+            self._graphs[size, is_shared] = captured
         return result
 
     def _capture(self, size: int, is_shared: bool) -> tuple[torch.cuda.CUDAGraph, Tensor] | None:

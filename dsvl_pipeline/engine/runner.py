@@ -167,8 +167,10 @@ class Runner:
         """
         rows, logits = forwarded.rows, forwarded.logits
         if logits is None:
-            nothing = torch.empty(0, dtype=torch.int64)
-            return Launched(forwarded, Download(nothing), None, mark(self._device))
+            # On the device: its reader waits for the step, without which there are no times.
+            nothing = torch.empty(0, dtype=torch.int64, device=self._device)
+            end = mark(self._device)
+            return Launched(forwarded, Download(nothing), None, end)
         lanes = upload(forwarded.lanes, self._device)
         settings = self._lanes.settings(
             rows,
@@ -184,8 +186,9 @@ class Runner:
             ids = sample(logits, settings)
         if not (isinstance(forwarded.step, Decode) and forwarded.step.has_drafts):
             self._lanes.record(lanes, ids)  # else the host tells which of the tokens counts
+        end = mark(self._device)  # before the copies: who has read them may ask for the time
         at_host = None if logprobs is None else Download(logprobs)
-        return Launched(forwarded, Download(ids), at_host, mark(self._device))
+        return Launched(forwarded, Download(ids), at_host, end)
 
     def set_newest(self, sequences: Seq[Sequence]) -> None:
         """Tell the device the newest tokens after drafts were verified."""

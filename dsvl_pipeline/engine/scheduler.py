@@ -249,10 +249,12 @@ class Scheduler:
 
         A few sequences more than a tile holds would make each step as long as a whole tile more.
         """
-        known = [*self._running, *self.upcoming(self._rows_per_tile)]
+        known = self._running or self.upcoming(self._rows_per_tile)
         if not known or any(sequence.has_draft for sequence in known):
             return len(self._running) + len(self._free_lanes)  # several rows for each sequence
-        pages = sum(self._pool.pages_for(self._expected_tokens(sequence)) for sequence in known)
+        # What runs holds; shared pages count once.
+        pages = self.num_pages_used if self._running else 0
+        pages += sum(map(self._promised_pages, known))
         capacity = self._pool.num_pages * len(known) // pages
         tiles, rest = divmod(capacity, self._rows_per_tile)
         if tiles and rest < self._rows_per_tile / 2:
@@ -270,7 +272,9 @@ class Scheduler:
     def _admit(self, sequence: Sequence, spare_pages: int) -> bool:
         if not sequence.is_settled:
             return False
+        num_free = self._pool.num_free
         shared = self._pool.share(sequence.page_keys)
+        spare_pages -= num_free - self._pool.num_free  # those that nobody had in use
         sequence.page_table += shared
         wanted = self._pool.pages_for(self._expected_tokens(sequence)) - len(shared)
         # A page more than its tokens need, or it would be the first one preempted.
@@ -319,16 +323,13 @@ class Scheduler:
         return Chunk(sequence, start, end, is_sampled)
 
     def _next_decode(self) -> Decode | None:
-        has_drafts = any(sequence.has_draft for sequence in self._running)
-        most = -(-len(self._running) // 2) if has_drafts else len(self._running)
+        turn = self._turn()
         chunks: list[Chunk] = []
         # By index: preemption takes sequences off the end while we walk.
         position = 0
-        while position < len(self._running) and len(chunks) < most:
+        while position < len(self._running):
             sequence = self._running[position]
-            # Pages of one that prefills were taken when it was admitted.
-            is_ready = not sequence.is_prefilling and sequence.num_planned < sequence.max_tokens
-            if is_ready and (sequence.is_settled or not has_drafts):
+            if sequence.number in turn:
                 draft_ids = self._draft(sequence)
                 while not self._pool.grow(sequence.page_table, sequence.num_planned):
                     if not self._tails.clear():
@@ -336,9 +337,23 @@ class Scheduler:
                     if sequence.lane is None:
                         break
                 else:
+                    sequence.last_step = self._number
                     chunks.append(_advance(sequence, draft_ids))
             position += 1
         return Decode(tuple(chunks)) if chunks else None
+
+    def _turn(self) -> set[int]:
+        """Return the numbers of the sequences that decode now.
+
+        With drafts it is the half that has waited longest, of those whose tokens are all known.
+        """
+        # Pages of one that prefills were taken when it was admitted.
+        ready = [s for s in self._running if not s.is_prefilling and s.num_planned < s.max_tokens]
+        if any(sequence.has_draft for sequence in self._running):
+            settled = [sequence for sequence in ready if sequence.is_settled]
+            settled.sort(key=lambda sequence: sequence.last_step)
+            ready = settled[: -(-len(self._running) // 2)]
+        return {sequence.number for sequence in ready}
 
     def _draft(self, sequence: Sequence) -> tuple[int, ...]:
         """Return guesses at the next tokens for which there are pages."""
@@ -355,7 +370,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
         self._release(sequence)
-        # Whatever waits is younger than whatever runs, so the front is its place.
+        # Whatever waits is younger, so the front is its place (but for steps that were taken back).
         self._waiting.appendleft(sequence)
         self.num_preemptions += 1
 

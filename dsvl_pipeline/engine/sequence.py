@@ -43,6 +43,7 @@ class Sequence:
         num_reused: Tokens at the beginning that others had computed when it was admitted.
         prefill_end: Tokens that are computed by prefill; the rest by decode.
         page_table: KV pages, in position order.
+        last_step: Number of the step that decoded it last.
         lane: Index into the runner's state on the device while running, else None.
         is_finished: Whether its completion is out; steps still on the device are then ignored.
         logprobs: Of the completion so far, where asked for.
@@ -68,6 +69,7 @@ class Sequence:
     num_reused: int = 0
     prefill_end: int = 0
     page_table: list[int] = field(default_factory=list)
+    last_step: int = 0
     lane: int | None = None
     is_finished: bool = False
     logprobs: list[float] = field(default_factory=list)

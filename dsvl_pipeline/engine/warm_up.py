@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from dsvl_pipeline.engine.core import EngineCore
+from dsvl_pipeline.model.checkpoint import build_empty, materialise
 from dsvl_pipeline.model.config import ModelConfig, read_image_config, read_model_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.records import EngineConfig, ImageInput, Request, SamplingParams
@@ -83,9 +84,10 @@ def _thin(config: ModelConfig) -> ModelConfig:
 def _random_model(
     model_config: ModelConfig, config: EngineConfig, dtype: torch.dtype, device: torch.device
 ) -> DeepseekVL:
-    with torch.device(device):
-        model = DeepseekVL(model_config)
-    model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    model = build_empty(model_config)
+    materialise(model, dtype, device)
+    for parameter in model.parameters():
+        parameter.normal_(0, 0.02)
     if config.quantization == "fp8":
         for linear in model.quantizable().values():
             linear.quantize_()

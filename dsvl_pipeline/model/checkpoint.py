@@ -77,7 +77,7 @@ def load_model(
     targets = dict(list_targets(model, names))
     _check(directory, config, targets, stored)
     late = model.quantizable() if quantization == "fp8" else {}
-    _materialise(model, dtype, device, late)
+    materialise(model, dtype, device, late)
     if is_tied:
         model.lm_head.weight = model.text.embedding.weight
     _fill(model, targets, stored, dtype, device, late)
@@ -123,8 +123,8 @@ def _split_parts(stored_name: str) -> list[str]:
     return [f"{before}{alternative}{after}" for alternative in alternatives.split("|")]
 
 
-def _materialise(
-    model: nn.Module, dtype: torch.dtype, device: torch.device, late: Container[str]
+def materialise(
+    model: nn.Module, dtype: torch.dtype, device: torch.device, late: Container[str] = ()
 ) -> None:
     """Replace the meta tensors by memory on the device; buffers are real already and move.
 

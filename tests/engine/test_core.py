@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch.testing import assert_close
 
 from dsvl_pipeline.engine import features
-from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.errors import ConfigError, EngineError
 from dsvl_pipeline.records import ImageInput, Request
 from tests.engine.scripted import (
     CONFIG,
@@ -206,6 +207,19 @@ def test_a_broken_request_is_answered_with_an_error(
         raise AssertionError(completion.error.message)
 
 
+@pytest.mark.parametrize(
+    "draft_ids",
+    [np.array([4, 10**6]), np.array([-1]), np.zeros((2, 2), np.int32), np.array([4.0])],
+)
+def test_a_draft_that_is_no_list_of_tokens_is_answered_with_an_error(draft_ids: Any) -> None:
+    """Its tokens are looked up like any other's; a wrong one would end the engine."""
+    request = replace(make_request(), draft_ids=draft_ids)
+    completion = answer(make_core(), request)
+    assert completion.error is not None
+    assert completion.error.code == "draft_invalid"
+    assert "token ids from 0 to 399" in completion.error.message
+
+
 @pytest.mark.parametrize("prompt_ids", [None, np.zeros((2, 2), np.int32), [[3], 3], {"a": 1}])
 def test_a_request_that_cannot_even_be_read_is_answered_with_an_error(prompt_ids: Any) -> None:
     """Whoever made it, the others go on."""
@@ -224,6 +238,8 @@ def test_a_request_that_cannot_even_be_read_is_answered_with_an_error(prompt_ids
     [
         ({"top_k": 2**31}, r"top_k is 2147483648; it must be from 0 \(off\) to below 2\*\*31"),
         ({"top_k": -1}, "top_k is -1"),
+        ({"top_k": 5.5}, "top_k is 5.5; it must be an integer"),
+        ({"seed": 1.5}, "seed is 1.5; it must be an integer"),
         ({"temperature": 1e-6}, r"temperature is 1e-06; it must be 0 \(greedy\) or at least 1e-5"),
         ({"temperature": float("nan")}, "temperature is nan"),
     ],
@@ -375,6 +391,44 @@ def test_pages_are_never_more_than_can_be_used() -> None:
     assert engine_config(num_pages=10**7).kv_cache_gib != "auto"
     core = make_core(num_pages=10**7, max_num_sequences=3)
     assert core.stats()["kv_pages_total"] == 3 * CONFIG.text.max_positions / 4
+
+
+@pytest.mark.parametrize("where", ["forward", "logits"])
+@pytest.mark.parametrize("failing", [{1}, {5}, {2, 3, 9}])
+def test_a_step_without_memory_is_done_in_smaller_ones(where: str, failing: set[int]) -> None:
+    """Prefill or decode: every row gets what it would have got, and nobody is asked again."""
+    model = ScriptedModel(says("abcdefghijk"))
+    usual, calls = getattr(model, where), 0
+
+    def scarce(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in failing:
+            raise torch.OutOfMemoryError("scarce")
+        return usual(*args, **options)
+
+    setattr(model, where, scarce)
+    core = make_core(model, num_pages=100)
+    for number in range(12):
+        core.add(make_request(f"{number}", 3, max_new_tokens=9), submitted_s=0.0)
+    done = run(core)
+    assert {completion.text for completion in done.values()} == {"abcdefghi"}
+    assert len(done) == 12
+    assert core.stats()["step_downs"] == len(failing)
+
+
+def test_a_device_without_memory_for_one_sequence_is_an_error() -> None:
+    """It says what to do, once smaller steps do not help."""
+    model = ScriptedModel()
+
+    def scarce(*args: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("scarce")
+
+    model.forward = scarce  # type: ignore[method-assign]
+    core = make_core(model)
+    core.add(make_request(), submitted_s=0.0)
+    with pytest.raises(EngineError, match=r"no memory for a step of 1 sequences.*kv_cache_gib"):
+        run(core)
 
 
 def test_stats_count_what_was_done() -> None:

@@ -365,3 +365,30 @@ def test_lengths_that_are_known_are_reserved() -> None:
     while world.open:
         world.step()
     assert world.scheduler.num_preemptions == 0
+
+
+def test_in_halves_everybody_gets_on() -> None:
+    """Prompts that arrive between decodes settle both halves; who waited longer goes on."""
+    world = World(pages=2000, page_size=4, lanes=50, step_tokens=50, lag=1)
+    running = [make_sequence(number, 2, 200, draft=number == 0) for number in range(20)]
+    for sequence in running:
+        world.add(sequence)
+    world.step()
+    for number in range(20, 80):
+        world.add(make_sequence(number, 2, 1))
+        world.step()
+        world.step()
+    lengths = [len(sequence.completion_ids) for sequence in running[1:]]
+    assert min(lengths) > 0.9 * sorted(lengths)[10]
+
+
+def test_shared_pages_count_once_for_admission() -> None:
+    """Else many prompts on one picture would leave most of the memory unused."""
+    pool = PagePool(num_pages=60, page_size=4)
+    scheduler = Scheduler(pool, max_num_sequences=64, max_step_tokens=1000, rows_per_tile=1)
+    for number in range(32):
+        scheduler.add(make_sequence(number, 41, 4, page_size=4))
+    while scheduler.num_waiting and scheduler.next_step() is not None:
+        if scheduler.num_running > 20:
+            break
+    assert scheduler.num_running > 20, "10 pages are shared, each has two of its own"
