@@ -21,11 +21,13 @@ from dsvl_pipeline.errors import RunStoppedError
 from dsvl_pipeline.pipeline import plan, settings
 from dsvl_pipeline.pipeline.plan import ShardPlan, Spool
 from dsvl_pipeline.pipeline.preprocess import StageConfig
+from dsvl_pipeline.pipeline.redrive import Redrive
 from dsvl_pipeline.pipeline.settings import Scale
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.open import open_input, with_absolute_paths
 from dsvl_pipeline.sources.uris import local_path, scheme_of
 from dsvl_pipeline.table import reader
+from dsvl_pipeline.table.failures import read_selected
 from dsvl_pipeline.table.lineage import RunManifest, RunStatus, write_run
 from dsvl_pipeline.table.schema import output_schema
 from dsvl_pipeline.table.writer import TableWriter
@@ -181,33 +183,48 @@ def read_job(job: JobConfig, *, stop: threading.Event) -> Wanted:
 
 
 def prepare(
-    job: JobConfig, *, limit: int | None, is_fresh: bool, stop: threading.Event
+    job: JobConfig,
+    *,
+    limit: int | None,
+    is_fresh: bool,
+    stop: threading.Event,
+    redrive: Redrive | None = None,
 ) -> Prepared:
     """Check the job, join the cluster, plan, and take the table.
+
+    Where some rows are redriven, they alone are planned, with the keys of the job file.
 
     Raises:
         ConfigError: The checkpoint, the input, the output or the cluster is not what the job says.
         LeaseError: Another driver works on the table.
         RunStoppedError: ``stop`` was set.
     """
+    if redrive is not None:
+        redrive.check(job)
     wanted = read_job(job, stop=stop)
     job, recipe = wanted.job, wanted.recipe
-    spool = wanted.spool(itertools.islice(wanted.rows, limit))
+    # Whose rows and keys they are.
+    base = wanted if redrive is None else read_job(redrive.base, stop=stop)
+    spool = base.spool(itertools.islice(base.rows, limit))
     try:
         run_id = uuid.uuid4().hex[:16]
         writer = TableWriter.open(
-            job.output.uri, num_shards=wanted.num_shards(spool), run_id=run_id, recipe=recipe
+            job.output.uri, num_shards=base.num_shards(spool), run_id=run_id, recipe=recipe
         )
         try:
             shards = []
             for shard, rows in _until(stop, spool.shards(writer.num_shards)):
+                committed = reader.committed_keys(writer.snapshot, shard)
+                if redrive is not None:
+                    selected = read_selected(writer.snapshot, shard, redrive.selection)
+                    rows, committed = redrive.narrow(rows, committed, selected)
                 compared = plan.compare(
                     rows,
-                    reader.committed_keys(writer.snapshot, shard),
-                    recipe=recipe,
-                    asked=wanted.asked,
+                    committed,
+                    recipe=base.recipe,
+                    asked=base.asked,
                     is_fresh=is_fresh,
-                    drops_vanished=drops_vanished(job, limit),
+                    drops_vanished=redrive is None and drops_vanished(job, limit),
                 )
                 work_uri = storage.join(_work(writer.uri), f"{run_id}-{shard:05d}")
                 shards.append(plan.plan_shard(shard, compared, work_uri=work_uri))
@@ -231,7 +248,7 @@ def prepare(
         spool.close()
     dtype = wanted.scale.dtype
     return Prepared(
-        config=StageConfig(job=job, dtype=dtype, recipe=recipe, lineage=_lineage(manifest)),
+        config=StageConfig(job=job, dtype=dtype, recipe=base.recipe, lineage=_lineage(manifest)),
         scale=wanted.scale,
         writer=writer,
         shards=shards,

@@ -36,7 +36,7 @@ class StageConfig:
     Attributes:
         job: The job file.
         dtype: Of the weights, resolved.
-        recipe: Digest of what changes results (`keys.recipe_digest`).
+        recipe: Digest of what changes results (`keys.recipe_digest`), for the rows' keys.
         lineage: Columns with one value for the whole run, by name.
     """
 

@@ -26,6 +26,7 @@ from dsvl_pipeline.pipeline.limits import ErrorLimits, Stall, check_starts
 from dsvl_pipeline.pipeline.plan import ShardPlan, read_stale
 from dsvl_pipeline.pipeline.prepare import Prepared, prepare
 from dsvl_pipeline.pipeline.progress import ProgressSink, Tracker
+from dsvl_pipeline.pipeline.redrive import Redrive
 from dsvl_pipeline.pipeline.signals import stop_on_signals
 from dsvl_pipeline.table import part, reader
 from dsvl_pipeline.table.lineage import RunStatus
@@ -84,6 +85,7 @@ def run_job(
     *,
     limit: int | None = None,
     fresh: bool = False,
+    redrive: Redrive | None = None,
     on_progress: ProgressSink | None = None,
 ) -> RunSummary:
     """Run a job to its end; run it again to compute only what is missing or changed.
@@ -92,6 +94,7 @@ def run_job(
         job: From `config.load_job`.
         limit: Read only this many inputs (a document counts as one).
         fresh: Compute every row again; old answers are replaced as new ones are committed.
+        redrive: Answer only some rows of the table, again.
         on_progress: Called a few times a second, on the calling thread.
 
     Raises:
@@ -101,7 +104,7 @@ def run_job(
     progress = Tracker(on_progress or (lambda _: None))
     progress.show("planning")
     with stop_on_signals() as stop:
-        prepared = prepare(job, limit=limit, is_fresh=fresh, stop=stop)
+        prepared = prepare(job, limit=limit, is_fresh=fresh, stop=stop, redrive=redrive)
         _run_shards(prepared, progress, stop)
     return _summary(prepared, progress)
 

@@ -20,7 +20,9 @@ import pytest
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import ConfigError, DsvlError, LeaseError, RunStoppedError
+from dsvl_pipeline.pipeline.redrive import Redrive
 from dsvl_pipeline.pipeline.run import RunSummary, run_job
+from dsvl_pipeline.table.failures import Selection
 from dsvl_pipeline.table.lineage import read_run
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import payload_digest
@@ -441,3 +443,70 @@ def test_two_drivers_do_not_share_a_table(tmp_path: Path) -> None:
     with held, pytest.raises(LeaseError, match="other"):
         run(job)
     assert run(job).rows_new == 3
+
+
+def redriven(job: dict[str, Any], selection: Selection, **settings: Any) -> RunSummary:
+    """Redrive some rows of a job, with other sections."""
+    return run_job(parse(job | settings), redrive=Redrive(selection=selection, base=parse(job)))
+
+
+def test_redriven_rows_get_other_settings_and_stay(tmp_path: Path) -> None:
+    """Cut answers with more tokens: they replace the cut ones, and no later run undoes that."""
+    source = write_manifest(str(tmp_path / "in"), 30)
+    job = fake_job(source, str(tmp_path / "out"))
+    job["generation"] = {"max_new_tokens": 6}
+    before = run(job)
+    cut = Selection(codes=frozenset(["length"]))
+    assert 0 < before.degraded < 30
+    (tmp_path / "in" / "new.jpg").write_bytes((tmp_path / "in" / "0.jpg").read_bytes())
+    with (tmp_path / "in" / "manifest.jsonl").open("a") as manifest:
+        manifest.write("\n" + json.dumps({"id": "new", "image": "new.jpg", "group": "g"}))
+    summary = redriven(job, cut, generation={"max_new_tokens": 500})
+    assert (summary.rows_new, summary.degraded) == (before.degraded, 0)
+    rows = assert_every_row_once_so_far(tmp_path / "out", 30)
+    recipes = rows.group_by("recipe").aggregate([([], "count_all")]).to_pylist()
+    assert sorted(row["count_all"] for row in recipes) == sorted([before.ok, before.degraded])
+    assert redriven(job, cut, generation={"max_new_tokens": 500}).rows_new == 0
+    assert run(job).rows_new == 1  # the row that is new, and nothing else
+    assert_every_row_once_so_far(tmp_path / "out", 31)
+
+
+def test_a_row_and_a_document_are_redriven_by_name(tmp_path: Path) -> None:
+    """A row that is ok as well; of a document that could not be opened, all its pages."""
+    (tmp_path / "in").mkdir()
+    (sample,) = Path("dsvl_pipeline/demo/samples").glob("*.pdf")
+    for name in "ab":
+        shutil.copy(sample, tmp_path / "in" / f"{name}.pdf")
+    job = fake_job({"documents": str(tmp_path / "in" / "*.pdf")}, str(tmp_path / "out"))
+    job["input"]["document"] = {"max_pages": 2}
+    assert run(job).error_codes == {"document_too_long": 2}
+    source = job["input"] | {"document": {"max_pages": 5}}
+    one = Selection(row_ids=frozenset([str(tmp_path / "in" / "a.pdf")]))
+    summary = redriven(job, one, input=source)
+    assert (summary.rows_new, summary.errors) == (3, 1)
+    assert_every_row_once_so_far(tmp_path / "out", 4)
+    again = redriven(job, one, input=source)
+    assert (again.rows_new, again.rows_staying) == (3, 1)
+    pages = assert_every_row_once_so_far(tmp_path / "out", 4)
+    assert again.run_id in pages["run_id"].to_pylist()
+
+
+def test_what_is_asked_cannot_be_redriven_otherwise(tmp_path: Path) -> None:
+    """It would be another job, whose rows have other keys; and there must be a table."""
+    job = fake_job(write_manifest(str(tmp_path / "in"), 3), str(tmp_path / "out"))
+    everything = Selection(stages=frozenset(["fetch"]))
+    with pytest.raises(ConfigError, match="run the job first"):
+        redriven(job, everything)
+    with pytest.raises(ConfigError, match="prompts cannot be set"):
+        redriven(job, everything, prompts=[{"id": "caption", "text": "Other?"}])
+    source = job["input"] | {"carry": []}
+    with pytest.raises(ConfigError, match=r"input\.carry cannot be set"):
+        redriven(job, everything, input=source)
+
+
+def assert_every_row_once_so_far(output: Path, num_rows: int) -> pa.Table:
+    """The log and the plain directory hold so many rows, each key once."""
+    rows = read_table(str(output))
+    assert rows.num_rows == plain_rows(output).num_rows == num_rows
+    assert verify(str(output)).problems == ()
+    return rows

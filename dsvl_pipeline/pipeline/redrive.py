@@ -1,0 +1,84 @@
+"""Some rows of a table once more, with other settings.
+
+A redriven row keeps the row key that the job file gives it: it is up to date for the job as it
+stands, though its ``recipe`` says what really made it. The next run leaves it alone, until the
+content, the prompt or the job file changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dsvl_pipeline.config import JobConfig
+from dsvl_pipeline.errors import ConfigError, NotFoundError
+from dsvl_pipeline.table.failures import Selection
+from dsvl_pipeline.table.log import read_snapshot
+from dsvl_pipeline.table.schema import is_among, logical_key
+
+_FIXED = ("name", "prompts", "output")
+_FIXED_INPUT = ("manifest", "images", "documents", "columns", "carry", "check_changes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redrive:
+    """Which rows run again, and for which job.
+
+    Attributes:
+        selection: Of the table's rows.
+        base: The job as its file stands: which rows there are, what they are asked and what
+            their keys are. The job that runs may differ from it in how it answers.
+    """
+
+    selection: Selection
+    base: JobConfig
+
+    def check(self, job: JobConfig) -> None:
+        """Refuse a job that is another one, or has no table yet.
+
+        Raises:
+            ConfigError: It is, or has none.
+        """
+        changed = _changed(self.base, job, _FIXED)
+        changed += [f"input.{name}" for name in _changed(self.base.input, job.input, _FIXED_INPUT)]
+        if changed:
+            raise ConfigError(
+                f"redrive: {', '.join(changed)} cannot be set for some rows of a table alone; "
+                "change the job file and run it, or leave the setting out"
+            )
+        try:
+            read_snapshot(job.output.uri)
+        except NotFoundError as error:
+            raise ConfigError(f"redrive: {error}; run the job first") from error
+
+    def narrow(
+        self, wanted: pa.Table, committed: pa.Table, selected: pa.Table
+    ) -> tuple[pa.Table, pa.Table]:
+        """Give the wanted rows that are selected, and the committed ones as if those had failed.
+
+        A row whose file is gone stays as it is.
+
+        Args:
+            wanted: Of `blocks.work_schema`.
+            committed: What `plan.compare` takes.
+            selected: Logical keys.
+        """
+        # What is wanted of a document has no page yet.
+        at = selected.column_names.index("page_index")
+        none = pa.nulls(selected.num_rows, selected.schema.field(at).type)
+        documents = selected.set_column(at, "page_index", none)
+        has_pages = pc.equal(wanted["kind"], "document")
+        is_wanted = pc.if_else(has_pages, is_among(wanted, documents), is_among(wanted, selected))
+        is_there = pc.not_equal(wanted["content_id"], b"")
+        is_again = pc.is_in(logical_key(committed), logical_key(selected).combine_chunks())
+        for name, value in (("status", "error"), ("is_retryable", True)):
+            column = pc.if_else(is_again, pa.scalar(value), committed[name])
+            committed = committed.set_column(committed.column_names.index(name), name, column)
+        return wanted.filter(pc.and_(is_wanted, is_there)), committed
+
+
+def _changed(one: Any, other: Any, names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if getattr(one, name) != getattr(other, name)]
