@@ -7,6 +7,7 @@ beside the table, for the workers to read.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
@@ -117,24 +118,38 @@ class Spool:
         if num_shards == 1:
             yield 0, pq.read_table(self._all)
             return
-        writers: dict[int, pq.ParquetWriter] = {}
-        for batch in pq.ParquetFile(self._all).iter_batches(_ROWS_PER_CHUNK):
-            shards = np.array([keys.shard_of(i, num_shards) for i in batch["row_id"].to_pylist()])
-            for shard in np.unique(shards).tolist():
-                if shard not in writers:
-                    writers[shard] = pq.ParquetWriter(self._path(shard), self.schema)
-                writers[shard].write_batch(batch.filter(pa.array(shards == shard)))
-        for writer in writers.values():
-            writer.close()
+        dealt = self._deal(num_shards)
         for shard in range(num_shards):
-            if shard in writers:
-                yield shard, pq.read_table(self._path(shard))
+            if shard in dealt:
+                with pa.OSFile(str(self._path(shard))) as file, pa.ipc.open_stream(file) as rows:
+                    yield shard, rows.read_all()
                 self._path(shard).unlink()
             else:
                 yield shard, self.schema.empty_table()
 
+    def _deal(self, num_shards: int) -> set[int]:
+        """Write each shard's rows into a file of its own; return which shards have any."""
+        writers: dict[int, pa.RecordBatchStreamWriter] = {}
+        # Not Parquet: with hundreds of shards a chunk has few rows for each, and a Parquet writer
+        # keeps kilobytes in memory for every group of rows until its end.
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with contextlib.ExitStack() as files:
+            for batch in pq.ParquetFile(self._all).iter_batches(_ROWS_PER_CHUNK):
+                ids = batch["row_id"].to_pylist()
+                shards = np.array([keys.shard_of(row_id, num_shards) for row_id in ids])
+                order = np.argsort(shards, kind="stable")
+                found, starts = np.unique(shards[order], return_index=True)
+                rows = batch.take(pa.array(order))
+                for shard, start, end in zip(found, starts, [*starts[1:], len(ids)], strict=True):
+                    if shard not in writers:
+                        file = files.enter_context(pa.OSFile(str(self._path(shard)), "wb"))
+                        stream = pa.ipc.new_stream(file, self.schema, options=options)
+                        writers[int(shard)] = files.enter_context(stream)
+                    writers[shard].write_batch(rows.slice(start, end - start))
+        return set(writers)
+
     def _path(self, shard: int) -> Path:
-        return self._all.with_name(f"{shard}.parquet")
+        return self._all.with_name(f"{shard}.arrows")
 
     def _write(self, rows: Iterable[Row]) -> None:
         with pq.ParquetWriter(self._all, self.schema, compression="zstd") as writer:
