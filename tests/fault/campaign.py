@@ -273,8 +273,11 @@ def open_campaign() -> Iterator[Campaign]:
         server = FaultyServer(make_bucket(upstream))
         patch.setenv("AWS_ENDPOINT_URL", stack.enter_context(proxy(server, upstream)))
         patch.setenv("RAY_TMPDIR", str(folder))
-        # Else workers give way to everything else on the machine, and a run takes ten times longer.
+        # A run is small and starting workers is most of its cost: keep them, and do not let them
+        # give way to everything else on the machine.
         patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("RAY_num_workers_soft_limit", "12")
+        patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "600000")
         cluster = LocalCluster()
         stack.callback(cluster.close)
         patch.setenv("RAY_ADDRESS", cluster.address)
