@@ -188,7 +188,7 @@ class Campaign:
             disturb(scene)
             scene.run_to_a_good_end()
             self._server.rules = []
-            _check(scene, wanted)
+            check_table(scene.table, wanted)
         except (AssertionError, TimeoutError):
             problem = traceback.format_exc()
         finally:
@@ -296,19 +296,23 @@ def _small_faults(draw: random.Random) -> list[Rule]:
     return rules
 
 
-def _check(scene: Scene, wanted: pa.Table) -> None:
-    """Every row once, with the answer that an undisturbed run gives, and nothing else."""
-    rows = read_table(scene.table)
+def check_table(table: str, wanted: pa.Table) -> None:
+    """Every row once, with the answer that an undisturbed run gives, and nothing else.
+
+    Raises:
+        AssertionError: It is not so.
+    """
+    rows = read_table(table)
     _check_rows("read_table", rows, wanted)
     assert payload_digest(rows) == payload_digest(wanted), "the rows hold other answers"
-    _check_rows("pyarrow.dataset", _plain_rows(scene.table), wanted)
-    found = verify(scene.table)
+    _check_rows("pyarrow.dataset", _plain_rows(table), wanted)
+    found = verify(table)
     assert not found.problems, [str(problem) for problem in found.problems]
     assert not found.unlogged, f"parts that no log entry names: {found.unlogged}"
     assert found.last_run == "done", found.last_run
-    parts = read_snapshot(scene.table).parts
-    for info in storage.list_objects(scene.table):
-        name = info.uri.removeprefix(scene.table + "/")
+    parts = read_snapshot(table).parts
+    for info in storage.list_objects(table):
+        name = info.uri.removeprefix(table + "/")
         assert name in parts or not name.startswith(("data/", "_dsvl/plan/")), f"debris: {name}"
 
 
