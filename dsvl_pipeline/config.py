@@ -283,12 +283,15 @@ class LimitsConfig(Section):
         first_rows: Stop where the first so many rows of a run all fail with one code; 0: never.
         stall_timeout_s: Stop when no row has finished for so long; the first ones wait for nodes
             and for the model to load.
+        store_patience_s: Go on trying for so long where the table's store does not answer; a
+            full disk or missing permission ends the run at once.
     """
 
     max_error_fraction: float | None = Field(default=None, ge=0, le=1)
     window_rows: AtLeastOne = 10_000
     first_rows: int = Field(default=1000, ge=0)
     stall_timeout_s: float = Field(default=1800.0, gt=0)
+    store_patience_s: float = Field(default=300.0, ge=0)
 
 
 _MAX_LOOP_TOKENS = 256

@@ -8,6 +8,7 @@ commits the receipts. Nothing else is state: killed at any point, the same comma
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from dsvl_pipeline.errors import DsvlError, RunStoppedError
 from dsvl_pipeline.pipeline import graph, ledger, stream
 from dsvl_pipeline.pipeline.failures import explained
 from dsvl_pipeline.pipeline.limits import ErrorLimits, Stall, check_starts
+from dsvl_pipeline.pipeline.patience import patiently
 from dsvl_pipeline.pipeline.plan import ShardPlan, read_stale
 from dsvl_pipeline.pipeline.prepare import Prepared, prepare
 from dsvl_pipeline.pipeline.progress import ProgressSink, Tracker
@@ -151,6 +153,7 @@ class _ShardRun:
         self._stop = stop
         self._books = books
         self._limits = limits
+        self._patience_s = prepared.config.job.limits.store_patience_s
         self._stall = Stall(prepared.config.job.limits.stall_timeout_s)
         self._output = prepared.config.job.output
         self._write = ray.remote(num_cpus=0, max_retries=3)(_write_part)
@@ -276,23 +279,34 @@ class _ShardRun:
         if self._blocks:
             writer, metadata = self._prepared.writer, self._prepared.part_metadata
             shard, lease = self._plan.shard, writer.lease_number
-            part_of = self._write.remote(writer.uri, shard, lease, metadata, *self._blocks)
+            part_of = self._write.remote(
+                writer.uri, shard, lease, metadata, self._patience_s, *self._blocks
+            )
             self._writing.append(part_of)
             self._blocks, self._num_blocked_rows = [], 0
 
     def _commit(self) -> None:
         if self._receipts:
-            writer, superseded, left = self._prepared.writer, self._stale, self._stale
-            if self._stale.num_rows:
-                parts = [part.read_keys(writer.uri, receipt.path) for receipt in self._receipts]
-                is_replaced = is_among(self._stale, pa.concat_tables(parts))
-                superseded = self._stale.filter(is_replaced)
-                left = self._stale.filter(pc.invert(is_replaced))
-            writer.commit(self._receipts, superseded=superseded)
-            # Only now: a commit that failed is repeated, and must supersede the same rows.
-            self._stale = left
+            # A commit that failed is repeated, and must supersede the same rows.
+            self._stale = patiently(
+                self._commit_receipts,
+                uri=self._prepared.writer.uri,
+                patience_s=self._patience_s,
+                stop=self._stop,
+            )
             self._progress.failed(sum(receipt.num_errors for receipt in self._receipts))
         self._receipts, self._committed_s = [], time.monotonic()
+
+    def _commit_receipts(self) -> pa.Table:
+        """Commit, and give the stale rows that are left."""
+        writer, superseded, left = self._prepared.writer, self._stale, self._stale
+        if self._stale.num_rows:
+            parts = [part.read_keys(writer.uri, receipt.path) for receipt in self._receipts]
+            is_replaced = is_among(self._stale, pa.concat_tables(parts))
+            superseded = self._stale.filter(is_replaced)
+            left = self._stale.filter(pc.invert(is_replaced))
+        writer.commit(self._receipts, superseded=superseded)
+        return left
 
 
 class _Books:
@@ -327,13 +341,21 @@ class _Books:
 
 
 def _write_part(
-    table_uri: str, shard: int, lease: int, metadata: dict[str, str], *blocks: pa.Table
+    table_uri: str,
+    shard: int,
+    lease: int,
+    metadata: dict[str, str],
+    patience_s: float,
+    *blocks: pa.Table,
 ) -> Receipt:
     """Runs as a Ray task. A retry writes another part; only the one with a receipt counts."""
     rows = pa.concat_tables(blocks)
     column = pa.array([shard] * rows.num_rows, pa.int32())
     rows = rows.set_column(rows.column_names.index("shard"), "shard", column)
-    return part.write_part(table_uri, rows, shard=shard, lease=lease, metadata=metadata)
+    write = functools.partial(
+        part.write_part, table_uri, rows, shard=shard, lease=lease, metadata=metadata
+    )
+    return patiently(write, uri=table_uri, patience_s=patience_s)
 
 
 def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
