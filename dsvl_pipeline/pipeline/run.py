@@ -107,6 +107,7 @@ def run_job(
     progress.show("planning")
     with stop_on_signals() as stop:
         prepared = prepare(job, limit=limit, is_fresh=fresh, stop=stop, redrive=redrive)
+        stop.is_abrupt = False
         _run_shards(prepared, progress, stop)
     return _summary(prepared, progress)
 

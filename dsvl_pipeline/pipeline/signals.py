@@ -7,13 +7,26 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from dsvl_pipeline.errors import RunStoppedError
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Stop(threading.Event):
+    """Set by Ctrl-C and SIGTERM.
+
+    Attributes:
+        is_abrupt: Whether they also end what the main thread does, be it a wait for another
+            driver or for a cluster: while nothing has been answered there is nothing to commit.
+    """
+
+    is_abrupt = True
+
+
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
+def stop_on_signals() -> Iterator[Stop]:
     """An event that Ctrl-C and SIGTERM set; the second Ctrl-C interrupts at once."""
-    stop = threading.Event()
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -22,6 +35,8 @@ def stop_on_signals() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
+        if stop.is_abrupt:
+            raise RunStoppedError("stopped by a signal while planning; nothing was started")
 
     with kept_handlers():
         for number in _SIGNALS:

@@ -72,6 +72,7 @@ def test_a_cluster_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) 
 def test_joining_leaves_the_handlers_of_signals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's own would end the process with exit code 15 and without a word."""
     with stop_on_signals() as stop:
+        stop.is_abrupt = False
         connect(monkeypatch, Clusters("local"), started=None)
         signal.raise_signal(signal.SIGTERM)
         assert stop.is_set()
