@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -202,7 +203,10 @@ def test_a_run_in_which_nothing_moves_stops_itself(tmp_path: Path) -> None:
     job["limits"] = {"stall_timeout_s": 8}
     with pytest.raises(RunStoppedError, match="no row has finished") as stopped:
         run(job)
-    assert "MapBatches(Generate): 0 blocks waiting, 1 tasks running, 1 actors" in str(stopped.value)
+    # Which stage it is hangs on how fast this machine starts an actor.
+    assert re.search(
+        r"MapBatches\(\w+\): \d+ blocks waiting, \d+ tasks running", str(stopped.value)
+    )
     assert " CPUs" in str(stopped.value)
 
 
