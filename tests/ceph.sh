@@ -61,7 +61,14 @@ rgw frontends = beast endpoint=$gateway
 rgw dns name = 127.0.0.1
 END
 
-ceph_quietly() { timeout 60 ceph "$@" >>"$home/start.log" 2>&1; }
+# Again and again: a monitor that has only just started answers with EPERM or EINVAL.
+ceph_quietly() {
+	for _ in $(seq 30); do
+		timeout 60 ceph "$@" >>"$home/start.log" 2>&1 && return
+		sleep 1
+	done
+	return 1
+}
 explain() { echo "tests/ceph.sh: Ceph did not start; the end of its logs:" >&2; tail -n 15 "$home"/*.log >&2; exit 3; }
 
 monmaptool --create --addv a "[v1:$monitor]" --fsid "$id" "$home/monmap" >/dev/null
