@@ -33,6 +33,8 @@ cat >"$CEPH_CONF" <<END
 [global]
 fsid = $id
 mon host = v1:$monitor
+# From a file: a client that learns it from the monitor may ask before it has learnt the fsid.
+monmap = $home/monmap
 public addr = 127.0.0.1
 cluster addr = 127.0.0.1
 auth cluster required = none

@@ -329,7 +329,7 @@ def _plain_rows(table: str) -> pa.Table:
     place, filesystem = storage.join(table, "data"), None
     if table.startswith("s3://"):
         place = place.removeprefix("s3://")
-        filesystem = S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+        filesystem = S3FileSystem(use_listings_cache=False)
     return pyarrow.dataset.dataset(place, filesystem=filesystem, format="parquet").to_table()
 
 
