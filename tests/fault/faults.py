@@ -141,7 +141,7 @@ def full_disk(scene: Scene) -> None:
     place = Path(scene.table)
     place.mkdir(parents=True, exist_ok=True)
     held = {path.relative_to(place): path.read_bytes() for path in place.rglob("*.*")}
-    kib = 4 * scene.draw.randint(10, 60) + sum(len(body) // 1024 + 8 for body in held.values())
+    kib = 4 * scene.draw.randint(4, 30) + sum(len(body) // 1024 + 8 for body in held.values())
     _mount(place, "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs")
     try:
         for name, body in held.items():
