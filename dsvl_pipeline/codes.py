@@ -17,8 +17,8 @@ _CODES: dict[Stage, str] = {
     "document": "document_crashed document_empty document_encrypted document_timeout "
     "document_too_long document_unreadable page_crashed page_timeout page_unreadable",
     "prompt": "draft_invalid image_count image_invalid image_token_count prompt_crashed "
-    "prompt_invalid prompt_malformed prompt_template prompt_timeout prompt_too_long request_invalid "
-    "schema_invalid schema_unsupported",
+    "prompt_invalid prompt_malformed prompt_template prompt_timeout prompt_too_long "
+    "request_invalid schema_invalid schema_unsupported",
     "engine": "capacity engine_crashed",
     # Defects of an answer that is there.
     "answer": "blank_page length repetition cancelled schema_failed schema_unsatisfied",
