@@ -181,7 +181,8 @@ class EngineCore:
 
         ``prompt_tokens`` counts what was prefilled, tokens recomputed after preemption included.
         ``vision_s``, ``prefill_s`` and ``decode_s`` are the device's; ``host_s`` are all of the
-        engine's steps, waiting for the device included. ``occupancy`` is the mean share of lanes that a decode step filled.
+        engine's steps, waiting for the device included. ``occupancy`` is the mean share of lanes
+        that a decode step filled.
         """
         rows = self._counts["decode_rows"]
         lanes = self._counts["decode_steps"] * self._num_lanes
