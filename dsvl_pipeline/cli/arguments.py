@@ -23,6 +23,30 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def add_job(parser: argparse.ArgumentParser, *, default_job: str | None = None) -> None:
+    """Declare a job file, by place or by name, and settings that win over it.
+
+    Args:
+        parser: Extended in place.
+        default_job: The job file if none is named; without one, naming one is required.
+    """
+    job = parser.add_mutually_exclusive_group(required=default_job is None)
+    job.add_argument("job", nargs="?", metavar="JOB.yaml", help="the job file")
+    job.add_argument(
+        "--config",
+        metavar="JOB.yaml",
+        default=default_job,
+        help="the same, as an option" + (f" (default: {default_job})" if default_job else ""),
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting that wins over the file, e.g. generation.temperature=0.2 (repeatable)",
+    )
+
+
 @contextmanager
 def named_by_user() -> Iterator[None]:
     """Make what is missing a mistake of the command line, where the user named it himself.

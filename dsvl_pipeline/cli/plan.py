@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dsvl_pipeline.cli.arguments import positive_int
+from dsvl_pipeline.cli.arguments import add_job, positive_int
 from dsvl_pipeline.cli.text import amount, columns, shorten
 
 if TYPE_CHECKING:
@@ -26,16 +26,7 @@ failed."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    job = parser.add_mutually_exclusive_group(required=True)
-    job.add_argument("job", nargs="?", metavar="JOB.yaml", help="the job file")
-    job.add_argument("--config", metavar="JOB.yaml", help="the same, as an option")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a setting that wins over the file, e.g. generation.temperature=0.2 (repeatable)",
-    )
+    add_job(parser)
     parser.add_argument(
         "--limit", type=positive_int, metavar="N", help="as a run with --limit N would do"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from dsvl_pipeline.cli.arguments import positive_int
+from dsvl_pipeline.cli.arguments import add_job, positive_int
 
 HELP = "run a job; the same command again computes only what is missing"
 EPILOG = """\
@@ -24,21 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, default_job: str | None = 
         parser: Extended in place.
         default_job: The job file if none is named; without one, naming one is required.
     """
-    job = parser.add_mutually_exclusive_group(required=default_job is None)
-    job.add_argument("job", nargs="?", metavar="JOB.yaml", help="the job file")
-    job.add_argument(
-        "--config",
-        metavar="JOB.yaml",
-        default=default_job,
-        help="the same, as an option" + (f" (default: {default_job})" if default_job else ""),
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a setting that wins over the file, e.g. generation.temperature=0.2 (repeatable)",
-    )
+    add_job(parser, default_job=default_job)
     parser.add_argument(
         "--limit", type=positive_int, metavar="N", help="only the first N inputs; to try a job"
     )
