@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from dsvl_pipeline.cli.arguments import add_job
 from dsvl_pipeline.cli.failures import add_selection
 from dsvl_pipeline.errors import ConfigError
 
@@ -25,7 +26,7 @@ exit codes: as of `dsvl run`, over the rows that ran."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    parser.add_argument("job", metavar="JOB.yaml", help="the job file, as it was run")
+    add_job(parser)
     add_selection(parser)
     parser.add_argument(
         "--row",
@@ -33,13 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="ID",
         help="only the row with this row_id, be it ok or not (repeatable)",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a setting for this time, e.g. generation.temperature=0.2 (repeatable)",
     )
     parser.set_defaults(command=execute)
 
@@ -59,7 +53,8 @@ def execute(args: argparse.Namespace) -> int:
     selection = Selection(
         codes=frozenset(args.code), stages=frozenset(args.stage), row_ids=frozenset(args.row)
     )
-    base, job = load_job(args.job), load_job(args.job, args.set)
+    file = args.job or args.config
+    base, job = load_job(file), load_job(file, args.set)
     from dsvl_pipeline.pipeline.redrive import Redrive
     from dsvl_pipeline.pipeline.run import run_job
 
