@@ -1,11 +1,13 @@
 """Which sequences run in the coming step, and on which pages. Torch-free.
 
-First come, first served. A sequence is admitted when the pages that all running ones will probably
+First come, first served, in waves of as many as can run at once; within a wave those that may become
+the longest go first, so that at the end of the work few short ones are left rather than one long
+one that decodes alone. Neighbours on the same pictures stay together. A sequence is admitted when the pages that all running ones will probably
 still need leave room for it. Its prompt is prefilled before the next decode, because a decode step
 costs about the same for one sequence as for many: a full batch is worth the wait. Not for ever,
 though: short answers that arrive without end would keep the long ones from ever decoding. Nor for
 one sequence alone while many wait: a prefill of a few thousand tokens costs less for each of them.
-When the pages run out, the youngest sequence gives all of its own back and waits again, in front;
+When the pages run out, the sequence that was admitted last gives all of its own back and waits again;
 its tokens are recomputed by a prefill. The oldest one is thus never disturbed, so every sequence
 finishes.
 
@@ -18,7 +20,7 @@ token is then part of one step too many, whose token for it is ignored.
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from dataclasses import dataclass
 
 from dsvl_pipeline.engine.lengths import ExpectedLength
@@ -105,7 +107,9 @@ class Scheduler:
         self._lengths = lengths or ExpectedLength()
         self._max_step_tokens = max_step_tokens
         self._rows_per_tile = rows_per_tile
-        self._waiting: deque[Sequence] = deque()
+        self._waiting: list[Sequence] = []  # in the order of their turns
+        self._newest: Sequence | None = None  # that was queued last
+        self._wave_size = max_num_sequences
         self._running: list[Sequence] = []
         self._free_lanes = list(range(max_num_sequences - 1, -1, -1))
         self._copies: list[tuple[int, int]] = []
@@ -130,7 +134,7 @@ class Scheduler:
 
     def upcoming(self, count: int) -> list[Sequence]:
         """Return the first of those that wait."""
-        return [self._waiting[n] for n in range(min(count, len(self._waiting)))]
+        return self._waiting[:count]
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence.
@@ -139,7 +143,9 @@ class Scheduler:
             CapacityError: It would not fit even if it were alone.
         """
         self._pool.check_fits(sequence.max_tokens)
-        self._waiting.append(sequence)
+        sequence.turn = self._turn_of(sequence)
+        self._newest = sequence
+        insort(self._waiting, sequence, key=_by_turn)
 
     def next_step(self) -> Step | None:
         """Plan the coming step, or return None when there is nothing to do.
@@ -195,6 +201,13 @@ class Scheduler:
         del self._free_lanes[len(step.chunks) // 2 :]
         return bool(self._free_lanes)
 
+    def _turn_of(self, sequence: Sequence) -> tuple[int, int, int]:
+        """Order by wave, then by how long a completion may become, longest first."""
+        wave, newest = sequence.number // self._wave_size, self._newest
+        if newest is not None and sequence.images and sequence.images == newest.images:
+            return (*newest.turn[:2], sequence.number)  # its pages and pictures are there by then
+        return wave, -sequence.most_probable_new_tokens, sequence.number
+
     def _is_worth_a_prefill(self) -> bool:
         """Whether to prefill now rather than to wait for more free lanes and pages."""
         if any(sequence.is_prefilling for sequence in self._running):
@@ -228,7 +241,7 @@ class Scheduler:
             sequence, num_free = self._waiting[0], self._pool.num_free
             if not self._admit(sequence, spare_pages):
                 break
-            self._waiting.popleft()
+            del self._waiting[0]
             self._running.append(sequence)
             spare_pages -= num_free - self._pool.num_free + self._promised_pages(sequence)
             chunks.append(self._advance_prefill(sequence, budget))
@@ -370,8 +383,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
         self._release(sequence)
-        # Whatever waits is younger, so the front is its place (but for steps that were taken back).
-        self._waiting.appendleft(sequence)
+        insort(self._waiting, sequence, key=_by_turn)
         self.num_preemptions += 1
 
     def _release(self, sequence: Sequence) -> None:
@@ -389,6 +401,10 @@ def _advance(sequence: Sequence, draft_ids: tuple[int, ...]) -> Chunk:
     sequence.num_computed = start + 1
     sequence.num_planned += 1
     return Chunk(sequence, start, start + 1 + len(draft_ids), True, draft_ids)
+
+
+def _by_turn(sequence: Sequence) -> tuple[int, int, int]:
+    return sequence.turn
 
 
 def _shared_text(sequence: Sequence) -> bytes:

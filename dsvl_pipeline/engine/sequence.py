@@ -43,6 +43,7 @@ class Sequence:
         num_reused: Tokens at the beginning that others had computed when it was admitted.
         prefill_end: Tokens that are computed by prefill; the rest by decode.
         page_table: KV pages, in position order.
+        turn: Place in the queue: what is lower is admitted earlier. The scheduler's.
         last_step: Number of the step that decoded it last.
         lane: Index into the runner's state on the device while running, else None.
         is_finished: Whether its completion is out; steps still on the device are then ignored.
@@ -69,6 +70,7 @@ class Sequence:
     num_reused: int = 0
     prefill_end: int = 0
     page_table: list[int] = field(default_factory=list)
+    turn: tuple[int, int, int] = (0, 0, 0)
     last_step: int = 0
     lane: int | None = None
     is_finished: bool = False
@@ -84,6 +86,18 @@ class Sequence:
     @property
     def num_prompt_tokens(self) -> int:
         return len(self.request.prompt_ids)
+
+    @property
+    def most_probable_new_tokens(self) -> int:
+        """Of its completion: what it is allowed, or its draft's length where that is less."""
+        allowed = self.max_tokens - self.num_prompt_tokens
+        draft_ids = self.request.draft_ids
+        return allowed if draft_ids is None else min(allowed, len(draft_ids))
+
+    @property
+    def images(self) -> tuple[bytes, ...]:
+        """Digests of its pictures."""
+        return tuple(image.digest for image in self.request.images)
 
     @property
     def completion_ids(self) -> NDArray[np.int32]:
