@@ -31,9 +31,13 @@ from dsvl_pipeline.records import EngineConfig, FakeEngineConfig, SamplingParams
 AtLeastOne = Annotated[int, Field(ge=1)]
 _JOB_NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 _PROMPT_ID = r"^[A-Za-z0-9_.-]{1,64}$"
+_NAMESPACE = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+_IMAGE = r"^[a-z0-9][A-Za-z0-9._/:-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|@sha256:[0-9a-f]{64})$"
 _IN_WORDS = {
     _JOB_NAME: "use lower case letters, digits and dashes (not first or last), at most 40",
     _PROMPT_ID: "use letters, digits, '_', '.' and '-', at most 64",
+    _NAMESPACE: "use lower case letters, digits and dashes (not first or last), at most 63",
+    _IMAGE: "name an image by tag or digest, such as registry/dsvl-pipeline:0.1.0",
 }
 
 
@@ -273,6 +277,33 @@ class ClusterConfig(Section):
     address: str = "auto"
 
 
+class KubernetesConfig(Section):
+    """The job's own Ray cluster on Kubernetes (``dsvl submit --target k8s``).
+
+    Attributes:
+        image: What the pods run, by tag or digest.
+        namespace: Where the job is created; the one of the current kubeconfig context by default.
+        workers: Pods that hold engines.
+        gpus_per_worker: GPUs of each; 0 for a cluster that only has CPUs.
+        cpus_per_worker: CPUs of each: one for the engine of each GPU, the others preprocess.
+        memory_gib_per_worker: Memory of each; a third of it is Ray's object store.
+    """
+
+    image: str = Field(default="dsvl-pipeline:0.1.0", pattern=_IMAGE)
+    namespace: str | None = Field(default=None, pattern=_NAMESPACE)
+    workers: AtLeastOne = 1
+    gpus_per_worker: int = Field(default=1, ge=0)
+    cpus_per_worker: AtLeastOne = 8
+    memory_gib_per_worker: AtLeastOne = 48
+
+    @field_validator("image")
+    @classmethod
+    def _stays_the_same(cls, value: str) -> str:
+        if value.endswith(":latest"):
+            raise ValueError("latest is another image tomorrow; give a version's tag or a digest")
+        return value
+
+
 class LimitsConfig(Section):
     """When a run that has gone wrong stops itself: exit code 3, and what was committed is safe.
 
@@ -308,6 +339,7 @@ class JobConfig(Section):
     output: OutputConfig
     engine: EngineConfig = EngineConfig()
     cluster: ClusterConfig = ClusterConfig()
+    kubernetes: KubernetesConfig = KubernetesConfig()
     limits: LimitsConfig = LimitsConfig()
     max_error_fraction: float = Field(default=0.05, ge=0, le=1)
 

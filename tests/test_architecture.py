@@ -17,7 +17,7 @@ LAYERS = (
     {"jobs"},
     {"cli"},
     {"pipeline"},
-    {"assemble", "report", "api"},
+    {"assemble", "report", "api", "kubernetes"},
     {"sources", "processor", "engine", "table"},
     {"model"},
     {"ops"},

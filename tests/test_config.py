@@ -69,7 +69,7 @@ def test_a_wrong_key_names_the_nearest_right_one(tmp_path: Path) -> None:
             "max_errors: 0.1",
             "job.yaml:10: max_errors: no such key; did you mean max_error_fraction? "
             "known keys: name, input, prompts, model, generation, output, engine, cluster, "
-            "limits, max_error_fraction",
+            "kubernetes, limits, max_error_fraction",
         ),
         (
             "cluster: {frobnicate: 1}",

@@ -1,0 +1,1 @@
+"""A job on Kubernetes: what is created there, and the client that creates it."""

@@ -1,0 +1,156 @@
+"""A job file to what Kubernetes is given: a ConfigMap with the job, and the RayJob that runs it.
+
+``rayjob.yaml`` beside this file is the one source of every RayJob of the project; ``k8s/`` holds
+its output for the jobs of ``configs/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from dsvl_pipeline.config import JobConfig
+from dsvl_pipeline.errors import ConfigError
+
+Manifest = dict[str, Any]
+
+_MAX_CONFIG_BYTES = 1_000_000  # etcd takes a little more
+_MAX_NAME = {"RayJob": 47, "RayCronJob": 36, "CronJob": 52}
+_LABEL = "app.kubernetes.io/instance"
+
+
+def check_name(kind: str, name: str) -> str:
+    """Give a name back that the operator takes for a kind of object.
+
+    Raises:
+        ConfigError: It is too long, or does not begin with a letter.
+    """
+    longest = _MAX_NAME[kind]
+    if len(name) > longest or not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name):
+        raise ConfigError(
+            f"name: {name!r} ({len(name)} characters) cannot be the name of a {kind}, which begins "
+            f"with a letter and has at most {longest} characters; change it in the job file"
+        )
+    return name
+
+
+def script_of(job: JobConfig) -> str:
+    """Give the script of ``jobs/`` that runs a job."""
+    return "documents" if job.input.documents or job.input.columns.document else "caption"
+
+
+def job_text(job: JobConfig) -> str:
+    """Write a job as the file that its driver reads: ``--set`` applied, schema files read."""
+    values = job.model_dump(mode="json", exclude_unset=True)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+
+
+def config_map(job: JobConfig) -> Manifest:
+    """Render the ConfigMap that holds a job; its name says what is in it, so it never changes.
+
+    Raises:
+        ConfigError: The pods could not run the job: it writes to their own disk, or is too large.
+    """
+    _check(job)
+    text = job_text(job)
+    if len(text.encode()) > _MAX_CONFIG_BYTES:
+        raise ConfigError(
+            f"the job file has {len(text.encode())} bytes, and Kubernetes takes at most "
+            f"{_MAX_CONFIG_BYTES} of them; shorten prompts or schemas"
+        )
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": f"{job.name}-{digest}",
+            "labels": {"app.kubernetes.io/part-of": "dsvl-pipeline", _LABEL: job.name},
+        },
+        "immutable": True,
+        "data": {"job.yaml": text},
+    }
+
+
+def rayjob(job: JobConfig, *, config: str, script: str) -> Manifest:
+    """Render the RayJob of a job.
+
+    Args:
+        job: Gives the name, the image and the size of the cluster; nothing else of it is used.
+        config: Name of the ConfigMap that holds the job as ``job.yaml``.
+        script: Of ``jobs/``, without its ending.
+
+    Raises:
+        ConfigError: The job's name cannot be a RayJob's.
+    """
+    name, wanted = check_name("RayJob", job.name), job.kubernetes
+    rendered: Manifest = yaml.safe_load(
+        resources.files(__package__).joinpath("rayjob.yaml").read_text(encoding="utf-8")
+    )
+    spec = rendered["spec"]
+    cluster = spec["rayClusterSpec"]
+    head, (workers,) = cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"]
+    templates = (spec["submitterPodTemplate"], head, workers["template"])
+
+    spec["entrypoint"] = f"python jobs/{script}.py --config /etc/dsvl/job.yaml"
+    rendered["metadata"]["name"] = name
+    for labelled in (rendered, *templates):
+        labelled["metadata"]["labels"] = labelled["metadata"]["labels"] | {_LABEL: name}
+    for template in templates:
+        template["spec"]["containers"][0]["image"] = wanted.image
+    head["spec"]["volumes"][0]["configMap"]["name"] = config
+
+    workers["groupName"] = "gpu" if wanted.gpus_per_worker else "cpu"
+    workers["replicas"] = workers["maxReplicas"] = wanted.workers
+    memory = {"memory": f"{wanted.memory_gib_per_worker}Gi"}
+    gpus = {"nvidia.com/gpu": str(wanted.gpus_per_worker)} if wanted.gpus_per_worker else {}
+    workers["template"]["spec"]["containers"][0]["resources"] = {
+        "requests": {"cpu": str(wanted.cpus_per_worker), **memory, **gpus},
+        "limits": {**memory, **gpus},
+    }
+    if not gpus:
+        del workers["template"]["spec"]["tolerations"]
+    return rendered
+
+
+def manifests(job: JobConfig, *, script: str | None = None) -> list[Manifest]:
+    """Render all that a job needs, in the order of its creation."""
+    config = config_map(job)
+    name = config["metadata"]["name"]
+    return [config, rayjob(job, config=name, script=script or script_of(job))]
+
+
+def dump(documents: list[Manifest]) -> str:
+    """Write manifests as one YAML text."""
+    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML as people write manifests: texts of several lines as they are, nothing referred to."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _write_text)
+
+
+def _check(job: JobConfig) -> None:
+    if not job.output.uri.startswith("s3://"):
+        raise ConfigError(
+            f"output.uri is {job.output.uri!r}, a place on the disk of a pod, which is gone when "
+            "the job ends; give s3://BUCKET/PREFIX"
+        )
+    if job.cluster.address != "auto":
+        raise ConfigError(
+            f"cluster.address is {job.cluster.address!r}, but a RayJob brings its own cluster; "
+            "leave it out"
+        )

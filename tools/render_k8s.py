@@ -1,0 +1,44 @@
+"""What ``k8s/`` holds of the renderer's output, written anew.
+
+Use:  python -m tools.render_k8s
+after a change of ``configs/`` or ``dsvl_pipeline/kubernetes/``; a test compares.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dsvl_pipeline.config import load_job
+from dsvl_pipeline.kubernetes import render
+
+ROOT = Path(__file__).resolve().parents[1]
+JOBS = {"caption": "k8s/base", "documents": "k8s/base"}
+"""Where the RayJob of each file of ``configs/`` goes."""
+
+
+def rendered() -> dict[str, str]:
+    """Give each file's text by its place below the project's root."""
+    files = {}
+    for name, folder in JOBS.items():
+        source = ROOT / "configs" / f"{name}.yaml"
+        job = load_job(source)
+        manifest = render.rayjob(job, config=job.name, script=name)
+        files[f"{folder}/rayjob-{name}.yaml"] = (
+            "# Made by `python -m tools.render_k8s` from dsvl_pipeline/kubernetes/rayjob.yaml and\n"
+            f"# configs/{name}.yaml; change those, or patch this with kustomize.\n"
+        ) + render.dump([manifest])
+        # Kustomize reads only what lies below it, and makes the ConfigMap of this name from it.
+        files[f"{folder}/job-{name}.yaml"] = source.read_text(encoding="utf-8")
+    return files
+
+
+def main() -> None:
+    """Write them all."""
+    for place, text in rendered().items():
+        (ROOT / place).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / place).write_text(text, encoding="utf-8")
+        print(place)
+
+
+if __name__ == "__main__":
+    main()
