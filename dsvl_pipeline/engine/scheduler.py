@@ -1,15 +1,16 @@
 """Which sequences run in the coming step, and on which pages. Torch-free.
 
-First come, first served, in waves of as many as can run at once; within a wave those that may become
-the longest go first, so that at the end of the work few short ones are left rather than one long
-one that decodes alone. Neighbours on the same pictures stay together. A sequence is admitted when the pages that all running ones will probably
-still need leave room for it. Its prompt is prefilled before the next decode, because a decode step
-costs about the same for one sequence as for many: a full batch is worth the wait. Not for ever,
-though: short answers that arrive without end would keep the long ones from ever decoding. Nor for
-one sequence alone while many wait: a prefill of a few thousand tokens costs less for each of them.
-When the pages run out, the sequence that was admitted last gives all of its own back and waits again;
-its tokens are recomputed by a prefill. The oldest one is thus never disturbed, so every sequence
-finishes.
+First come, first served, in waves of as many as can run at once. Within a wave those that may
+become the longest go first: at the end of the work a few short ones are then left, rather than a
+long one that decodes alone. Neighbours on the same pictures stay together, to share them.
+
+A sequence is admitted when the pages that all running ones will probably still need leave room for
+it. Its prompt is prefilled before the next decode, because a decode step costs about the same for
+one sequence as for many: a full batch is worth the wait. Not for ever, though: short answers that
+arrive without end would keep the long ones from ever decoding. Nor for one sequence alone while
+many wait: a prefill of a few thousand tokens costs less for each of them. When the pages run out,
+the sequence that was admitted last gives all of its own back and waits again; its tokens are
+recomputed by a prefill. The oldest one is thus never disturbed, so every sequence finishes.
 
 With drafts, half of the sequences run in a step: while the device verifies the drafts of one half,
 the host looks at what became of the other's.
@@ -183,7 +184,7 @@ class Scheduler:
     def step_down(self, step: Step) -> bool:
         """Take a step back that the device had no memory for, and plan smaller ones from now on.
 
-        The steps before it must have been read. All of its sequences wait again, in front.
+        The steps before it must have been read. All of its sequences wait again.
 
         Returns:
             Whether smaller steps are possible.

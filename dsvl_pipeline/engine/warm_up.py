@@ -98,7 +98,7 @@ def _requests(config: ModelConfig) -> Iterator[Request]:
     """Prompts of several lengths, with and without a picture, in every way of choosing tokens."""
     token_id = 0 if config.image_token_id else 1
     greedy = SamplingParams(max_new_tokens=4, ignore_eos=True)
-    text = np.full(19, token_id, dtype=np.int32)
+    text = np.full(100, token_id, dtype=np.int32)
     picture = ImageInput(
         digest=bytes(16),
         high_res=None if config.high_res is None else _black(config.high_res.image_size_px),
@@ -107,11 +107,14 @@ def _requests(config: ModelConfig) -> Iterator[Request]:
     places = np.full(config.num_image_tokens, config.image_token_id, dtype=np.int32)
     yield Request(
         request_id="picture",
-        prompt_ids=np.concatenate([text, places, text]),
+        prompt_ids=np.concatenate([text[:19], places, text[:19]]),
         images=(picture,),
         sampling=greedy,
     )
     yield Request(request_id="text", prompt_ids=text[:16], sampling=replace(greedy, logprobs=True))
+    yield Request(request_id="longer", prompt_ids=text[:50], sampling=greedy)
+    yield Request(request_id="longest", prompt_ids=text, sampling=greedy)
+    text = text[:19]
     yield Request(request_id="draft", prompt_ids=text, sampling=greedy, draft_ids=text[:4])
     yield Request(request_id="sampled", prompt_ids=text, sampling=replace(greedy, temperature=1.0))
     yield Request(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.ops.backend import use_triton
 from dsvl_pipeline.ops.quantize import Quantized, quantize_rows
 
 # Below 16 rows MKL switches to kernels that sum in another order, by the number of rows.
@@ -61,7 +62,14 @@ def _project_wide(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _project_quantized(
     x: Quantized, weight: Tensor, bias: Tensor | None, weight_scale: Tensor
 ) -> Tensor:
-    if weight.is_cuda and x.dtype != torch.float32 and x.values.shape[0] > 0:
+    num_rows, num_out = x.values.shape[0], weight.shape[0]
+    if weight.is_cuda and x.dtype != torch.float32 and num_rows > 0:
+        if use_triton(weight):
+            from dsvl_pipeline.ops.kernels import linear as kernels
+
+            if kernels.takes(num_rows, num_out, weight.device):
+                args = (x.values, x.scale, weight, weight_scale, bias, x.dtype)
+                return kernels.project_few_rows(*args)
         found = torch._scaled_mm(
             x.values,
             weight.t(),

@@ -51,5 +51,7 @@ def quantize_rows(x: Tensor) -> Quantized:
         return Quantized(values=values, scale=scale, dtype=x.dtype)
     wide = x.to(torch.float32)
     peak = wide.abs().amax(-1, keepdim=True).clamp(min=_LEAST_PEAK)
-    values = (wide * (E4M3_MAX / peak)).to(torch.float8_e4m3fn)
+    # A tensor above the line: for a plain number torch multiplies by the inverse, rounded twice.
+    inverse = torch.tensor(E4M3_MAX, device=peak.device) / peak
+    values = (wide * inverse).to(torch.float8_e4m3fn)
     return Quantized(values=values, scale=peak * (1 / E4M3_MAX), dtype=x.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +16,7 @@ from dsvl_pipeline.engine.prefix import page_keys
 from dsvl_pipeline.engine.scheduler import Decode, Prefill, Scheduler, Step
 from dsvl_pipeline.engine.sequence import Sequence
 from dsvl_pipeline.errors import CapacityError
-from dsvl_pipeline.records import Request, SamplingParams
+from dsvl_pipeline.records import ImageInput, Request, SamplingParams
 
 
 def make_sequence(
@@ -278,10 +280,36 @@ def test_the_youngest_is_preempted_and_comes_back_before_later_arrivals() -> Non
     assert world.finished == [0, 1, 2]
 
 
+def test_the_longest_of_a_wave_goes_first_and_no_wave_overtakes_another() -> None:
+    """A wave is as many as there are lanes; of one whose draft is shorter, the draft counts."""
+    world = World(pages=100, page_size=4, lanes=3, step_tokens=1)
+    drafted = make_sequence(2, 2, 9)
+    drafted.request = replace(drafted.request, draft_ids=np.zeros(3, dtype=np.int32))
+    others = {0: 2, 1: 4, 3: 1, 4: 5, 5: 5}
+    for number in range(6):
+        world.add(drafted if number == 2 else make_sequence(number, 2, others[number]))
+    waiting = [sequence.number for sequence in world.scheduler.upcoming(9)]
+    assert waiting == [1, 2, 0, 4, 5, 3]
+    world.step()
+    assert world.open[1].lane is not None, "the first one of the order, not of the arrivals"
+
+
+def test_neighbours_on_the_same_pictures_stay_together() -> None:
+    """Else the second prompt could find the first one's pages given away."""
+    world = World(pages=100, page_size=4, lanes=8, step_tokens=1)
+    for number, (digest, num_new) in enumerate([(b"a", 3), (b"a", 9), (b"b", 5), (b"b", 1)]):
+        sequence = make_sequence(number, 2, num_new)
+        pixels = np.zeros((1, 1, 3), dtype=np.uint8)
+        image = ImageInput(digest=digest, high_res=None, low_res=pixels)
+        sequence.request = replace(sequence.request, images=(image,))
+        world.add(sequence)
+    assert [sequence.number for sequence in world.scheduler.upcoming(9)] == [2, 3, 0, 1]
+
+
 def test_a_long_prompt_is_prefilled_in_chunks_and_sampled_once() -> None:
     """A step's memory is bounded by its tokens, whatever the prompts' lengths."""
     world = World(pages=100, page_size=4, lanes=4, step_tokens=5)
-    world.add(make_sequence(0, 12, 1))
+    world.add(make_sequence(0, 12, 2))
     world.add(make_sequence(1, 2, 2))
     steps = [world.step() for _ in range(4)]
     spans = [
@@ -291,7 +319,7 @@ def test_a_long_prompt_is_prefilled_in_chunks_and_sampled_once() -> None:
         [(0, 0, 5, False)],
         [(0, 5, 10, False)],
         [(0, 10, 12, True), (1, 0, 2, True)],
-        [(1, 2, 3, True)],
+        [(0, 12, 13, True), (1, 2, 3, True)],
     ]
     assert isinstance(steps[3], Decode)
 
