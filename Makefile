@@ -84,7 +84,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-annotat
 lock:  ## newest versions into requirements/ (needs uv)
 	$(COMPILE) pyproject.toml --extra test --constraint requirements/torch.in --upgrade \
 		--excludes requirements/no-cuda.txt --no-emit-package torch -o requirements/test.txt
-	$(COMPILE) pyproject.toml --extra model --constraint requirements/torch.in --upgrade \
+	$(COMPILE) pyproject.toml --extra kubernetes --extra model --constraint requirements/torch.in --upgrade \
 		--constraint requirements/test.txt \
 		--excludes requirements/no-cuda.txt --no-emit-package torch -o requirements/base.txt
 	$(COMPILE) requirements/torch.in --upgrade --constraint requirements/test.txt \
