@@ -267,7 +267,8 @@ class ClusterConfig(Section):
         rows_per_batch: Rows that travel together from preprocessing to an engine.
         batches_in_flight: Batches an engine works on at once; ``auto`` keeps it fed.
         cpus_per_engine: CPUs reserved for a CPU engine.
-        address: Ray cluster to join; ``auto`` joins a running one, else starts a local one.
+        address: Ray cluster to join, as ``host:port``; ``local`` starts one on this machine, and
+            ``auto`` does unless the environment variable ``RAY_ADDRESS`` names one.
     """
 
     replicas: AtLeastOne | Literal["auto"] = "auto"

@@ -31,6 +31,7 @@ from dsvl_pipeline.cli import (
     verify,
     versions,
 )
+from dsvl_pipeline.cli.supervise import supervised
 from dsvl_pipeline.errors import ConfigError, DsvlError
 
 COMMANDS = (
@@ -48,6 +49,7 @@ COMMANDS = (
     compact,
     vacuum,
 )
+_DRIVERS = (run.execute, plan.execute, redrive.execute)
 
 _DESCRIPTION = "Run DeepSeek-VL over very many images and document pages, on Ray, exactly once."
 _EPILOG = """\
@@ -71,21 +73,24 @@ DSVL_DEBUG=1 is the same as --debug."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and give its exit code.
 
+    Without ``argv`` the process is this command's alone, and what drives Ray is supervised.
+
     Raises:
         SystemExit: For ``--help`` and ``--version`` (0) and wrong usage (2), as argparse does.
     """
-    return _guarded(_parser().parse_args(argv))
+    return _supervised(_parser().parse_args(argv), is_own_process=argv is None)
 
 
-def run_as_job(default_job: str) -> int:
+def run_as_job(default_job: str, argv: Sequence[str] | None = None) -> int:
     """Do what ``dsvl run`` does with this process's arguments; for the scripts in ``jobs/``.
 
     Args:
         default_job: The job file that is read if the arguments name none.
+        argv: See `main`.
     """
     parser = argparse.ArgumentParser(description=f"{run.HELP[:1].upper()}{run.HELP[1:]}.")
     run.add_arguments(parser, default_job=default_job)
-    return _guarded(_with_debug(parser).parse_args())
+    return _supervised(_with_debug(parser).parse_args(argv), is_own_process=argv is None)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,6 +125,12 @@ def _version() -> str:
 def _with_debug(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show where an error was raised")
     return parser
+
+
+def _supervised(args: argparse.Namespace, *, is_own_process: bool) -> int:
+    if is_own_process and args.command in _DRIVERS:
+        return supervised(lambda: _guarded(args))
+    return _guarded(args)
 
 
 def _guarded(args: argparse.Namespace) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 from ray.data.exceptions import SystemException
 from ray.exceptions import ActorDiedError, RayError, RayTaskError, UserCodeException
@@ -12,6 +14,15 @@ from dsvl_pipeline.errors import DsvlError, RunStoppedError
 
 _RAISED = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
 _MARKS = (SystemException, UserCodeException)
+
+
+@contextlib.contextmanager
+def explaining() -> Iterator[None]:
+    """Let what Ray raises inside come out as one of our errors (`explained`)."""
+    try:
+        yield
+    except RayError as error:
+        raise explained(error) from error
 
 
 def explained(error: RayError) -> DsvlError:

@@ -22,7 +22,7 @@ from dsvl_pipeline import storage
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import DsvlError, RunStoppedError
 from dsvl_pipeline.pipeline import graph, ledger, stream
-from dsvl_pipeline.pipeline.failures import explained
+from dsvl_pipeline.pipeline.failures import explaining
 from dsvl_pipeline.pipeline.limits import ErrorLimits, Stall, check_starts
 from dsvl_pipeline.pipeline.patience import patiently
 from dsvl_pipeline.pipeline.plan import ShardPlan, read_stale
@@ -105,7 +105,7 @@ def run_job(
     """
     progress = Tracker(on_progress or (lambda _: None))
     progress.show("planning")
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, explaining():
         prepared = prepare(job, limit=limit, is_fresh=fresh, stop=stop, redrive=redrive)
         stop.is_abrupt = False
         _run_shards(prepared, progress, stop)
@@ -173,7 +173,7 @@ class _ShardRun:
         Raises:
             RunStoppedError: Ray could not go on, or a signal came; what was complete is committed.
         """
-        try:
+        with explaining():
             try:
                 if self._plan.num_rows:
                     self._answer()
@@ -181,8 +181,6 @@ class _ShardRun:
                 # Also after Ctrl-C or a failure: what is complete is worth committing.
                 self._flush()
                 self._books.close()
-        except RayError as error:
-            raise explained(error) from error
         if self._stop.is_set():
             raise RunStoppedError(
                 "stopped by a signal; what was complete is committed, and the same command goes on"

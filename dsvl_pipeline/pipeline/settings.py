@@ -13,11 +13,13 @@ from ray._private.utils import read_ray_address
 from ray.data import DataContext
 
 from dsvl_pipeline.config import JobConfig
-from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.errors import ConfigError, RunStoppedError
 from dsvl_pipeline.pipeline.signals import kept_handlers
 
 DEFAULT_SLOTS = {True: 256, False: 16}
 """Sequences an engine decodes at once, by whether it has a GPU (`EngineConfig`'s ``auto``)."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,34 +42,49 @@ class Scale:
 
 
 def connect(job: JobConfig) -> None:
-    """Join the cluster the job names, or start one on this machine."""
+    """Join the cluster that the job or ``RAY_ADDRESS`` names, else start one on this machine.
+
+    Unlike ``ray.init()``, a cluster that merely runs on this machine is not joined: it may be
+    somebody else's (docs/decisions/0013).
+
+    Raises:
+        ConfigError: The cluster that is named cannot be joined.
+        RunStoppedError: Ray did not start on this machine.
+    """
     if ray.is_initialized():
         return
-    address = None if job.cluster.address == "auto" else job.cluster.address
     # It warns that the new cluster asks for a token, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    named = address or os.environ.get("RAY_ADDRESS")
-    # Not ray.init(address="auto"): that joins any cluster it finds, other people's tests included.
-    started = None if named else read_ray_address()  # of what `ray start` left on this machine
-    if started is not None:
-        try:
-            _init(address=started)
-        except ConnectionError:
-            pass  # `ray start` was killed, its file is still there
-        else:
-            return
-    if named is None:
-        # One more than there are: what the engine is counted for, be it a tenth, must not leave a
-        # core without a preprocessing task.
-        _init(address="local", num_cpus=(os.cpu_count() or 1) + 1, include_dashboard=False)
+    address = job.cluster.address
+    if address == "auto":
+        # Ray sets it for jobs that were submitted, and KubeRay on all of its nodes.
+        address = os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        _start()
         return
     try:
         _init(address=address)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(
-            f"cannot join the Ray cluster at {named}: {error}; "
-            "check cluster.address, or leave it out to start one on this machine"
+            f"cannot join the Ray cluster at {address}: {error}; check cluster.address and "
+            "RAY_ADDRESS, or set cluster.address to local to start one on this machine"
         ) from error
+
+
+def _start() -> None:
+    running = read_ray_address()  # written by `ray start`
+    if running is not None:
+        _logger.warning(
+            "starting a Ray cluster for this run; to join the one that `ray start` may have left "
+            "at %s, set RAY_ADDRESS=auto",
+            running,
+        )
+    try:
+        # One more CPU than there are: what the engine is counted for, be it a tenth, must not
+        # leave a core without a preprocessing task.
+        _init(address="local", num_cpus=(os.cpu_count() or 1) + 1, include_dashboard=False)
+    except Exception as error:  # Ray has no class of its own for this
+        raise RunStoppedError(f"Ray did not start on this machine: {error}") from error
 
 
 def _init(**arguments: Any) -> None:

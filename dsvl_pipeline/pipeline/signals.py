@@ -33,7 +33,10 @@ def stop_on_signals() -> Iterator[Stop]:
 
     def on_signal(number: int, frame: object) -> None:
         if stop.is_set():
-            raise KeyboardInterrupt
+            # What ends a whole group of processes may send SIGTERM to each, and its parent again.
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         stop.set()
         if stop.is_abrupt:
             raise RunStoppedError("stopped by a signal while planning; nothing was started")

@@ -246,12 +246,8 @@ def test_a_small_table_is_shown_whole(
     ]
 
 
-def test_a_job_script_runs_its_default_job(
-    pipeline: StandIn, job: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_script_runs_its_default_job(pipeline: StandIn, job: str) -> None:
     """And takes what ``dsvl run`` takes."""
-    monkeypatch.setattr(sys, "argv", ["jobs/caption.py", "--limit", "3"])
-    assert main.run_as_job(job) == 0
-    monkeypatch.setattr(sys, "argv", ["jobs/caption.py", "--config", "no.yaml"])
-    assert main.run_as_job(job) == 2
+    assert main.run_as_job(job, ["--limit", "3"]) == 0
+    assert main.run_as_job(job, ["--config", "no.yaml"]) == 2
     assert [options["limit"] for _, options in pipeline.calls] == [3]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.errors import ConfigError, RunStoppedError
 from dsvl_pipeline.pipeline import settings
 from dsvl_pipeline.pipeline.signals import stop_on_signals
 from tests.pipeline.jobs import fake_job, parse
@@ -19,10 +25,10 @@ class Clusters:
 
     def __init__(self, *answering: str) -> None:
         self.answering = answering
-        self.asked: list[str | None] = []
+        self.asked: list[str] = []
         self.num_cpus: int | None = None
 
-    def init(self, *, address: str | None, num_cpus: int | None = None, **_: Any) -> None:
+    def init(self, *, address: str, num_cpus: int | None = None, **_: Any) -> None:
         """Join, as Ray does, with a handler of its own."""
         self.asked.append(address)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -32,47 +38,104 @@ class Clusters:
 
 
 def connect(
-    monkeypatch: pytest.MonkeyPatch, clusters: Clusters, *, started: str | None, **cluster: Any
+    monkeypatch: pytest.MonkeyPatch, clusters: Clusters, *, variable: str = "", **cluster: Any
 ) -> None:
-    """Connect where ``ray start`` has left this address behind."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    """Connect where ``RAY_ADDRESS`` has this value."""
+    monkeypatch.setenv("RAY_ADDRESS", variable)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", clusters.init)
-    monkeypatch.setattr(settings, "read_ray_address", lambda: started)
     job = fake_job({"images": "x/*.jpg"}, "out")
     job["cluster"] |= cluster
     settings.connect(parse(job))
 
 
 @pytest.mark.parametrize(
-    ("started", "answering", "asked"),
+    ("variable", "address", "asked"),
     [
-        (None, ["local"], ["local"]),
-        ("1.2.3.4:6379", ["1.2.3.4:6379", "local"], ["1.2.3.4:6379"]),
-        ("1.2.3.4:6379", ["local"], ["1.2.3.4:6379", "local"]),
+        ("", "auto", "local"),
+        ("auto", "auto", "auto"),
+        ("1.2.3.4:6379", "auto", "1.2.3.4:6379"),
+        ("1.2.3.4:6379", "5.6.7.8:6379", "5.6.7.8:6379"),
+        ("1.2.3.4:6379", "local", "local"),
     ],
 )
-def test_auto_joins_what_ray_start_left_running(
-    monkeypatch: pytest.MonkeyPatch, started: str | None, answering: list[str], asked: list[str]
+def test_what_is_named_is_joined(
+    monkeypatch: pytest.MonkeyPatch, variable: str, address: str, asked: str
 ) -> None:
-    """Else it starts a cluster; the number of CPUs is ours to say only there."""
-    clusters = Clusters(*answering)
-    connect(monkeypatch, clusters, started=started)
-    assert clusters.asked == asked
-    assert (clusters.num_cpus is not None) == (asked[-1] == "local")
+    """The job file wins over the environment; the number of CPUs is ours to say only at home."""
+    clusters = Clusters(asked)
+    connect(monkeypatch, clusters, variable=variable, address=address)
+    assert clusters.asked == [asked]
+    assert (clusters.num_cpus is not None) == (asked == "local")
+
+
+@pytest.mark.ray
+def test_somebody_elses_cluster_is_joined_only_when_named(tmp_path: Path) -> None:
+    """Ray's own order would join whatever runs on this machine."""
+    folder = tempfile.mkdtemp(prefix="dsvl-")  # short: the names of Ray's sockets have a limit
+    job = fake_job({"images": "x/*.jpg"}, "out")
+    program = (
+        "import logging, os, ray; logging.basicConfig(format='%(message)s')\n"
+        "from dsvl_pipeline.pipeline import settings\n"
+        "from tests.pipeline.jobs import parse\n"
+        f"job = parse({job!r})\n"
+        "for address in ('', 'auto'):\n"
+        "    os.environ['RAY_ADDRESS'] = address\n"
+        "    settings.connect(job); print(ray.get_runtime_context().gcs_address); ray.shutdown()\n"
+    )
+    environment = os.environ | {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
+    start = "from ray.cluster_utils import Cluster\n"
+    start += "print(Cluster(initialize_head=True, head_node_args={'num_cpus': 1}).address)\n"
+    foreign = subprocess.Popen(
+        [sys.executable, "-c", start + "input()"],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert foreign.stdout is not None
+        address = foreign.stdout.readline().strip()
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment | {"PYTHONPATH": os.getcwd()},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    finally:
+        foreign.communicate("\n", timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
+    assert done.returncode == 0, done.stderr
+    own, joined = done.stdout.split()
+    assert own != address
+    assert joined == address
+    assert f"left at {address}, set RAY_ADDRESS=auto" in done.stderr
+
+
+def test_a_ray_that_does_not_start_is_no_wrong_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is wrong with the job: exit code 3."""
+
+    def fail(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    clusters = Clusters()
+    monkeypatch.setattr(clusters, "init", fail)
+    with pytest.raises(RunStoppedError, match="Ray did not start on this machine: The current"):
+        connect(monkeypatch, clusters)
 
 
 def test_a_cluster_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job for a cluster must not run on the laptop it was sent from."""
     clusters = Clusters("local")
     with pytest.raises(ConfigError, match=r"cannot join the Ray cluster at 1\.2\.3\.4:6379"):
-        connect(monkeypatch, clusters, started=None, address="1.2.3.4:6379")
+        connect(monkeypatch, clusters, address="1.2.3.4:6379")
 
 
 def test_joining_leaves_the_handlers_of_signals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's own would end the process with exit code 15 and without a word."""
     with stop_on_signals() as stop:
         stop.is_abrupt = False
-        connect(monkeypatch, Clusters("local"), started=None)
+        connect(monkeypatch, Clusters("local"))
         signal.raise_signal(signal.SIGTERM)
         assert stop.is_set()
