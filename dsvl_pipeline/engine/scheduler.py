@@ -1,8 +1,8 @@
 """Which sequences run in the coming step, and on which pages. Torch-free.
 
-First come, first served, in waves of as many as can run at once. Within a wave those that may
-become the longest go first: at the end of the work a few short ones are then left, rather than a
-long one that decodes alone. Neighbours on the same pictures stay together, to share them.
+First come, first served, in waves of twice as many as can run at once. Within a wave those that
+may become the longest go first: at the end of the work a few short ones are then left, rather than
+a long one that decodes alone. Neighbours on the same pictures stay together, to share them.
 
 A sequence is admitted when the pages that all running ones will probably still need leave room for
 it. Its prompt is prefilled before the next decode, because a decode step costs about the same for
@@ -110,7 +110,7 @@ class Scheduler:
         self._rows_per_tile = rows_per_tile
         self._waiting: list[Sequence] = []  # in the order of their turns
         self._newest: Sequence | None = None  # that was queued last
-        self._wave_size = max_num_sequences
+        self._wave_size = 2 * max_num_sequences
         self._running: list[Sequence] = []
         self._free_lanes = list(range(max_num_sequences - 1, -1, -1))
         self._copies: list[tuple[int, int]] = []

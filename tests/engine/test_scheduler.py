@@ -281,15 +281,15 @@ def test_the_youngest_is_preempted_and_comes_back_before_later_arrivals() -> Non
 
 
 def test_the_longest_of_a_wave_goes_first_and_no_wave_overtakes_another() -> None:
-    """A wave is as many as there are lanes; of one whose draft is shorter, the draft counts."""
-    world = World(pages=100, page_size=4, lanes=3, step_tokens=1)
+    """A wave is two for each lane; of one whose draft is shorter, the draft counts."""
+    world = World(pages=100, page_size=4, lanes=2, step_tokens=1)
     drafted = make_sequence(2, 2, 9)
     drafted.request = replace(drafted.request, draft_ids=np.zeros(3, dtype=np.int32))
-    others = {0: 2, 1: 4, 3: 1, 4: 5, 5: 5}
-    for number in range(6):
+    others = {0: 2, 1: 4, 3: 1, 4: 1, 5: 5, 6: 5}
+    for number in range(7):
         world.add(drafted if number == 2 else make_sequence(number, 2, others[number]))
     waiting = [sequence.number for sequence in world.scheduler.upcoming(9)]
-    assert waiting == [1, 2, 0, 4, 5, 3]
+    assert waiting == [1, 2, 0, 3, 5, 6, 4]
     world.step()
     assert world.open[1].lane is not None, "the first one of the order, not of the arrivals"
 
