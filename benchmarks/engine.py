@@ -83,7 +83,7 @@ class Report:
         self.path: Path | None = args.out
         self.ceilings: Ceilings | None = None
         self.figures: Figures = {
-            "command": sys.argv[1:],
+            "command": _without_out(sys.argv[1:]),
             "rows": {},
             "failed": {},
             "settings": dict(setup.settings),
@@ -284,6 +284,14 @@ def _absolute(wanted: float, captions: float | None) -> float | None:
     if wanted > 3:
         return wanted
     return wanted * captions if captions else None
+
+
+def _without_out(arguments: list[str]) -> list[str]:
+    """The results need not say where they lie."""
+    if "--out" not in arguments:
+        return arguments
+    place = arguments.index("--out")
+    return arguments[:place] + arguments[place + 2 :]
 
 
 def _setup(args: argparse.Namespace) -> Setup:
