@@ -107,15 +107,6 @@ def processor_digest(directory: Path) -> str:
     return digest.hexdigest()
 
 
-def is_random_weights(directory: Path) -> bool:
-    """Whether a checkpoint says of itself that it was never trained, so that answers are noise.
-
-    ``config.json`` says so with ``"random_weights": true``, a key that only this project writes.
-    """
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    return config.get("random_weights") is True
-
-
 @lru_cache(maxsize=16)
 def _digest(versions: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()

@@ -174,11 +174,3 @@ def test_weights_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     expected = hub.weights_digest(tmp_path)
     monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("read again"))
     assert hub.weights_digest(tmp_path) == expected
-
-
-def test_random_weights_say_so(tmp_path: Path) -> None:
-    """Users of an untrained checkpoint must be told that its answers are noise."""
-    write(tmp_path, "model.safetensors")
-    assert not hub.is_random_weights(tmp_path)
-    (tmp_path / "config.json").write_text('{"random_weights": true}')
-    assert hub.is_random_weights(tmp_path)

@@ -37,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Ask, print the answer."""
     from dsvl_pipeline import hub, storage
-    from dsvl_pipeline.cli.summary import RANDOM_WEIGHTS
     from dsvl_pipeline.errors import ConfigError, RowError
     from dsvl_pipeline.processor.processor import Processor
     from dsvl_pipeline.records import EngineConfig, SamplingParams
@@ -86,6 +85,4 @@ def execute(args: argparse.Namespace) -> int:
     print(completion.text)
     if completion.finish_reason == "length":
         print(f"(cut after {args.max_new_tokens} tokens: --max-new-tokens)", file=sys.stderr)
-    if hub.is_random_weights(directory):
-        print(f"note: {RANDOM_WEIGHTS}", file=sys.stderr)
     return 0

@@ -16,10 +16,11 @@ examples:
   dsvl redrive job.yaml --stage fetch --set input.fetch_timeout_s=300
   dsvl redrive job.yaml --row sku-1007 --row sku-1008
 
-The new rows replace the old ones in the same table, each in one step, whatever comes of them; the
-version before stays readable until a vacuum (`dsvl versions`). They count as up to date for the
-job as its file stands, and their `recipe` says what made them. What is read, what is asked and
-where the table lies cannot be --set. Of a document, pages that have no answer yet run as well.
+The new rows replace the old ones in the same table, each in one step; but an answer stays where its
+redrive ends in an error. The version before stays readable until a vacuum (`dsvl versions`). They
+count as up to date for the job as its file stands, and their `recipe` says what made them. What is
+read, what is asked and where the table lies cannot be --set. Of a document, pages that have no
+answer yet run as well.
 
 exit codes: as of `dsvl run`, over the rows that ran."""
 
@@ -65,8 +66,10 @@ def execute(args: argparse.Namespace) -> int:
         return 0
     print(
         f"{amount(result.rows_new, 'row')} redriven in {duration(result.seconds)}, "
-        f"{result.errors_wanted:,} of them failed"
+        f"{result.errors_wanted + result.answers_kept:,} of them failed"
     )
+    if result.answers_kept:
+        print(f"{amount(result.answers_kept, 'row')} of these keep the answers they had")
     summary.print_counts(
         {"ok": result.ok, "degraded": result.degraded, "error": result.errors}, result.error_codes
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from dsvl_pipeline.cli.arguments import named_by_user
@@ -37,7 +38,7 @@ def execute(args: argparse.Namespace) -> int:
     from dsvl_pipeline.report.html import write_report
     from dsvl_pipeline.sources.documents import DocumentRenderer
 
-    with named_by_user(), DocumentRenderer(DocumentConfig(dpi=72)) as renderer:
+    with named_by_user(), closing(DocumentRenderer(DocumentConfig(dpi=72))) as renderer:
         num_rows = write_report(
             args.out, args.dest, picture=lambda uri, page: _local_picture(renderer, uri, page)
         )

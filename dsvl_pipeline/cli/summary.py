@@ -16,8 +16,6 @@ MAX_ROWS_SHOWN = 50
 
 _BLANK = "blank_page"
 
-RANDOM_WEIGHTS = "this checkpoint has random weights, it was never trained: the answers are noise"
-
 
 def print_run(result: RunSummary, *, max_error_fraction: float) -> None:
     """Print how a run ended, and the rows themselves if they are few."""
@@ -44,8 +42,6 @@ def print_run(result: RunSummary, *, max_error_fraction: float) -> None:
             f"exit code 1: {result.errors_wanted / result.rows_wanted:.1%} of the rows failed, "
             f"more than max_error_fraction allows ({max_error_fraction:.1%})"
         )
-    if result.is_random_weights:
-        print(f"note: {RANDOM_WEIGHTS}")
     uri = result.output_uri
     print(f"table: {uri}    more: dsvl status {uri}, dsvl export {uri} rows.csv")
 

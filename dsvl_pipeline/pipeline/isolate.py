@@ -13,8 +13,7 @@ import resource
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import DocumentError, ImageError, PromptError, RowError
@@ -71,17 +70,6 @@ class Isolated:
         """End the process."""
         if self._child is not None:
             self._child.end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _cause(self, row: Mapping[str, Any], *, is_late: bool) -> RowError:
         child, self._child = self._child, None

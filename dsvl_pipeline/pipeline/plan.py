@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from dsvl_pipeline import keys, storage
 from dsvl_pipeline.config import PromptConfig
 from dsvl_pipeline.pipeline.blocks import prompt_digest_of, work_row, work_schema
+from dsvl_pipeline.pipeline.redrive import IS_ANSWER
 from dsvl_pipeline.records import Row, RowFailure
 from dsvl_pipeline.table.schema import LOGICAL_KEY, is_among, logical_key, output_schema
 
@@ -263,7 +264,10 @@ def plan_shard(shard: int, compared: Comparison, *, work_uri: str) -> ShardPlan:
     stale_file = None
     if compared.stale.num_rows:
         stale_file = f"{work_uri}-stale.parquet"
-        _write(stale_file, compared.stale.select(LOGICAL_KEY))
+        known = compared.stale.column_names
+        _write(
+            stale_file, compared.stale.select([n for n in (*LOGICAL_KEY, IS_ANSWER) if n in known])
+        )
     return ShardPlan(
         shard=shard,
         work_files=tuple(_write_work(todo, work_uri)),
@@ -281,7 +285,10 @@ def plan_shard(shard: int, compared: Comparison, *, work_uri: str) -> ShardPlan:
 
 
 def read_stale(plan: ShardPlan) -> pa.Table:
-    """Read the logical keys of the committed rows that a shard's run replaces or drops."""
+    """Read the logical keys of the committed rows that a shard's run replaces or drops.
+
+    Those of a redrive say too which are answers (`redrive.IS_ANSWER`).
+    """
     if plan.stale_file is None:
         return output_schema().empty_table().select(LOGICAL_KEY)
     return pq.read_table(pa.BufferReader(storage.read(plan.stale_file)))

@@ -59,7 +59,6 @@ class Prepared:
         writer: Holds the table's lease.
         shards: What is missing, shard by shard.
         manifest: What the table's `lineage` keeps of this run.
-        is_random_weights: Whether the checkpoint was never trained.
     """
 
     config: StageConfig
@@ -67,7 +66,6 @@ class Prepared:
     writer: TableWriter
     shards: list[ShardPlan]
     manifest: RunManifest
-    is_random_weights: bool
 
     @property
     def part_metadata(self) -> dict[str, str]:
@@ -253,7 +251,6 @@ def prepare(
         writer=writer,
         shards=shards,
         manifest=manifest,
-        is_random_weights=hub.is_random_weights(wanted.checkpoint),
     )
 
 

@@ -6,6 +6,7 @@ that Ray retries it. Row counts never depend on what failed, else a retry could 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def preprocess(batch: pa.Table, *, config: StageConfig, is_isolated: bool = Fals
             show in another one whether it was the one.
     """
     if is_isolated:
-        with Isolated(config.job) as isolated:
+        with contextlib.closing(Isolated(config.job)) as isolated:
             prepared = [_prepare_apart(row, isolated) for row in batch.to_pylist()]
     else:
         tools = _tools(config.job)

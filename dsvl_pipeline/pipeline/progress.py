@@ -47,6 +47,7 @@ class Tracker:
 
     Attributes:
         engine: See `Progress`.
+        kept: Rows that keep an earlier answer, because their redrive failed.
     """
 
     def __init__(self, sink: ProgressSink) -> None:
@@ -56,6 +57,7 @@ class Tracker:
         self._total = self._done = self._failed = 0
         self._is_total_exact = True
         self.engine: dict[str, float] = {}
+        self.kept = 0
 
     @property
     def elapsed_s(self) -> float:

@@ -2,7 +2,8 @@
 
 A redriven row keeps the row key that the job file gives it: it is up to date for the job as it
 stands, though its ``recipe`` says what really made it. The next run leaves it alone, until the
-content, the prompt or the job file changes.
+content, the prompt or the job file changes. One whose redrive ends in an error keeps the answer
+that it had.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from dsvl_pipeline.errors import ConfigError, NotFoundError
 from dsvl_pipeline.table.failures import Selection
 from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.schema import is_among, logical_key
+
+IS_ANSWER = "is_answer"
+"""Column of the committed rows that are redriven: whether there is an answer to lose."""
 
 _FIXED = ("name", "prompts", "output")
 _FIXED_INPUT = ("manifest", "images", "documents", "columns", "carry", "check_changes")
@@ -66,18 +70,45 @@ class Redrive:
             committed: What `plan.compare` takes.
             selected: Logical keys.
         """
-        # What is wanted of a document has no page yet.
-        at = selected.column_names.index("page_index")
-        none = pa.nulls(selected.num_rows, selected.schema.field(at).type)
-        documents = selected.set_column(at, "page_index", none)
+        documents = _without_pages(selected)  # what is wanted of a document has no page yet
         has_pages = pc.equal(wanted["kind"], "document")
         is_wanted = pc.if_else(has_pages, is_among(wanted, documents), is_among(wanted, selected))
+        has_answer = pc.not_equal(committed["status"], "error")
+        committed = committed.append_column(IS_ANSWER, has_answer)
         is_there = pc.not_equal(wanted["content_id"], b"")
         is_again = pc.is_in(logical_key(committed), logical_key(selected).combine_chunks())
         for name, value in (("status", "error"), ("is_retryable", True)):
             column = pc.if_else(is_again, pa.scalar(value), committed[name])
             committed = committed.set_column(committed.column_names.index(name), name, column)
         return wanted.filter(pc.and_(is_wanted, is_there)), committed
+
+
+def replacing(rows: pa.Table, answers: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Divide redriven rows: those that go into the table, and errors that would cost an answer.
+
+    Args:
+        rows: Output rows.
+        answers: Logical keys of the answers that are redriven.
+    """
+    # A document that can no longer be opened is one error for all of its pages.
+    is_known = pc.or_(is_among(rows, answers), is_among(rows, _without_pages(answers)))
+    is_loss = pc.and_(pc.equal(rows["status"], "error"), is_known)
+    return rows.filter(pc.invert(is_loss)), rows.filter(is_loss)
+
+
+def is_kept(stale: pa.Table, losses: pa.Table) -> pa.ChunkedArray:
+    """Tell which committed rows stay because their redrive failed.
+
+    Args:
+        stale: Logical keys of what the redrive was to replace.
+        losses: From `replacing`.
+    """
+    return pc.or_(is_among(stale, losses), is_among(_without_pages(stale), losses))
+
+
+def _without_pages(rows: pa.Table) -> pa.Table:
+    at = rows.column_names.index("page_index")
+    return rows.set_column(at, "page_index", pa.nulls(rows.num_rows, rows.schema.field(at).type))
 
 
 def _changed(one: Any, other: Any, names: tuple[str, ...]) -> list[str]:

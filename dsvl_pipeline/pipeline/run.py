@@ -12,6 +12,7 @@ import functools
 import threading
 import time
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,18 +29,20 @@ from dsvl_pipeline.pipeline.patience import patiently
 from dsvl_pipeline.pipeline.plan import ShardPlan, read_stale
 from dsvl_pipeline.pipeline.prepare import Prepared, prepare
 from dsvl_pipeline.pipeline.progress import ProgressSink, Tracker
-from dsvl_pipeline.pipeline.redrive import Redrive
+from dsvl_pipeline.pipeline.redrive import IS_ANSWER, Redrive, is_kept, replacing
 from dsvl_pipeline.pipeline.signals import stop_on_signals
 from dsvl_pipeline.table import part, reader
 from dsvl_pipeline.table.lineage import RunStatus
 from dsvl_pipeline.table.part import Receipt
-from dsvl_pipeline.table.schema import is_among
+from dsvl_pipeline.table.schema import LOGICAL_KEY, is_among
 
 _COMMIT_EVERY_S = 10.0
 _MAX_PARTS_BEING_WRITTEN = 8
 _FLUSH_S = 300.0
 _LOOK_EVERY_S = 5.0
 _LAST_WORD_S = 10.0
+# A part, if any row goes into it, and the keys of errors that do not (`redrive.replacing`).
+_Written: TypeAlias = tuple[Receipt | None, pa.Table | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +58,12 @@ class RunSummary:
         rows_staying: Rows of the table that nobody asks for any more: those of earlier inputs.
         errors_wanted: Error rows among ``rows_wanted``; likewise ``errors_staying``.
         errors_kept: Error rows among ``rows_up_to_date``; only ``fresh`` computes them again.
+        answers_kept: Rows among ``rows_new`` that a redrive could not answer, which therefore keep
+            the answer that they had.
         ok: Rows of the whole table by status; likewise ``degraded`` and ``errors``.
         error_codes: Rows of the whole table by error code.
         seconds: Wall-clock time.
         engine: What the engines counted and how long they took (`ledger.total`).
-        is_random_weights: Whether the checkpoint was never trained, so that answers are noise.
         exit_code: 0, or 1 when more than ``max_error_fraction`` of the rows asked for failed.
     """
 
@@ -72,13 +76,13 @@ class RunSummary:
     errors_wanted: int
     errors_staying: int
     errors_kept: int
+    answers_kept: int
     ok: int
     degraded: int
     errors: int
     error_codes: dict[str, int]
     seconds: float
     engine: dict[str, float]
-    is_random_weights: bool
     exit_code: int
 
 
@@ -158,17 +162,21 @@ class _ShardRun:
         self._stall = Stall(prepared.config.job.limits.stall_timeout_s)
         self._output = prepared.config.job.output
         self._write = ray.remote(num_cpus=0, max_retries=3)(_write_part)
-        self._stale = read_stale(plan)
+        stale = read_stale(plan)
+        self._stale = stale.select(LOGICAL_KEY)
+        self._answers: ray.ObjectRef[pa.Table] | None = None
+        if IS_ANSWER in stale.column_names:
+            self._answers = ray.put(self._stale.filter(stale[IS_ANSWER]))
         self._blocks: list[ray.ObjectRef[pa.Table]] = []
         self._num_blocked_rows = 0
         self._oldest_s = 0.0
-        self._writing: list[ray.ObjectRef[Receipt]] = []
+        self._writing: list[ray.ObjectRef[_Written]] = []
         self._receipts: list[Receipt] = []
         self._committed_s = time.monotonic()
-        self._num_rows = 0
+        self._num_rows = self._num_losses = self._num_kept = 0
 
     def run(self) -> int:
-        """Answer the shard's missing rows and commit them; return how many there were.
+        """Answer the shard's missing rows; return how many rows the table has for them.
 
         Raises:
             RunStoppedError: Ray could not go on, or a signal came; what was complete is committed.
@@ -193,7 +201,7 @@ class _ShardRun:
             )
         # Pages that a new version of a document lacks, errors that are gone: nothing replaces them.
         self._prepared.writer.commit([], superseded=self._stale)
-        return self._num_rows
+        return self._num_rows + self._num_kept - self._num_losses
 
     def _answer(self) -> None:
         dataset = graph.build(
@@ -255,31 +263,48 @@ class _ShardRun:
                 "the same command"
             )
 
-    def _written(self, wait_s: float) -> list[ray.ObjectRef[Receipt]]:
+    def _written(self, wait_s: float) -> list[ray.ObjectRef[_Written]]:
         """Give the parts that are ready, waiting a while for the first of them."""
         num_wanted = 1 if wait_s else len(self._writing)
         done, self._writing = ray.wait(self._writing, num_returns=num_wanted, timeout=wait_s)
         return done
 
-    def _take(self, written: list[ray.ObjectRef[Receipt]]) -> None:
+    def _take(self, written: list[ray.ObjectRef[_Written]]) -> None:
         """Keep all the receipts there are, then raise for a part that could not be written."""
         failure: Exception | None = None
         for part_of in written:
             try:
-                receipt = ray.get(part_of)
-                self._receipts.append(receipt)
-                self._limits.add(receipt)
+                receipt, losses = ray.get(part_of)
+                if losses is not None and losses.num_rows:
+                    self._keep(losses)
+                if receipt is not None:
+                    self._receipts.append(receipt)
+                    self._limits.add(receipt)
             except (RayError, DsvlError) as error:
                 failure = error
         if failure is not None:
             raise failure
+
+    def _keep(self, losses: pa.Table) -> None:
+        """Let the answers stay whose redrive failed."""
+        stays = is_kept(self._stale, losses)
+        self._num_losses += losses.num_rows
+        self._num_kept += pc.sum(stays).as_py() or 0
+        self._progress.kept += losses.num_rows
+        self._stale = self._stale.filter(pc.invert(stays))
 
     def _start_part(self) -> None:
         if self._blocks:
             writer, metadata = self._prepared.writer, self._prepared.part_metadata
             shard, lease = self._plan.shard, writer.lease_number
             part_of = self._write.remote(
-                writer.uri, shard, lease, metadata, self._patience_s, *self._blocks
+                writer.uri,
+                shard,
+                lease,
+                metadata,
+                self._patience_s,
+                self._answers,
+                *self._blocks,
             )
             self._writing.append(part_of)
             self._blocks, self._num_blocked_rows = [], 0
@@ -345,16 +370,22 @@ def _write_part(
     lease: int,
     metadata: dict[str, str],
     patience_s: float,
+    answers: pa.Table | None,
     *blocks: pa.Table,
-) -> Receipt:
+) -> _Written:
     """Runs as a Ray task. A retry writes another part; only the one with a receipt counts."""
-    rows = pa.concat_tables(blocks)
+    rows, losses = pa.concat_tables(blocks), None
+    if answers is not None:
+        rows, lost = replacing(rows, answers)
+        losses = lost.select(LOGICAL_KEY)
+        if not rows.num_rows:
+            return None, losses
     column = pa.array([shard] * rows.num_rows, pa.int32())
     rows = rows.set_column(rows.column_names.index("shard"), "shard", column)
     write = functools.partial(
         part.write_part, table_uri, rows, shard=shard, lease=lease, metadata=metadata
     )
-    return patiently(write, uri=table_uri, patience_s=patience_s)
+    return patiently(write, uri=table_uri, patience_s=patience_s), losses
 
 
 def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
@@ -374,12 +405,12 @@ def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
         errors_wanted=num_errors,
         errors_staying=num_staying_errors,
         errors_kept=sum(shard.num_final_errors for shard in prepared.shards),
+        answers_kept=progress.kept,
         ok=counts.ok,
         degraded=counts.degraded,
         errors=counts.errors,
         error_codes=counts.error_codes,
         seconds=progress.elapsed_s,
         engine=progress.engine,
-        is_random_weights=prepared.is_random_weights,
-        exit_code=int(num_errors > job.max_error_fraction * num_rows),
+        exit_code=int(num_errors + progress.kept > job.max_error_fraction * num_rows),
     )

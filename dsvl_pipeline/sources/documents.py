@@ -6,8 +6,7 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -115,17 +114,6 @@ class DocumentRenderer:
         """End the process; a later call starts another."""
         with self._lock:
             self._replace()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open(self, data: bytes) -> None:
         if self._child is not None and self._document == data:  # compares identity first

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from dsvl_pipeline.cli import main, summary
+from dsvl_pipeline.cli import main
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import RunStoppedError
 from dsvl_pipeline.pipeline.progress import Progress
@@ -59,13 +59,13 @@ class StandIn(ModuleType):
             "errors_wanted": 3,
             "errors_staying": 0,
             "errors_kept": 0,
+            "answers_kept": 0,
             "ok": 80,
             "degraded": 17,
             "errors": 3,
             "error_codes": {"image_truncated": 1, "fetch_timeout": 2},
             "seconds": 75.4,
             "engine": {},
-            "is_random_weights": False,
             "exit_code": 0,
         }
         return RunSummary(**{**usual, **self.changes})
@@ -184,15 +184,6 @@ def test_what_the_counts_do_not_say_is_said(
         "3 error rows kept; --fresh computes them again",
         "7 rows of earlier inputs stay (1 error)",
     ]
-
-
-def test_random_weights_are_called_so(
-    pipeline: StandIn, job: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nobody should judge the project by noise."""
-    pipeline.changes = {"is_random_weights": True}
-    main.main(["run", job])
-    assert f"note: {summary.RANDOM_WEIGHTS}\n" in capsys.readouterr().out
 
 
 def test_a_stopped_run_prints_its_last_progress_and_one_message(

@@ -493,6 +493,30 @@ def test_a_row_and_a_document_are_redriven_by_name(tmp_path: Path) -> None:
     assert (again.rows_new, again.rows_staying) == (3, 1)
     pages = assert_every_row_once_so_far(tmp_path / "out", 4)
     assert again.run_id in pages["run_id"].to_pylist()
+    failed = redriven(job, one)  # three answers, and now one error for the whole document
+    assert (failed.rows_new, failed.answers_kept, failed.exit_code) == (1, 1, 1)
+    assert assert_every_row_once_so_far(tmp_path / "out", 4).equals(pages)
+
+
+def test_an_error_of_a_redrive_never_costs_an_answer(tmp_path: Path) -> None:
+    """Half an answer is more than none; an error may replace an error."""
+    source = write_manifest(str(tmp_path / "in"), 30)
+    (tmp_path / "in" / "3.jpg").write_bytes(b"no picture")
+    job = fake_job(source, str(tmp_path / "out"))
+    job["generation"] = {"max_new_tokens": 6}
+    before = run(job)
+    rows = assert_every_row_once_so_far(tmp_path / "out", 30)
+    everything = Selection(row_ids=frozenset(rows["row_id"].to_pylist()))
+    summary = redriven(job, everything, input=source | {"max_image_bytes": 20})
+    assert (summary.rows_new, summary.answers_kept) == (30, before.ok + before.degraded)
+    assert (summary.degraded, summary.exit_code) == (before.degraded, 1)
+    after = assert_every_row_once_so_far(tmp_path / "out", 30)
+    answered = pc.not_equal(after["status"], "error")
+    assert payload_digest(after.filter(answered)) == payload_digest(
+        rows.filter(pc.not_equal(rows["status"], "error"))
+    )
+    assert set(after.filter(pc.invert(answered))["run_id"].to_pylist()) == {summary.run_id}
+    assert run(job).rows_new == 0
 
 
 def test_what_is_asked_cannot_be_redriven_otherwise(tmp_path: Path) -> None:

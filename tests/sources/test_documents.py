@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,9 @@ def endless() -> bytes:
 @pytest.fixture
 def renderer() -> Iterator[DocumentRenderer]:
     """One that gives up on a page after a second."""
-    with DocumentRenderer(DocumentConfig(page_timeout_s=1, dpi=72, max_page_px=512)) as renderer:
+    with closing(
+        DocumentRenderer(DocumentConfig(page_timeout_s=1, dpi=72, max_page_px=512))
+    ) as renderer:
         yield renderer
 
 
@@ -132,7 +135,7 @@ def test_the_scale_is_clamped_before_rendering(
     """A page may claim to be five metres long; 256 MiB do not hold it at 1200 dpi."""
     box = f"0 0 {size[0]} {size[1]}"
     config = DocumentConfig(dpi=dpi, max_page_px=max_px, memory_gib=0.25)
-    with DocumentRenderer(config) as renderer:
+    with closing(DocumentRenderer(config)) as renderer:
         assert renderer.render(one_page("1 0 0 rg", box=box), 0).size == rendered
 
 
@@ -177,7 +180,7 @@ def test_a_document_without_pages_is_unreadable(renderer: DocumentRenderer) -> N
 
 def test_too_many_pages_are_an_error_and_never_cut() -> None:
     """The message names the setting."""
-    with DocumentRenderer(DocumentConfig(max_pages=2)) as renderer:
+    with closing(DocumentRenderer(DocumentConfig(max_pages=2))) as renderer:
         assert renderer.page_count(pictures("red", "red")) == 2
         with pytest.raises(DocumentError, match=r"3 pages.*max_pages") as caught:
             renderer.page_count(pictures(*COLOURS))
@@ -260,7 +263,7 @@ def test_memory_is_limited(renderer: DocumentRenderer) -> None:
     """Beyond it the process fails, and neither this one nor the machine."""
     config = DocumentConfig(memory_gib=0.25, dpi=1200, max_page_px=16384)
     huge = one_page("1 0 0 rg", box="0 0 14400 14400")
-    with DocumentRenderer(config) as renderer:
+    with closing(DocumentRenderer(config)) as renderer:
         assert error_of(renderer, huge).code in ("page_unreadable", "page_crashed")
         assert renderer.render(one_page("1 0 0 rg"), 0).size == (1200, 600)
 

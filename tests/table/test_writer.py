@@ -193,6 +193,22 @@ def test_after_a_good_end_the_directory_is_the_table(table_uri: str, tmp_path: P
     assert plain.sort_by("row_id").equals(read_table(table_uri).sort_by("row_id"))
 
 
+def test_a_good_end_leaves_the_parts_of_a_later_driver_alone(
+    table_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that took over after the last look at the lease may have written parts by then."""
+    writer = open_table(table_uri, "sleeper")
+    writer.commit([write(writer, image_rows({"a": "1"}))])
+    _bury_all(monkeypatch)
+    with open_table(table_uri, "successor") as successor:
+        receipt = write(successor, image_rows({"b": "1"}))
+        monkeypatch.setattr(Lease, "check", lambda self: None)
+        writer.finish()
+        successor.commit([receipt])
+        assert _texts(table_uri) == {"a": "1", "b": "1"}
+        assert verify(table_uri).problems == ()
+
+
 def test_a_table_keeps_its_number_of_shards(table_uri: str) -> None:
     """Rows hash into shards by it."""
     with open_table(table_uri, num_shards=4) as writer:
