@@ -1,0 +1,132 @@
+"""What ``kubectl apply -k`` would send is what a cluster takes, and what this project wants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dsvl_pipeline.config import load_job
+from tests.k8s.conftest import Compose
+from tests.k8s.kustomize import K8S, ROOT, render
+from tests.k8s.policy import Rendering, check_all, documents_of
+from tests.k8s.schemas import Schemas, compile_rule, find_crds, load_crds, rules_of
+
+ROOTS = sorted(path.parent for path in K8S.rglob("kustomization.yaml"))
+KIND = {path: yaml.safe_load((path / "kustomization.yaml").read_text())["kind"] for path in ROOTS}
+COMPONENTS = [str(path.relative_to(K8S)) for path in ROOTS if KIND[path] == "Component"]
+BUILDS = [path for path in ROOTS if KIND[path] == "Kustomization"]
+TOGETHER = (
+    ("components/kueue", "components/model-cache"),
+    ("components/model-cache", "components/spot", "components/raycronjob"),
+    ("components/spot", "components/model-cache", "components/gke-workload-identity"),
+)
+
+
+def everything_wrong(rendering: Rendering, schemas: Schemas) -> list[str]:
+    """Say what the API server or this project's policy would not take."""
+    return list(map(str, schemas.check(rendering.manifests) + check_all(rendering)))
+
+
+@pytest.mark.parametrize("path", BUILDS, ids=lambda path: str(path.relative_to(K8S)))
+def test_every_build_is_valid_and_allowed(path: Path, schemas: Schemas) -> None:
+    """Base, overlays and schedule, as they are applied."""
+    rendering = Rendering.of(render(path))
+    assert rendering.manifests
+    assert everything_wrong(rendering, schemas) == []
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_every_component_is_valid_on_the_base(
+    component: str, compose: Compose, schemas: Schemas
+) -> None:
+    """Each alone: none may need another, and each changes what the base renders."""
+    rendering = compose(component)
+    assert everything_wrong(rendering, schemas) == []
+    assert rendering.manifests != compose().manifests
+
+
+@pytest.mark.parametrize("components", TOGETHER, ids=" and ".join)
+def test_components_go_together(
+    components: tuple[str, ...], compose: Compose, schemas: Schemas
+) -> None:
+    """Patches that count on a place in a list must still find it after another component's."""
+    assert everything_wrong(compose(*components), schemas) == []
+
+
+def test_every_mounted_job_loads(tmp_path: Path) -> None:
+    """A mistake in a job file would be told only once a cluster has started."""
+    names = set()
+    for manifest in [one for path in BUILDS for one in render(path)]:
+        if manifest["kind"] == "ConfigMap" and "job.yaml" in manifest["data"]:
+            file = tmp_path / "job.yaml"
+            file.write_text(manifest["data"]["job.yaml"], encoding="utf-8")
+            job = load_job(file)
+            assert job.output.uri.startswith("s3://")
+            names.add(job.name)
+    assert names >= {"caption-products", "read-documents", "demo"}
+
+
+def test_the_demo_is_the_demo_of_a_laptop() -> None:
+    """But for where things lie, and how large its cluster is."""
+    here = load_job(K8S / "overlays" / "dev" / "job.yaml").model_dump()
+    there = load_job(ROOT / "configs" / "demo.yaml").model_dump()
+    for job in (here, there):
+        del job["input"]["images"], job["input"]["documents"], job["output"]["uri"]
+        del job["kubernetes"]
+    assert here == there
+
+
+def test_the_job_that_is_mounted_is_the_job_that_is_named(compose: Compose) -> None:
+    """Each RayJob mounts the ConfigMap that kustomize made of its own job file."""
+    rendering = compose()
+    jobs = {m["metadata"]["name"]: m for m in rendering.manifests if m["kind"] == "ConfigMap"}
+    for manifest in rendering.manifests:
+        if manifest["kind"] == "RayJob":
+            head = manifest["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+            ((_, job),) = documents_of(jobs[head["volumes"][0]["configMap"]["name"]])
+            assert job["name"] == manifest["metadata"]["name"]
+
+
+def test_spot_workers_come_before_those_on_demand(compose: Compose) -> None:
+    """The same pods, on other nodes, and preferred by the autoscaler."""
+    rendering = compose("components/spot")
+    for _, spec in rendering.ray_jobs:
+        on_demand, spot = spec["rayClusterSpec"]["workerGroupSpecs"]
+        assert spot["priority"] > on_demand.get("priority", 0)
+        assert on_demand["maxReplicas"] >= spot["maxReplicas"]
+        assert spot["template"]["spec"]["containers"] == on_demand["template"]["spec"]["containers"]
+        assert "affinity" not in on_demand["template"]["spec"]
+
+
+def test_a_queued_job_starts_suspended_and_does_not_grow(compose: Compose) -> None:
+    """Kueue refuses jobs that scale themselves."""
+    for manifest in compose("components/kueue").manifests:
+        if manifest["kind"] == "RayJob":
+            assert manifest["spec"]["suspend"] is True
+            assert manifest["spec"]["shutdownAfterJobFinishes"] is True
+            cluster = manifest["spec"]["rayClusterSpec"]
+            assert not cluster["enableInTreeAutoscaling"]
+            assert all(g["minReplicas"] == g["maxReplicas"] for g in cluster["workerGroupSpecs"])
+
+
+def test_the_ray_cron_job_is_the_ray_job(compose: Compose) -> None:
+    """Patches of other components reach it, and the name of its ConfigMap is the rendered one."""
+    rendering = compose("components/model-cache", "components/raycronjob")
+    (job,) = [
+        m["spec"]
+        for m in rendering.manifests
+        if m["metadata"]["name"] == "caption-products" and m["kind"] == "RayJob"
+    ]
+    (cron,) = [m["spec"] for m in rendering.manifests if m["kind"] == "RayCronJob"]
+    assert cron["jobTemplate"] == job
+
+
+def test_every_rule_of_the_crds_compiles() -> None:
+    """Rules for fields that no manifest here has included: a manifest may get them tomorrow."""
+    schemas = load_crds(find_crds())
+    rules = [rule for schema in schemas.values() for rule in rules_of(schema)]
+    assert len(rules) > 20
+    for rule in rules:
+        compile_rule(rule)
