@@ -150,7 +150,7 @@ def _commit(folder: Path, shards: int) -> None:
     prepared = prepare(_job(folder, shards), limit=None, is_fresh=False, stop=threading.Event())
     for plan in prepared.shards:
         receipts = []
-        for rows in _batches(plan.work_files):
+        for rows in _batches(plan):
             answered = generate._results(rows, _answers(rows.num_rows), prepared.config, "fake", 1)
             receipts.append(
                 part.write_part(
@@ -170,11 +170,11 @@ def _commit(folder: Path, shards: int) -> None:
     _report(rows_run=_rows_to_run(prepared))
 
 
-def _batches(work_files: tuple[str, ...]) -> Iterator[pa.Table]:
-    from dsvl_pipeline import storage
+def _batches(plan: Any) -> Iterator[pa.Table]:
+    from dsvl_pipeline.pipeline import work
 
-    for uri in work_files:
-        rows = pq.read_table(pa.BufferReader(storage.read(uri)))
+    for uri in plan.work_files:
+        rows = work.read(uri, plan.work_key)
         for start in range(0, rows.num_rows, _ROWS_PER_PART):
             yield rows.slice(start, _ROWS_PER_PART)
 

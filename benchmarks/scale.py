@@ -160,12 +160,17 @@ def _job(folder: Path, args: argparse.Namespace) -> Any:
 def _plain_in_own_process(folder: Path, shard_run: Any, rows_per_batch: int) -> dict[str, float]:
     import ray
 
+    from dsvl_pipeline.pipeline import work
+
     plan, config = shard_run._plan, shard_run._prepared.config
+    files = [folder / f"plain-{plan.shard}-{n}.parquet" for n in range(len(plan.work_files))]
+    for uri, file in zip(plan.work_files, files, strict=True):
+        pq.write_table(work.read(uri, plan.work_key), file, compression="zstd")
     scale = shard_run._prepared.scale
     task = {
         "address": ray.get_runtime_context().gcs_address,
         "job": config.job.model_dump(mode="json"),
-        "work_files": plan.work_files,
+        "work_files": list(map(str, files)),
         "rows_per_batch": rows_per_batch,
         "in_flight": scale.batches_in_flight,
         "output": str(folder / f"plain-{plan.shard}"),

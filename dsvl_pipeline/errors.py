@@ -44,7 +44,18 @@ class NotFoundError(StorageError):
 
 
 class TooLargeError(StorageError):
-    """An object holds more bytes than the caller is ready to read."""
+    """An object holds more bytes than the caller is ready to read.
+
+    Attributes:
+        size: How many it holds.
+    """
+
+    def __init__(self, message: str, size: int) -> None:
+        super().__init__(message, size)
+        self.size = size
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class TableError(DsvlError):

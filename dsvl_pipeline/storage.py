@@ -33,6 +33,7 @@ __all__ = [
     "read",
     "read_many",
     "read_range",
+    "read_with_info",
     "redact",
     "redact_text",
     "stat",
@@ -53,6 +54,11 @@ def read(uri: str, *, max_bytes: int | None = None) -> bytes:
     Raises:
         TooLargeError: It has more than ``max_bytes``; they are not read.
     """
+    return read_with_info(uri, max_bytes=max_bytes)[0]
+
+
+def read_with_info(uri: str, *, max_bytes: int | None = None) -> tuple[bytes, ObjectInfo]:
+    """Read a whole object and what `stat` says of it, in one request; see `read`."""
     return _store(uri).read(uri, max_bytes)
 
 

@@ -43,7 +43,8 @@ def build(plan: ShardPlan, config: StageConfig, scale: Scale, ledger: Any) -> Da
     work: Dataset = ray.data.from_items(
         list(plan.work_files), override_num_blocks=len(plan.work_files)
     )
-    work = work.map_batches(read_work, num_cpus=0.1, **whole_block)
+    read = functools.partial(read_work, key=plan.work_key)
+    work = work.map_batches(read, num_cpus=0.1, **whole_block)
     if plan.num_documents:
         work = work.repartition(target_num_rows_per_block=_DOCUMENTS_PER_TASK)
         work = work.map_batches(

@@ -11,9 +11,8 @@ import contextlib
 import itertools
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dsvl_pipeline import keys, storage
+from dsvl_pipeline import keys
 from dsvl_pipeline.config import PromptConfig
+from dsvl_pipeline.pipeline import work
 from dsvl_pipeline.pipeline.blocks import prompt_digest_of, work_row, work_schema
 from dsvl_pipeline.pipeline.redrive import IS_ANSWER
 from dsvl_pipeline.records import Row, RowFailure
@@ -48,7 +48,8 @@ class ShardPlan:
 
     Attributes:
         shard: Its number.
-        work_files: URIs of Parquet files of `work_schema`.
+        work_files: URIs of files of `work_schema` (`work.read`).
+        work_key: By which they are read.
         num_rows: Work rows in them; a document counts once per prompt, its pages are unknown.
         num_documents: How many of the work rows are documents.
         num_up_to_date: Rows of the table that need not run again, pages counted.
@@ -63,6 +64,7 @@ class ShardPlan:
 
     shard: int
     work_files: tuple[str, ...]
+    work_key: bytes = field(repr=False)
     num_rows: int
     num_documents: int
     num_up_to_date: int
@@ -251,13 +253,14 @@ def compare(
     return Comparison(todo=pa.concat_tables(missing), kept=kept, stale=stale, staying=staying)
 
 
-def plan_shard(shard: int, compared: Comparison, *, work_uri: str) -> ShardPlan:
+def plan_shard(shard: int, compared: Comparison, *, work_uri: str, work_key: bytes) -> ShardPlan:
     """Write down what one shard has to do, so that its rows need not stay in memory.
 
     Args:
         shard: Its number.
         compared: From `compare`.
         work_uri: Prefix for the work files.
+        work_key: The run's, for their encryption.
     """
     todo, kept, staying = compared.todo, compared.kept, compared.staying
     sizes = pc.list_value_length(todo["sources"])
@@ -265,12 +268,12 @@ def plan_shard(shard: int, compared: Comparison, *, work_uri: str) -> ShardPlan:
     if compared.stale.num_rows:
         stale_file = f"{work_uri}-stale.parquet"
         known = compared.stale.column_names
-        _write(
-            stale_file, compared.stale.select([n for n in (*LOGICAL_KEY, IS_ANSWER) if n in known])
-        )
+        stale = compared.stale.select([n for n in (*LOGICAL_KEY, IS_ANSWER) if n in known])
+        work.write(stale_file, stale, work_key)
     return ShardPlan(
         shard=shard,
-        work_files=tuple(_write_work(todo, work_uri)),
+        work_files=tuple(_write_work(todo, work_uri, work_key)),
+        work_key=work_key,
         num_rows=todo.num_rows,
         num_documents=pc.sum(pc.equal(todo["kind"], "document")).as_py() or 0,
         num_up_to_date=kept.num_rows,
@@ -291,7 +294,7 @@ def read_stale(plan: ShardPlan) -> pa.Table:
     """
     if plan.stale_file is None:
         return output_schema().empty_table().select(LOGICAL_KEY)
-    return pq.read_table(pa.BufferReader(storage.read(plan.stale_file)))
+    return work.read(plan.stale_file, plan.work_key)
 
 
 def _num_errors(rows: pa.Table) -> int:
@@ -344,17 +347,11 @@ def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table
     return pa.Table.from_pylist(todo, schema=documents.schema), identities
 
 
-def _write_work(todo: pa.Table, work_uri: str) -> Iterator[str]:
+def _write_work(todo: pa.Table, work_uri: str, work_key: bytes) -> Iterator[str]:
     for number, start in enumerate(range(0, todo.num_rows, ROWS_PER_WORK_FILE)):
         uri = f"{work_uri}-{number:06d}.parquet"
-        _write(uri, todo.slice(start, ROWS_PER_WORK_FILE))
+        work.write(uri, todo.slice(start, ROWS_PER_WORK_FILE), work_key)
         yield uri
-
-
-def _write(uri: str, rows: pa.Table) -> None:
-    buffer = BytesIO()
-    pq.write_table(rows, buffer, compression="zstd")
-    storage.put(uri, buffer.getvalue())
 
 
 def num_shards_for(num_rows: int, num_beyond_limit: int = 0) -> int:

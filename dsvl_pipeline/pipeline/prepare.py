@@ -18,7 +18,7 @@ import pyarrow as pa
 from dsvl_pipeline import hub, keys, storage
 from dsvl_pipeline.config import JobConfig, check_grammars
 from dsvl_pipeline.errors import RunStoppedError
-from dsvl_pipeline.pipeline import plan, settings
+from dsvl_pipeline.pipeline import plan, settings, work
 from dsvl_pipeline.pipeline.plan import ShardPlan, Spool
 from dsvl_pipeline.pipeline.preprocess import StageConfig
 from dsvl_pipeline.pipeline.redrive import Redrive
@@ -205,7 +205,7 @@ def prepare(
     base = wanted if redrive is None else read_job(redrive.base, stop=stop)
     spool = base.spool(itertools.islice(base.rows, limit))
     try:
-        run_id = uuid.uuid4().hex[:16]
+        run_id, work_key = uuid.uuid4().hex[:16], work.new_key()
         writer = TableWriter.open(
             job.output.uri, num_shards=base.num_shards(spool), run_id=run_id, recipe=recipe
         )
@@ -225,7 +225,9 @@ def prepare(
                     drops_vanished=redrive is None and drops_vanished(job, limit),
                 )
                 work_uri = storage.join(_work(writer.uri), f"{run_id}-{shard:05d}")
-                shards.append(plan.plan_shard(shard, compared, work_uri=work_uri))
+                shards.append(
+                    plan.plan_shard(shard, compared, work_uri=work_uri, work_key=work_key)
+                )
             manifest = RunManifest(
                 run_id=run_id,
                 plan_id=keys.recipe_digest({"recipe": recipe, "rows": spool.digest}),

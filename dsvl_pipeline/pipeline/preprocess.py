@@ -10,18 +10,16 @@ import contextlib
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dsvl_pipeline import hub, keys, storage
+from dsvl_pipeline import hub, keys
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import DocumentError, RowError
-from dsvl_pipeline.pipeline import blocks
+from dsvl_pipeline.pipeline import blocks, work
 from dsvl_pipeline.pipeline.isolate import Isolated, limited
 from dsvl_pipeline.processor import image
 from dsvl_pipeline.processor.processor import Processor
@@ -47,10 +45,10 @@ class StageConfig:
     lineage: dict[str, Any]
 
 
-def read_work(batch: pa.Table) -> pa.Table:
+def read_work(batch: pa.Table, *, key: bytes) -> pa.Table:
     """Read the work file a row names."""
     (uri,) = batch["item"].to_pylist()
-    return pq.read_table(BytesIO(storage.read(uri)))
+    return work.read(uri, key)
 
 
 def list_pages(batch: pa.Table, *, config: StageConfig) -> pa.Table:

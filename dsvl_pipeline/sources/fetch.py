@@ -168,16 +168,13 @@ def _open_at_once(path: str, flags: int) -> int:
 
 def _read_object(uri: str, max_bytes: int) -> Fetched:
     try:
-        found = storage.stat(uri)
-        if found.size > max_bytes:
-            raise too_large(uri, found.size, max_bytes)
-        data = storage.read(uri, max_bytes=max_bytes)
+        data, found = storage.read_with_info(uri, max_bytes=max_bytes)
     except NotFoundError:
         raise FetchError(
             "not_found", f"{shown(uri)}: there is no such object", is_retryable=True
         ) from None
-    except TooLargeError:
-        raise too_large(uri, None, max_bytes) from None
+    except TooLargeError as error:
+        raise too_large(uri, error.size, max_bytes) from None
     except AccessError as error:  # often the job's credentials, which someone will renew
         raise FetchError("access_denied", str(error), is_retryable=True) from None
     except StorageError as error:

@@ -22,19 +22,22 @@ class LocalStore:
     then linked or renamed, so that a killed writer leaves no partial file under a real name.
     """
 
-    def read(self, uri: str, max_bytes: int | None) -> bytes:
+    def read(self, uri: str, max_bytes: int | None) -> tuple[bytes, ObjectInfo]:
         with _explained("read", uri):
             path = local_path(uri)
             # Opening a pipe or a device could wait for ever.
             if not stat_bits.S_ISREG(os.stat(path).st_mode):
                 raise NotFoundError(f"read {uri}: this is not a regular file")
             with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
+                found = os.fstat(file.fileno())
+                size = found.st_size
                 if max_bytes is not None and size > max_bytes:
                     raise TooLargeError(
-                        f"read {uri}: it has {size} bytes, but at most {max_bytes} are wanted"
+                        f"read {uri}: it has {size} bytes, but at most {max_bytes} are wanted",
+                        size,
                     )
-                return file.read()
+                info = ObjectInfo(uri=uri, size=size, mtime_ns=found.st_mtime_ns)
+                return file.read(), info
 
     def read_range(self, uri: str, start: int, length: int) -> bytes:
         with _explained("read", uri), open(local_path(uri), "rb") as file:

@@ -79,18 +79,19 @@ class S3Store:
     def __init__(self) -> None:
         self._buckets_without_md5: set[str] = set()
 
-    def read(self, uri: str, max_bytes: int | None) -> bytes:
+    def read(self, uri: str, max_bytes: int | None) -> tuple[bytes, ObjectInfo]:
         bucket, key = _split(uri)
         damaged: list[bytes] = []
 
-        async def get(s3: Any) -> bytes:
+        async def get(s3: Any) -> tuple[bytes, ObjectInfo]:
             response = await s3._call_s3("get_object", Bucket=bucket, Key=key)
             body = response["Body"]
             try:
                 size = response["ContentLength"]
                 if max_bytes is not None and size > max_bytes:
                     raise TooLargeError(
-                        f"read {uri}: it has {size} bytes, but at most {max_bytes} are wanted"
+                        f"read {uri}: it has {size} bytes, but at most {max_bytes} are wanted",
+                        size,
                     )
                 content = bytes(await body.read())
             finally:
@@ -102,7 +103,7 @@ class S3Store:
                     raise _DamagedError("its MD5 is not the ETag: a byte was changed on the way")
                 # The same bytes twice are what the store holds; its ETags are something else.
                 self._buckets_without_md5.add(bucket)
-            return content
+            return content, _info(uri, response)
 
         return _call("read", uri, get)
 
@@ -125,13 +126,7 @@ class S3Store:
 
         async def head(s3: Any) -> ObjectInfo:
             response = await s3._call_s3("head_object", Bucket=bucket, Key=key)
-            return ObjectInfo(
-                uri=uri,
-                size=response["ContentLength"],
-                etag=response["ETag"].strip('"'),
-                version=response.get("VersionId"),
-                mtime_ns=_nanoseconds(response["LastModified"]),
-            )
+            return _info(uri, response)
 
         return _call("stat", uri, head)
 
@@ -217,6 +212,17 @@ def _has_its_md5(content: bytes, response: Mapping[str, Any]) -> bool:
         and not response.get("ServerSideEncryption", "").startswith("aws:")
     )
     return not is_md5 or hashlib.md5(content, usedforsecurity=False).hexdigest() == etag
+
+
+def _info(uri: str, response: Mapping[str, Any]) -> ObjectInfo:
+    """Read what GET and HEAD both say of an object."""
+    return ObjectInfo(
+        uri=uri,
+        size=response["ContentLength"],
+        etag=response["ETag"].strip('"'),
+        version=response.get("VersionId"),
+        mtime_ns=_nanoseconds(response["LastModified"]),
+    )
 
 
 def _split(uri: str, *, is_key_needed: bool = True) -> tuple[str, str]:

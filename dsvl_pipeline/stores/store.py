@@ -29,7 +29,9 @@ class ObjectInfo:
 class Store(Protocol):
     """Byte access to one kind of store; each method takes whole URIs, for its messages' sake."""
 
-    def read(self, uri: str, max_bytes: int | None) -> bytes: ...
+    def read(self, uri: str, max_bytes: int | None) -> tuple[bytes, ObjectInfo]:
+        """Read a whole object and what it is, in one request."""
+        ...
 
     def read_range(self, uri: str, start: int, length: int) -> bytes:
         """Read some bytes; fewer where the object ends before."""

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dsvl_pipeline import keys
 from dsvl_pipeline.config import PromptConfig
-from dsvl_pipeline.pipeline import plan
+from dsvl_pipeline.pipeline import plan, work
 from dsvl_pipeline.pipeline.plan import ShardPlan, Spool
 from dsvl_pipeline.records import Row, RowFailure
 
 RECIPE = "r1"
+KEY = work.new_key()
 CAPTION = PromptConfig(id="caption", text="Describe it.")
 COMMITTED = pa.schema(
     [
@@ -67,8 +67,8 @@ def planned(
         is_fresh=is_fresh,
         drops_vanished=drops_vanished,
     )
-    result = plan.plan_shard(shard, compared, work_uri=str(folder / "work"))
-    todo = [row for uri in result.work_files for row in pq.read_table(uri).to_pylist()]
+    result = plan.plan_shard(shard, compared, work_uri=str(folder / "work"), work_key=KEY)
+    todo = [row for uri in result.work_files for row in work.read(uri, KEY).to_pylist()]
     assert len(todo) == result.num_rows
     return result, todo
 

@@ -30,6 +30,7 @@ def shard_run(writer: TableWriter, stale: pa.Table) -> _ShardRun:
     plan = ShardPlan(
         shard=0,
         work_files=(),
+        work_key=b"",
         num_rows=0,
         num_documents=0,
         num_up_to_date=0,
@@ -92,10 +93,10 @@ def test_a_part_that_cannot_be_written_takes_no_other_with_it(
             "good": write(writer, rows),
         }
 
-        def get(ref: str) -> Receipt:
+        def get(ref: str) -> tuple[Receipt, None]:
             match results[ref]:
                 case Receipt() as receipt:
-                    return receipt
+                    return receipt, None
                 case error:
                     raise error
 

@@ -92,8 +92,21 @@ def test_what_cannot_be_read_has_a_code(s3_bucket: str) -> None:
 
     assert code(f"{s3_bucket}/none.jpg") == "not_found"
     assert code(f"{s3_bucket}/a.jpg") == "too_large"
+    with pytest.raises(FetchError, match="holds 5 bytes, more than the limit of 4"):
+        fetch.read(f"{s3_bucket}/a.jpg")
     assert code(f"{s3_bucket}/empty.jpg") == "empty"
     assert code("s3://") == "url_invalid"
+
+
+def test_an_image_is_one_request(s3_faults: FaultyServer) -> None:
+    """A billion of them are 400 dollars; size and ETag come with the bytes."""
+    uri = f"{s3_faults.uri}/a.jpg"
+    storage.put(uri, b"12345")
+    fetcher = Fetcher(config(images=f"{s3_faults.uri}/*.jpg"))
+    del s3_faults.requests[:]
+    fetched = fetcher.read(uri)
+    assert [method for method, _ in s3_faults.requests] == ["GET"]
+    assert (fetched.data, fetched.etag) == (b"12345", hashlib.md5(b"12345").hexdigest())
 
 
 def test_a_busy_store_costs_no_row(s3_faults: FaultyServer) -> None:
