@@ -349,6 +349,11 @@ class JobConfig(Section):
         """The output's columns for answers that satisfy the prompts' schemas."""
         return merged((prompt.id, prompt.fields) for prompt in self.prompts)
 
+    def as_yaml(self) -> str:
+        """Write a job file that means the same, with ``--set`` and the files of schemas in it."""
+        values = self.model_dump(mode="json", exclude_unset=True)
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+
     @field_validator("generation", mode="before")
     @classmethod
     def _stops_loops(cls, value: Any) -> Any:

@@ -56,10 +56,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "safetensors": {"ops", "model"},
     "pypdfium2": {"sources"},
     "tokenizers": {"processor", "engine"},
-    "aiohttp": {"sources"},
+    "aiohttp": {"sources", "pipeline"},
     "rich": {"cli"},
     "pydantic": {"config"},
     "llguidance": {"grammar"},
+    "kubernetes": {"kubernetes"},
     "transformers": set(),
 }
 # Where an engine is started torch is loaded anyway; but the driver, CPU workers and other commands,

@@ -27,6 +27,7 @@ from dsvl_pipeline.cli import (
     report,
     run,
     status,
+    submit,
     vacuum,
     verify,
     versions,
@@ -48,6 +49,7 @@ COMMANDS = (
     versions,
     compact,
     vacuum,
+    submit,
 )
 _DRIVERS = (run.execute, plan.execute, redrive.execute)
 

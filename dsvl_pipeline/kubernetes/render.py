@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,6 +19,9 @@ from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import ConfigError
 
 Manifest = dict[str, Any]
+
+ACCOUNT = "dsvl"
+"""The service account of a job's pods; ``k8s/base`` makes it."""
 
 _MAX_CONFIG_BYTES = 1_000_000  # etcd takes a little more
 _MAX_NAME = {"RayJob": 47, "RayCronJob": 36, "CronJob": 52}
@@ -43,12 +48,6 @@ def script_of(job: JobConfig) -> str:
     return "documents" if job.input.documents or job.input.columns.document else "caption"
 
 
-def job_text(job: JobConfig) -> str:
-    """Write a job as the file that its driver reads: ``--set`` applied, schema files read."""
-    values = job.model_dump(mode="json", exclude_unset=True)
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
-
-
 def config_map(job: JobConfig) -> Manifest:
     """Render the ConfigMap that holds a job; its name says what is in it, so it never changes.
 
@@ -56,7 +55,7 @@ def config_map(job: JobConfig) -> Manifest:
         ConfigError: The pods could not run the job: it writes to their own disk, or is too large.
     """
     _check(job)
-    text = job_text(job)
+    text = job.as_yaml()
     if len(text.encode()) > _MAX_CONFIG_BYTES:
         raise ConfigError(
             f"the job file has {len(text.encode())} bytes, and Kubernetes takes at most "
@@ -75,13 +74,14 @@ def config_map(job: JobConfig) -> Manifest:
     }
 
 
-def rayjob(job: JobConfig, *, config: str, script: str) -> Manifest:
+def rayjob(job: JobConfig, *, config: str, script: str, arguments: Sequence[str] = ()) -> Manifest:
     """Render the RayJob of a job.
 
     Args:
         job: Gives the name, the image and the size of the cluster; nothing else of it is used.
         config: Name of the ConfigMap that holds the job as ``job.yaml``.
         script: Of ``jobs/``, without its ending.
+        arguments: More for the script. They reach a shell: nothing that a user wrote as text.
 
     Raises:
         ConfigError: The job's name cannot be a RayJob's.
@@ -95,7 +95,8 @@ def rayjob(job: JobConfig, *, config: str, script: str) -> Manifest:
     head, (workers,) = cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"]
     templates = (spec["submitterPodTemplate"], head, workers["template"])
 
-    spec["entrypoint"] = f"python jobs/{script}.py --config /etc/dsvl/job.yaml"
+    command = ["python", f"jobs/{script}.py", "--config", "/etc/dsvl/job.yaml", *arguments]
+    spec["entrypoint"] = " ".join(command)
     rendered["metadata"]["name"] = name
     for labelled in (rendered, *templates):
         labelled["metadata"]["labels"] = labelled["metadata"]["labels"] | {_LABEL: name}
@@ -116,11 +117,32 @@ def rayjob(job: JobConfig, *, config: str, script: str) -> Manifest:
     return rendered
 
 
-def manifests(job: JobConfig, *, script: str | None = None) -> list[Manifest]:
-    """Render all that a job needs, in the order of its creation."""
+def manifests(job: JobConfig, arguments: Sequence[str] = ()) -> list[Manifest]:
+    """Render all that a job needs, in the order of its creation; see `rayjob`."""
     config = config_map(job)
     name = config["metadata"]["name"]
-    return [config, rayjob(job, config=name, script=script or script_of(job))]
+    return [config, rayjob(job, config=name, script=script_of(job), arguments=arguments)]
+
+
+def read(path: str | Path) -> list[Manifest]:
+    """Read what `dump` wrote; nothing where the file is none of ours, such as a job file.
+
+    Raises:
+        ConfigError: It holds objects that a submission does not create.
+    """
+    try:
+        documents = list(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError):
+        return []  # `load_job` says what is wrong
+    if not documents or not all(isinstance(one, dict) and "kind" in one for one in documents):
+        return []
+    found = [str(one.get("kind")) for one in documents]
+    if found not in (["ConfigMap", "RayJob"], ["RayJob"]):
+        raise ConfigError(
+            f"{path} holds {', '.join(found) or 'nothing'}, expected a job file, or the ConfigMap "
+            "and RayJob that --dry-run prints"
+        )
+    return documents
 
 
 def dump(documents: list[Manifest]) -> str:
