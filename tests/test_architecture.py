@@ -61,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pydantic": {"config"},
     "llguidance": {"grammar"},
     "kubernetes": {"kubernetes"},
+    "cronsim": {"kubernetes"},
     "transformers": set(),
 }
 # Where an engine is started torch is loaded anyway; but the driver, CPU workers and other commands,

@@ -53,7 +53,7 @@ def test_every_config_loads_and_introduces_itself(path: Path) -> None:
     assert f"configs/{path.name}" in head
 
 
-@pytest.mark.parametrize("name", ["caption", "documents"])
+@pytest.mark.parametrize("name", ["caption", "documents", "reprocess"])
 def test_every_job_script_names_its_config(name: str) -> None:
     """And stays a few lines: what a job does is the pipeline's business."""
     text = (ROOT / "jobs" / f"{name}.py").read_text(encoding="utf-8")

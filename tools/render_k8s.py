@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from dsvl_pipeline.config import load_job
-from dsvl_pipeline.kubernetes import render
+from dsvl_pipeline.kubernetes import render, schedule
 
 ROOT = Path(__file__).resolve().parents[1]
-JOBS = {"caption": "k8s/base", "documents": "k8s/base"}
+JOBS = {"caption": "k8s/base", "documents": "k8s/base", "reprocess": "k8s/schedule"}
 """Where the RayJob of each file of ``configs/`` goes."""
 
 
@@ -23,13 +23,21 @@ def rendered() -> dict[str, str]:
         source = ROOT / "configs" / f"{name}.yaml"
         job = load_job(source)
         manifest = render.rayjob(job, config=job.name, script=name)
-        files[f"{folder}/rayjob-{name}.yaml"] = (
-            "# Made by `python -m tools.render_k8s` from dsvl_pipeline/kubernetes/rayjob.yaml and\n"
-            f"# configs/{name}.yaml; change those, or patch this with kustomize.\n"
-        ) + render.dump([manifest])
+        files[f"{folder}/rayjob-{name}.yaml"] = _made("rayjob", name, [manifest])
         # Kustomize reads only what lies below it, and makes the ConfigMap of this name from it.
         files[f"{folder}/job-{name}.yaml"] = source.read_text(encoding="utf-8")
+    job = load_job(ROOT / "configs" / "reprocess.yaml")
+    by_clock = schedule.cronjob(job, "0 2 * * *", "Etc/UTC", config=f"{job.name}-rayjob")
+    files["k8s/schedule/cronjob.yaml"] = _made("cronjob", "reprocess", by_clock)
     return files
+
+
+def _made(template: str, name: str, manifests: list[render.Manifest]) -> str:
+    return (
+        "# Made by `python -m tools.render_k8s` from "
+        f"dsvl_pipeline/kubernetes/{template}.yaml and\n"
+        f"# configs/{name}.yaml; change those, or patch this with kustomize.\n"
+    ) + render.dump(manifests)
 
 
 def main() -> None:

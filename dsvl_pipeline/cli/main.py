@@ -26,6 +26,7 @@ from dsvl_pipeline.cli import (
     redrive,
     report,
     run,
+    schedule,
     status,
     submit,
     vacuum,
@@ -50,6 +51,7 @@ COMMANDS = (
     compact,
     vacuum,
     submit,
+    schedule,
 )
 _DRIVERS = (run.execute, plan.execute, redrive.execute)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dsvl_pipeline.errors import ConfigError, NotFoundError
+from dsvl_pipeline.errors import AccessError, ConfigError, NotFoundError
 from dsvl_pipeline.kubernetes.render import Manifest
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -91,9 +91,8 @@ class Cluster:
                 f"service account {name} is missing in namespace {self.namespace}, so the job's "
                 "pods could not start; kubectl apply -k one of k8s/overlays first (k8s/README.md)"
             ) from None
-        except ConfigError as error:
-            if "may not" not in str(error):
-                raise
+        except AccessError:
+            pass
 
     def _create(self, manifest: Manifest) -> str:
         version, kind, name = manifest["apiVersion"], manifest["kind"], manifest["metadata"]["name"]
@@ -176,7 +175,8 @@ class Cluster:
             message = _message(error)
             if error.status == 404 and verb != "create" and "page not found" not in message:
                 raise NotFoundError(what) from error
-            raise ConfigError(f"{what}: {error.status} {message}{_advice(error, kind)}") from error
+            refused = AccessError if error.status in (401, 403) else ConfigError
+            raise refused(f"{what}: {error.status} {message}{_advice(error, kind)}") from error
         except (HTTPError, OSError) as error:
             raise ConfigError(
                 f"{what}: the API server does not answer: {error}; is it the right cluster "

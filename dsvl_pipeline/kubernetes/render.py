@@ -25,7 +25,8 @@ ACCOUNT = "dsvl"
 
 _MAX_CONFIG_BYTES = 1_000_000  # etcd takes a little more
 _MAX_NAME = {"RayJob": 47, "RayCronJob": 36, "CronJob": 52}
-_LABEL = "app.kubernetes.io/instance"
+INSTANCE = "app.kubernetes.io/instance"
+"""Label with the job's name on all that is made for it."""
 
 
 def check_name(kind: str, name: str) -> str:
@@ -49,7 +50,7 @@ def script_of(job: JobConfig) -> str:
 
 
 def config_map(job: JobConfig) -> Manifest:
-    """Render the ConfigMap that holds a job; its name says what is in it, so it never changes.
+    """Render the ConfigMap that holds a job.
 
     Raises:
         ConfigError: The pods could not run the job: it writes to their own disk, or is too large.
@@ -61,16 +62,27 @@ def config_map(job: JobConfig) -> Manifest:
             f"the job file has {len(text.encode())} bytes, and Kubernetes takes at most "
             f"{_MAX_CONFIG_BYTES} of them; shorten prompts or schemas"
         )
-    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return named_by_content(job.name, job.name, job=text)
+
+
+def named_by_content(prefix: str, instance: str, **texts: str) -> Manifest:
+    """Render a ConfigMap that never changes, because its name says what is in it.
+
+    Args:
+        prefix: The name's beginning.
+        instance: Of the job.
+        texts: Contents of its ``.yaml`` files.
+    """
+    digest = hashlib.sha256("\0".join(texts.values()).encode()).hexdigest()[:10]
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
-            "name": f"{job.name}-{digest}",
-            "labels": {"app.kubernetes.io/part-of": "dsvl-pipeline", _LABEL: job.name},
+            "name": f"{prefix}-{digest}",
+            "labels": {"app.kubernetes.io/part-of": "dsvl-pipeline", INSTANCE: instance},
         },
         "immutable": True,
-        "data": {"job.yaml": text},
+        "data": {f"{name}.yaml": text for name, text in texts.items()},
     }
 
 
@@ -99,7 +111,7 @@ def rayjob(job: JobConfig, *, config: str, script: str, arguments: Sequence[str]
     spec["entrypoint"] = " ".join(command)
     rendered["metadata"]["name"] = name
     for labelled in (rendered, *templates):
-        labelled["metadata"]["labels"] = labelled["metadata"]["labels"] | {_LABEL: name}
+        labelled["metadata"]["labels"] = labelled["metadata"]["labels"] | {INSTANCE: name}
     for template in templates:
         template["spec"]["containers"][0]["image"] = wanted.image
     head["spec"]["volumes"][0]["configMap"]["name"] = config
