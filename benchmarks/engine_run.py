@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.shapes import EOS_TOKEN_ID, Shape, build_model, decode_nothing
+from benchmarks.shapes import EOS_TOKEN_ID, FIRST_WORD_ID, Shape, build_model, decode_nothing
 from benchmarks.workloads import WARM_UP, Workload, make_images, make_requests
 from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.engine.engine import ModelEngine
@@ -75,7 +75,8 @@ class EngineRun:
         requests = make_requests(workload, self.setup.shape)
         if self.setup.is_cuda:
             torch.cuda.reset_peak_memory_stats()
-        found = time_requests(engine, requests) | self._memory()
+        with contextlib.nullcontext() if workload.is_foreseen else ends_said(workload):
+            found = time_requests(engine, requests) | self._memory()
         stats = found["stats"]
         if stats.get("drafted_tokens"):
             share = stats["accepted_tokens"] / stats["drafted_tokens"]
@@ -132,7 +133,7 @@ class EngineRun:
     def stop_engine(self) -> None:
         """Free the engine's memory; the next measurement makes a new one."""
         if self._engine is not None:
-            with suppress(Exception):  # it may have died
+            with contextlib.suppress(Exception):  # it may have died
                 self._engine.close()
         self._engine = None
         _free(self.setup)
@@ -176,6 +177,20 @@ def speak_like_drafts(*, share: float, seed: int) -> None:
         return text[place]
 
     EngineCore.says = staticmethod(says)
+
+
+@contextlib.contextmanager
+def ends_said(workload: Workload) -> Iterator[None]:
+    """Have the model end each completion at its length."""
+    lengths = workload.lengths().tolist()
+
+    def says(request: Request, place: int) -> int:
+        length = lengths[int(request.request_id.rpartition("-")[2])]
+        return EOS_TOKEN_ID if place + 1 == length else FIRST_WORD_ID + place
+
+    EngineCore.says = staticmethod(says)
+    yield
+    EngineCore.says = None
 
 
 def encode(model: DeepseekVL, shape: Shape, images: Sequence[ImageInput], size: int) -> None:
@@ -248,7 +263,9 @@ def _check(requests: Sequence[Request], done: Mapping[str, Completion]) -> None:
         if completion.error is not None:
             raise RuntimeError(f"{request.request_id}: {completion.error}")
         found, wanted = len(completion.completion_ids), request.sampling.max_new_tokens
-        if found != wanted or completion.completion_ids.dtype != np.int32:
+        has_end = not request.sampling.ignore_eos and completion.completion_ids[-1] == EOS_TOKEN_ID
+        is_right = found == wanted or (has_end and found < wanted)
+        if not is_right or completion.completion_ids.dtype != np.int32:
             raise RuntimeError(f"{request.request_id}: {found} tokens instead of {wanted}")
 
 

@@ -145,7 +145,7 @@ def measure_alone(folder: Path, settings: Mapping[str, Any], rows: int, tiny: bo
     requests = _requests(folder, 8, tiny, name="first")
     engine.generate(requests[:1])
     first_answer_s = time.perf_counter() - began
-    engine.generate(_requests(folder, min(rows, 300), tiny, name="warm-up"))
+    engine.generate(_requests(folder, min(rows, 640), tiny, name="warm-up"))
     began = time.perf_counter()
     requests = _requests(folder, rows, tiny, name="row")
     prepared_s = time.perf_counter() - began

@@ -30,6 +30,8 @@ class Workload:
         is_mixed: Whether lengths are log-normal.
         prompts_per_image: Requests in a row that show the same picture.
         has_drafts: Whether requests carry a draft text.
+        is_foreseen: Whether a request's length is its ``max_new_tokens``; else an end of sequence
+            comes there, of which the engine knows nothing before, as in a job.
         floors: Images (requests) per second that issue 4 asks for at least, by precision; a
             number below 3 is relative to captions.
         aims: The same for what it hopes for.
@@ -41,6 +43,7 @@ class Workload:
     is_mixed: bool = False
     prompts_per_image: int = 1
     has_drafts: bool = False
+    is_foreseen: bool = True
     floors: tuple[float, float] = (0.0, 0.0)
     aims: tuple[float, float] = (0.0, 0.0)
 
@@ -79,6 +82,7 @@ MIXED = Workload(
     is_mixed=True,
     floors=(1.0, 1.0),
 )
+MIXED_ENDS = replace(MIXED, name="mixed-ends", is_foreseen=False)
 OCR = Workload(name="ocr", num_requests=256, new_tokens=1000, floors=(5.5, 8.5), aims=(6.2, 11))
 OCR_DRAFTS = Workload(
     name="ocr-drafts",
@@ -99,7 +103,8 @@ FOUR_PROMPTS = Workload(
 # More requests than lanes: graphs of all sizes are captured before anything is timed.
 WARM_UP = Workload(name="warm-up", num_requests=640, new_tokens=48, is_mixed=True)
 WORKLOADS = {
-    workload.name: workload for workload in (CAPTIONS, MIXED, FOUR_PROMPTS, OCR, OCR_DRAFTS)
+    workload.name: workload
+    for workload in (CAPTIONS, MIXED, MIXED_ENDS, FOUR_PROMPTS, OCR, OCR_DRAFTS)
 }
 
 
@@ -107,8 +112,8 @@ def make_requests(workload: Workload, shape: Shape) -> list[Request]:
     """Draw a workload's requests: greedy, without an end of sequence.
 
     Pictures and questions are different ones in every workload, so that one engine can run them
-    all without finding anything of an earlier one. A request's length is its ``max_new_tokens``:
-    random weights produce no end of their own.
+    all without finding anything of an earlier one. Random weights produce no end of their own:
+    where lengths are not foreseen, `EngineCore.says` must put one.
     """
     vocab_size = shape.model.text.vocab_size
     random = np.random.default_rng(list(workload.name.encode()))
@@ -126,7 +131,10 @@ def make_requests(workload: Workload, shape: Shape) -> list[Request]:
                 request_id=f"{workload.name}-{number}",
                 prompt_ids=np.concatenate([system, image_ids, question]).astype(np.int32),
                 images=(image,),
-                sampling=SamplingParams(max_new_tokens=length, ignore_eos=True),
+                sampling=SamplingParams(
+                    max_new_tokens=length if workload.is_foreseen else workload.new_tokens,
+                    ignore_eos=workload.is_foreseen,
+                ),
                 draft_ids=draft_ids if workload.has_drafts else None,
             )
         )

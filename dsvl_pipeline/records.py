@@ -172,6 +172,17 @@ class EngineConfig:
         )
         _require(self.step_timeout_s > 0, "step_timeout_s", self.step_timeout_s, "above 0")
 
+    def num_sequences(self, *, has_gpu: bool) -> int:
+        """Return ``max_num_sequences``, or what ``auto`` stands for."""
+        if self.max_num_sequences != "auto":
+            return self.max_num_sequences
+        if not has_gpu:
+            return 16
+        # What a step costs beside the keys and values it reads is shared by its sequences, up to
+        # the number at which the matrix products are no longer bound by reading weights. In eight
+        # bits the products are twice as fast, and twice as many sequences fit.
+        return 512 if self.quantization == "fp8" else 256
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeEngineConfig:

@@ -72,6 +72,12 @@ def _draft_fault(ids: NDArray[np.int32] | None, model: ModelConfig) -> RowFailur
 
 def _image_fault(images: tuple[ImageInput, ...], config: ImageConfig) -> RowFailure | None:
     for image in images:
+        if type(image.digest) is not bytes:
+            return RowFailure(
+                code="image_invalid",
+                message=f"a picture's digest is {type(image.digest).__name__}; it must be bytes, "
+                "equal for equal pictures alone: what is computed for a picture is found by it",
+            )
         for name, found, tower in (
             ("low", image.low_res, config.low_res),
             ("high", image.high_res, config.high_res),

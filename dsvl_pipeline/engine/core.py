@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dsvl_pipeline.engine.admission import find_fault
 from dsvl_pipeline.engine.drafts import Draft
 from dsvl_pipeline.engine.features import ImageFeatures
-from dsvl_pipeline.engine.memory import allocate_pages, resolve_num_sequences
+from dsvl_pipeline.engine.memory import allocate_pages
 from dsvl_pipeline.engine.pages import PagePool
 from dsvl_pipeline.engine.prefix import page_keys, text_before_images
 from dsvl_pipeline.engine.repetition import RepetitionGuard
@@ -67,7 +67,7 @@ class EngineCore:
         grammars: Grammars | None = None,
     ) -> None:
         parameter = next(model.parameters())
-        num_lanes = resolve_num_sequences(config, parameter.device)
+        num_lanes = config.num_sequences(has_gpu=parameter.device.type != "cpu")
         features = ImageFeatures(model, image_config)
         kv = allocate_pages(config, model, num_sequences=num_lanes)
         self._num_lanes = num_lanes
@@ -199,6 +199,7 @@ class EngineCore:
         }
 
     def _queue(self, request: Request, submitted_s: float) -> RowFailure | None:
+        hash(request.request_id)  # or it would be in the queue before it is found out
         fault = find_fault(request, self._model_config, self._image_config)
         if fault is not None:
             return fault

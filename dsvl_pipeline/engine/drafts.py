@@ -66,6 +66,10 @@ class Draft:
         self._saved = 0.0
         self._is_off = not self._draft
 
+    def __len__(self) -> int:
+        """Count its tokens."""
+        return len(self._draft)
+
     @property
     def is_active(self) -> bool:
         """Whether it may still propose something; once False, False for good."""

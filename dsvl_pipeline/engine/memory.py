@@ -20,18 +20,6 @@ _GPU_RESERVE_SHARE = 0.25
 _CPU_GIB = 1.0
 
 
-def resolve_num_sequences(config: EngineConfig, device: torch.device) -> int:
-    """Return how many sequences run at once."""
-    if config.max_num_sequences != "auto":
-        return config.max_num_sequences
-    if device.type == "cpu":
-        return 16
-    # What a step costs beside the keys and values it reads is shared by its sequences, up to the
-    # number at which the matrix products are no longer bound by reading weights. In eight bits the
-    # products are twice as fast, and twice as many sequences fit.
-    return 512 if config.quantization == "fp8" else 256
-
-
 def allocate_pages(config: EngineConfig, model: DeepseekVL, *, num_sequences: int) -> KVPages:
     """Take memory for KV pages: what the engine may use, and one page for padding.
 

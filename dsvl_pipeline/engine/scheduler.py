@@ -77,6 +77,8 @@ _MOST_PREFILLS = 16
 _MOST_DECODES = 16
 # Of the tokens of a full prefill: enough for the matrix products to run at their full rate.
 _WORTHWHILE_SHARE = 0.5
+# Before whatever is expected to become long.
+_FIRST = -(1 << 62)
 # Drafted tokens verified in one step. Attention reads the same keys for all of them.
 MAX_DRAFT_TOKENS = 7
 
@@ -205,9 +207,10 @@ class Scheduler:
     def _turn_of(self, sequence: Sequence) -> tuple[int, int, int]:
         """Order by wave, then by how long a completion may become, longest first."""
         wave, newest = sequence.number // self._wave_size, self._newest
-        if newest is not None and sequence.images and sequence.images == newest.images:
+        is_neighbour = newest is not None and sequence.images and sequence.images == newest.images
+        if newest is not None and is_neighbour and newest.turn[0] == wave:
             return (*newest.turn[:2], sequence.number)  # its pages and pictures are there by then
-        return wave, -sequence.most_probable_new_tokens, sequence.number
+        return wave, -sequence.longest_expected, sequence.number
 
     def _is_worth_a_prefill(self) -> bool:
         """Whether to prefill now rather than to wait for more free lanes and pages."""
@@ -384,6 +387,8 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
         self._release(sequence)
+        # In front of its wave: each time it is overtaken it would be computed once more.
+        sequence.turn = (sequence.turn[0], _FIRST, sequence.number)
         insort(self._waiting, sequence, key=_by_turn)
         self.num_preemptions += 1
 

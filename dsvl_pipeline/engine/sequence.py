@@ -88,11 +88,12 @@ class Sequence:
         return len(self.request.prompt_ids)
 
     @property
-    def most_probable_new_tokens(self) -> int:
-        """Of its completion: what it is allowed, or its draft's length where that is less."""
+    def longest_expected(self) -> int:
+        """Of its completion, in tokens: what it is allowed, or its draft's length if less."""
         allowed = self.max_tokens - self.num_prompt_tokens
-        draft_ids = self.request.draft_ids
-        return allowed if draft_ids is None else min(allowed, len(draft_ids))
+        if self.draft is None or not self.draft.is_active:
+            return allowed
+        return min(allowed, len(self.draft))
 
     @property
     def images(self) -> tuple[bytes, ...]:

@@ -96,9 +96,9 @@ def _random_model(
 
 def _requests(config: ModelConfig) -> Iterator[Request]:
     """Prompts of several lengths, with and without a picture, in every way of choosing tokens."""
-    token_id = 0 if config.image_token_id else 1
+    token_id, other_id = [n for n in range(3) if n != config.image_token_id][:2]
     greedy = SamplingParams(max_new_tokens=4, ignore_eos=True)
-    text = np.full(100, token_id, dtype=np.int32)
+    text = np.full(50, token_id, dtype=np.int32)
     picture = ImageInput(
         digest=bytes(16),
         high_res=None if config.high_res is None else _black(config.high_res.image_size_px),
@@ -112,8 +112,10 @@ def _requests(config: ModelConfig) -> Iterator[Request]:
         sampling=greedy,
     )
     yield Request(request_id="text", prompt_ids=text[:16], sampling=replace(greedy, logprobs=True))
-    yield Request(request_id="longer", prompt_ids=text[:50], sampling=greedy)
-    yield Request(request_id="longest", prompt_ids=text, sampling=greedy)
+    yield Request(request_id="longer", prompt_ids=text, sampling=greedy)
+    # of another token, so that nothing of it is computed already
+    others = np.full(100, other_id, dtype=np.int32)
+    yield Request(request_id="longest", prompt_ids=others, sampling=greedy)
     text = text[:19]
     yield Request(request_id="draft", prompt_ids=text, sampling=greedy, draft_ids=text[:4])
     yield Request(request_id="sampled", prompt_ids=text, sampling=replace(greedy, temperature=1.0))

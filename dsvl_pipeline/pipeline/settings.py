@@ -16,9 +16,6 @@ from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import ConfigError, RunStoppedError
 from dsvl_pipeline.pipeline.signals import kept_handlers
 
-DEFAULT_SLOTS = {True: 256, False: 16}
-"""Sequences an engine decodes at once, by whether it has a GPU (`EngineConfig`'s ``auto``)."""
-
 _logger = logging.getLogger(__name__)
 
 
@@ -135,8 +132,7 @@ def scale_of(job: JobConfig) -> Scale:
             f"preprocessing needs one more, but the cluster has {cpus:g}; lower replicas"
         )
     has_gpu = gpus > 0
-    slots = job.engine.max_num_sequences
-    slots = DEFAULT_SLOTS[has_gpu] if slots == "auto" else slots
+    slots = job.engine.num_sequences(has_gpu=has_gpu)
     rows = min(job.cluster.rows_per_batch, 32)
     wanted_batches = job.cluster.batches_in_flight
     # With rows in flight below four times its slots a continuous-batching engine starves.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -160,6 +160,11 @@ def test_a_request_that_could_never_fit_is_answered_with_an_error() -> None:
 
 
 WRONG_SIZE = ImageInput(digest=b"", high_res=None, low_res=np.zeros((8, 8, 3), np.uint8))
+BAD_DIGEST = ImageInput(
+    digest=cast(bytes, bytearray(b"a")),
+    high_res=None,
+    low_res=np.zeros((3, SIDE_PX, SIDE_PX), np.float32),
+)
 DOUBLES = ImageInput(digest=b"", high_res=None, low_res=np.zeros((3, SIDE_PX, SIDE_PX)))
 
 
@@ -193,6 +198,11 @@ DOUBLES = ImageInput(digest=b"", high_res=None, low_res=np.zeros((3, SIDE_PX, SI
             "the prompt has 1 image tokens but the request lists 0 images",
         ),
         (image_request("row", WRONG_SIZE), "image_invalid", r"picture is uint8\[8, 8, 3\]; the"),
+        (
+            image_request("row", BAD_DIGEST),
+            "image_invalid",
+            "digest is bytearray; it must be bytes",
+        ),
         (image_request("row", DOUBLES), "image_invalid", r"picture is float64\[3, 32, 32\]"),
     ],
 )

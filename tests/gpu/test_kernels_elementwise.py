@@ -265,16 +265,23 @@ def test_quantized_product(num_rows: int, K: int, N: int, has_bias: bool) -> Non
 
 
 @INTERPRETER_WARNS
+@pytest.mark.parametrize("num_parts", [1, 2])
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize(("K", "N"), FEW_ROWS_SHAPES)
 @pytest.mark.parametrize("num_rows", [1, 7, 32, 33, 64, 65, 128])
-def test_product_of_few_rows(device: str, num_rows: int, K: int, N: int, has_bias: bool) -> None:
+def test_product_of_few_rows(
+    device: str,
+    num_rows: int,
+    K: int,
+    N: int,
+    has_bias: bool,
+    num_parts: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Widths that end inside a block, tiles in one part and in two; again and again the same."""
     from dsvl_pipeline.ops.kernels import linear as few_rows
 
-    if not few_rows.takes(num_rows, N, torch.device(device)):
-        assert num_rows > 64
-        return
+    monkeypatch.setattr(few_rows, "_num_parts", lambda *_: num_parts)
     x = quantize_rows(random(num_rows, K, dtype=torch.bfloat16, device=device))
     weight = quantize_rows(random(N, K, dtype=torch.bfloat16, device=device, seed=1))
     bias = random(N, dtype=torch.bfloat16, device=device, seed=2) if has_bias else None
@@ -287,6 +294,37 @@ def test_product_of_few_rows(device: str, num_rows: int, K: int, N: int, has_bia
     assert float(error.max()) < 0.01
     for _ in range(3):
         assert torch.equal(few_rows.project_few_rows(*args), found)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("_gpu_seed")
+def test_products_of_few_rows_on_two_streams_and_in_graphs() -> None:
+    """Programs that share a tile count each other: never those of another product."""
+    weight = quantize_rows(torch.randn(4096, 11008, dtype=torch.bfloat16, device="cuda"))
+    inputs = [torch.randn(40, 11008, dtype=torch.bfloat16, device="cuda") for _ in range(4)]
+
+    def run(x: Tensor) -> Tensor:
+        return project(x, weight.values, None, weight.scale)
+
+    wanted = [run(x) for x in inputs]
+    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    torch.cuda.synchronize()
+    found: list[Tensor] = []
+    for _ in range(20):
+        for stream, x in zip(streams * 2, inputs, strict=True):
+            with torch.cuda.stream(stream):
+                found.append(run(x))
+    torch.cuda.synchronize()
+    for number, result in enumerate(found):
+        assert torch.equal(result, wanted[number % 4])
+    # Captured on a stream that has seen no product yet, and replayed with other rows each time.
+    x, graph = inputs[0].clone(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
+        result = run(x)
+    for rows, right in zip(inputs, wanted, strict=True):
+        x.copy_(rows)
+        graph.replay()
+        assert torch.equal(result, right)
 
 
 @pytest.mark.gpu

@@ -138,7 +138,7 @@ def project_few_rows(
     if num_parts > 1:
         shape = (num_tiles, num_parts, _BLOCK_N, rows)
         parts = torch.empty(shape, dtype=torch.float32, device=x.device)
-        counters = _counters(num_tiles, x.device, _stream(x.device))
+        counters = _counters(num_tiles, x.device)
     _few_rows[num_tiles, num_parts](
         x,
         weight,
@@ -170,11 +170,20 @@ def _num_parts(num_out: int, device: torch.device) -> int:
     return 2 if triton.cdiv(num_out, _BLOCK_N) < num_multiprocessors else 1
 
 
-@cache
-def _counters(num_tiles: int, device: torch.device, stream: int) -> Tensor:
-    """Zeros, as every product leaves them behind; those of one stream never overlap."""
-    return torch.zeros(num_tiles, dtype=torch.int32, device=device)
+def _counters(num_tiles: int, device: torch.device) -> Tensor:
+    """Zeros, as every product leaves them behind; those of one stream never overlap.
+
+    A graph must not be replayed beside other products of the stream on which it was captured.
+    """
+    is_cuda = device.type == "cuda"
+    key = num_tiles, device, torch.cuda.current_stream(device).cuda_stream if is_cuda else 0
+    counters = _kept.get(key)
+    if counters is None:
+        counters = torch.zeros(num_tiles, dtype=torch.int32, device=device)
+        # While a graph is captured, nobody but this graph writes the zeros.
+        if not (is_cuda and torch.cuda.is_current_stream_capturing()):
+            _kept[key] = counters
+    return counters
 
 
-def _stream(device: torch.device) -> int:
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+_kept: dict[tuple[int, torch.device, int], Tensor] = {}
