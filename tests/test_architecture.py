@@ -17,7 +17,7 @@ LAYERS = (
     {"jobs"},
     {"cli"},
     {"pipeline"},
-    {"assemble", "report", "api", "kubernetes"},
+    {"assemble", "report", "api", "kubernetes", "doctor"},
     {"sources", "processor", "engine", "table"},
     {"model"},
     {"ops"},
@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # Where an engine is started torch is loaded anyway; but the driver, CPU workers and other commands,
 # which import the same modules, must not load it.
-MAY_IMPORT_IN_FUNCTIONS: dict[str, set[str]] = {"torch": {"pipeline", "cli"}}
+MAY_IMPORT_IN_FUNCTIONS: dict[str, set[str]] = {"torch": {"pipeline", "cli", "doctor"}}
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,11 @@ def add_job(parser: argparse.ArgumentParser, *, default_job: str | None = None) 
         default=default_job,
         help="the same, as an option" + (f" (default: {default_job})" if default_job else ""),
     )
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Declare settings that win over the job file."""
     parser.add_argument(
         "--set",
         action="append",

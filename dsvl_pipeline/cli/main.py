@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from dsvl_pipeline.cli import (
     compact,
+    doctor,
     export,
     failures,
     generate,
@@ -52,6 +53,7 @@ COMMANDS = (
     vacuum,
     submit,
     schedule,
+    doctor,
 )
 _DRIVERS = (run.execute, plan.execute, redrive.execute)
 

@@ -1,0 +1,1 @@
+"""What would keep a job from running here, found before it is started."""

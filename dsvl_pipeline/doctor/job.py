@@ -1,0 +1,205 @@
+"""What one job needs: its credentials, its store, its input, its checkpoint."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+from botocore.session import Session  # type: ignore[import-untyped]
+
+from dsvl_pipeline import hub, storage
+from dsvl_pipeline.config import JobConfig
+from dsvl_pipeline.doctor.finding import Finding
+from dsvl_pipeline.doctor.machine import GIB, check_disk, gpus
+from dsvl_pipeline.errors import (
+    AccessError,
+    ConfigError,
+    DsvlError,
+    NotFoundError,
+    StorageError,
+    TableError,
+)
+from dsvl_pipeline.model.tensors import list_tensors
+from dsvl_pipeline.processor.processor import Processor
+from dsvl_pipeline.sources.images import SUFFIXES as IMAGES
+from dsvl_pipeline.sources.listing import find
+from dsvl_pipeline.sources.manifest import Manifest
+from dsvl_pipeline.table.claim import check_claims
+from dsvl_pipeline.table.format import read_format
+
+PDFS = (".pdf",)
+_HOPPER = 9.0
+
+
+def check_job(job: JobConfig) -> Iterator[Finding]:
+    """Look at what a job names, by using it: objects are listed and read, one is written."""
+    uris = [*job.input.manifest, *job.input.images, *job.input.documents, job.output.uri]
+    if any(uri.startswith("s3://") for uri in uris):
+        yield _credentials()
+    yield from _inputs(job)
+    yield from _output(job)
+    if job.engine.kind == "model":
+        yield from _checkpoint(job)
+
+
+def _credentials() -> Finding:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    shown = f"endpoint {storage.redact(endpoint)}" if endpoint else "endpoint: AWS's own"
+    try:
+        found = Session().get_credentials()
+    except BotoCoreError as error:
+        why, found = str(error), None
+    else:
+        why = "none found in variables, ~/.aws, or a role of this machine"
+    if found is not None:
+        return Finding(about="credentials", grade="ok", text=f"from {found.method}; {shown}")
+    return Finding(
+        about="credentials",
+        grade="problem",
+        text=f"{why}; {shown}",
+        advice="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE; on Kubernetes give "
+        "the service account a role, or make the secret dsvl-credentials (k8s/README.md)",
+    )
+
+
+def _inputs(job: JobConfig) -> Iterator[Finding]:
+    wanted = job.input
+    if wanted.manifest:
+
+        def read() -> str:
+            source = Manifest(wanted.manifest, wanted.columns, wanted.carry)
+            first = next((row for rows in source.batches() for row in rows), None)
+            return f"columns are there; the first row asks of {first.row_id if first else 'none'}"
+
+        yield _tried("input.manifest", read)
+    if wanted.images:
+        yield _tried("input.images", lambda: _found(wanted.images, "input.images", IMAGES))
+    if wanted.documents:
+        yield _tried("input.documents", lambda: _found(wanted.documents, "input.documents", PDFS))
+
+
+def _found(patterns: tuple[str, ...], setting: str, suffixes: tuple[str, ...]) -> str:
+    first = next(find(patterns, setting=setting, suffixes=suffixes))
+    if first.size:
+        storage.read_range(first.uri, 0, 1)  # who may list may not always read
+    return f"found and read {storage.redact(first.uri)}"
+
+
+def _output(job: JobConfig) -> Iterator[Finding]:
+    uri = job.output.uri
+
+    def write() -> str:
+        check_claims(uri, f"doctor-{uuid.uuid4().hex}")
+        try:
+            table = f"a table of {read_format(uri).num_shards} shards is there"
+        except NotFoundError:
+            table = "no table yet"
+            if "://" not in uri:
+                _remove_empty(Path(uri, "_dsvl"), Path(uri))
+        return f"written, and a second write to the same name refused; {table}"
+
+    yield _tried("output.uri", write)
+    if "://" not in uri:
+        yield check_disk(uri, "the table", "output.uri", needed_bytes=GIB)
+
+
+def _remove_empty(*directories: Path) -> None:
+    with suppress(OSError):  # what holds something stays
+        for directory in directories:
+            directory.rmdir()
+
+
+def _checkpoint(job: JobConfig) -> Iterator[Finding]:
+    name, revision = job.model.checkpoint, job.model.revision
+    about = "checkpoint"
+    try:
+        directory = _on_disk(name, revision)
+        if directory is None:
+            yield _on_hub(name, revision)
+            return
+        tensors = list_tensors(directory)
+        Processor.from_pretrained(directory)
+    except (ConfigError, OSError) as error:
+        advice = "fetch it again, or name another: model.checkpoint"
+        yield Finding(about=about, grade="problem", text=str(error), advice=advice)
+        return
+    num_bytes = sum(tensor.num_bytes for tensor in tensors.values())
+    shown = f"{directory}: {len(tensors)} tensors, {num_bytes / GIB:.1f} GiB, whole"
+    yield Finding(about=about, grade="ok", text=shown)
+    yield from _fits(job, num_bytes)
+
+
+def _fits(job: JobConfig, num_bytes: int) -> Iterator[Finding]:
+    for _, mib, _, capability in gpus()[:1]:
+        if int(mib) << 20 < 1.2 * num_bytes:
+            yield Finding(
+                about="GPU memory",
+                grade="problem",
+                text=f"{int(mib) / 1024:.0f} GiB for {num_bytes / GIB:.1f} GiB of weights, and "
+                "keys and values beside them",
+                advice="a larger GPU, or the 1.3B checkpoint",
+            )
+        if job.engine.quantization == "fp8" and float(capability) < _HOPPER:
+            yield Finding(
+                about="fp8",
+                grade="problem",
+                text=f"this GPU has compute capability {capability}, fp8 needs {_HOPPER}",
+                advice="leave engine.quantization out, or use a Hopper GPU (H100, H200)",
+            )
+
+
+def _on_disk(name: str, revision: str | None) -> Path | None:
+    """Give the directory of a checkpoint without downloading it; None if it is only on the hub."""
+    if name == hub.DEMO or Path(name).expanduser().is_dir() or "/" not in name.strip("/."):
+        return hub.resolve(name, revision)
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except errors.LocalEntryNotFoundError:
+        return None
+    except ValueError:  # no name of the hub's: a directory that is not there
+        return hub.resolve(name, revision)
+
+
+def _on_hub(name: str, revision: str | None) -> Finding:
+    from huggingface_hub import HfApi, constants, errors
+
+    try:
+        info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=30)
+    except (errors.HfHubHTTPError, OSError, ValueError) as error:
+        return Finding(
+            about="checkpoint",
+            grade="problem",
+            text=f"{name} is not on this disk, and the hub did not give it: {error}",
+            advice="check the name, model.revision, the network and HF_TOKEN; or give a directory",
+        )
+    files = info.siblings or []
+    size = sum(file.size or 0 for file in files if file.rfilename.endswith(".safetensors"))
+    if not size:
+        return Finding(
+            about="checkpoint",
+            grade="problem",
+            text=f"{name} on the hub holds no safetensors",
+            advice="choose a revision with safetensors; pickles are never opened",
+        )
+    disk = check_disk(constants.HF_HUB_CACHE, "the checkpoint", "HF_HOME", needed_bytes=size + GIB)
+    text = f"{name} is on the hub: {size / GIB:.1f} GiB to download; {disk.text}"
+    return Finding(about="checkpoint", grade=disk.grade, text=text, advice=disk.advice)
+
+
+def _tried(about: str, do: Callable[[], str]) -> Finding:
+    try:
+        return Finding(about=about, grade="ok", text=do())
+    except AccessError as error:
+        advice = "fix the credentials or the rights of their owner (list, read, write, delete)"
+        return Finding(about=about, grade="problem", text=str(error), advice=advice)
+    except (StorageError, TableError) as error:
+        advice = "look whether the store answers: AWS_ENDPOINT_URL, network, its own state"
+        return Finding(about=about, grade="problem", text=str(error), advice=advice)
+    except DsvlError as error:  # its message ends with what to do
+        return Finding(about=about, grade="problem", text=str(error), advice=f"change {about}")

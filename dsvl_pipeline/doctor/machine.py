@@ -1,0 +1,178 @@
+"""This machine: versions, GPU, shared memory, disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from dsvl_pipeline.doctor.finding import Finding
+
+GIB = 1 << 30
+_SHARED_MEMORY = Path("/dev/shm")
+_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+# Ray takes so much of the memory for its object store, and stops spilling to a disk so full.
+_OBJECT_STORE = 0.3
+_FULL = 0.95
+_SPILL_BYTES = 20 * GIB
+_QUERY = "name,memory.total,driver_version,compute_cap"
+
+
+def check_machine() -> Iterator[Finding]:
+    """Look at what every job needs."""
+    yield check_versions()
+    yield check_gpu()
+    yield check_shared_memory()
+    yield check_disk(
+        os.environ.get("RAY_TMPDIR", "/tmp"), "Ray's files and what it spills", "RAY_TMPDIR"
+    )
+
+
+def check_versions() -> Finding:
+    """Compare what is installed with the lock that everything was tested with."""
+    text = resources.files(__package__).joinpath("locked.txt").read_text(encoding="utf-8")
+    locked = [Requirement(line) for line in text.splitlines() if line and line[0] != "#"]
+    wanted = {
+        one.name: str(one.specifier).removeprefix("==")
+        for one in locked
+        if one.marker is None or one.marker.evaluate()
+    }
+    found = {name: _installed(name) for name in wanted}
+    others = [
+        f"{name} {found[name] or 'missing'} (locked: {wanted[name]})"
+        for name in wanted
+        if found[name] != wanted[name]
+    ]
+    if not others:
+        return Finding(about="versions", grade="ok", text=f"all {len(wanted)} as locked")
+    return Finding(
+        about="versions",
+        # Driver, workers and submitter must be of one Ray.
+        grade="problem" if found["ray"] != wanted["ray"] else "warning",
+        text=f"{len(others)} of {len(wanted)} are not as locked: {', '.join(others[:8])}"
+        + (", ..." if len(others) > 8 else ""),
+        advice="pip install -r requirements/base.txt (or make env); nothing else was tested",
+    )
+
+
+def check_gpu() -> Finding:
+    """Look for GPUs, and whether this torch can use them."""
+    cards = gpus()
+    if not cards:
+        return Finding(
+            about="GPU",
+            grade="warning",
+            text="nvidia-smi shows none: an engine here runs on the CPU, slowly",
+            advice="fine for the demo and for submitting; else a machine with a GPU and its driver",
+        )
+    name, mib, driver, capability = cards[0]
+    shown = f"{len(cards)} x {name}, {int(mib) / 1024:.0f} GiB, driver {driver}, sm {capability}"
+    try:
+        import torch
+    except ImportError:
+        advice = "make env TORCH=gpu, or pip install -r requirements/torch-gpu.txt"
+        return Finding(about="GPU", grade="problem", text=f"{shown}; no torch", advice=advice)
+    if torch.version.cuda is None:
+        return Finding(
+            about="GPU",
+            grade="problem",
+            text=f"{shown}; torch {torch.__version__} was built without CUDA",
+            advice="make env TORCH=gpu, or pip install -r requirements/torch-gpu.txt",
+        )
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        return Finding(
+            about="GPU",
+            grade="problem",
+            text=f"{shown}; torch {torch.__version__} cannot use it: {error}",
+            advice=f"install a driver for CUDA {torch.version.cuda}; in a container also check "
+            "that it was given the GPU (nvidia-smi -L inside it)",
+        )
+    return Finding(about="GPU", grade="ok", text=f"{shown}; CUDA {torch.version.cuda}")
+
+
+def gpus() -> list[list[str]]:
+    """Give name, memory in MiB, driver's version and compute capability of each GPU."""
+    command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = [[cell.strip() for cell in line.split(",")] for line in shown.stdout.splitlines()]
+    return [row for row in rows if len(row) == 4 and row[1].isdecimal()]
+
+
+def check_shared_memory() -> Finding:
+    """Look whether Ray's object store fits into /dev/shm."""
+    memory = memory_bytes()
+    try:
+        size = shutil.disk_usage(_SHARED_MEMORY).total
+    except OSError as error:
+        size, why = 0, f" ({error})"
+    else:
+        why = ""
+    shown = f"{_gib(size)} at {_SHARED_MEMORY}, beside {_gib(memory)} of memory{why}"
+    if size >= 0.9 * _OBJECT_STORE * memory:
+        return Finding(about="shared memory", grade="ok", text=shown)
+    return Finding(
+        about="shared memory",
+        # Docker gives 64 MiB; a single batch of pictures is larger.
+        grade="problem" if size < GIB else "warning",
+        text=f"{shown}; Ray's object store wants {_OBJECT_STORE:.0%} of it, and goes to a disk",
+        advice=f"docker run --shm-size={_gib(_OBJECT_STORE * memory).replace(' GiB', 'g')}; on "
+        "Kubernetes KubeRay mounts it, as large as the memory limit",
+    )
+
+
+def memory_bytes() -> int:
+    """Give this machine's memory, or this container's limit."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = _MEMORY_LIMIT.read_text(encoding="utf-8").strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdecimal() else total
+
+
+def check_disk(place: str, purpose: str, setting: str, needed_bytes: int = _SPILL_BYTES) -> Finding:
+    """Look for free disk.
+
+    Args:
+        place: A directory, which need not exist yet.
+        purpose: What will be written there.
+        setting: How to choose another place.
+        needed_bytes: Less is a warning.
+    """
+    directory = Path(place).absolute()
+    while not directory.exists():
+        directory = directory.parent
+    usage = shutil.disk_usage(directory)
+    shown = f"{_gib(usage.free)} free of {_gib(usage.total)} at {place}, for {purpose}"
+    is_full = usage.free < (1 - _FULL) * usage.total or usage.free < GIB
+    if not is_full and usage.free >= needed_bytes:
+        return Finding(about="disk", grade="ok", text=shown)
+    return Finding(
+        about="disk",
+        grade="problem" if is_full else "warning",
+        text=shown + (f"; Ray writes nothing to a disk that is {_FULL:.0%} full" * is_full),
+        advice=f"make room for {_gib(needed_bytes)}, or choose another place: {setting}",
+    )
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / GIB:.0f} GiB" if num_bytes >= 10 * GIB else f"{num_bytes / GIB:.1f} GiB"
+
+
+def _installed(name: str) -> str | None:
+    try:
+        # What was built for a platform says so: 2.11.0+cpu.
+        return version(name).partition("+")[0]
+    except PackageNotFoundError:
+        return None

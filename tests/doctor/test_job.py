@@ -1,0 +1,126 @@
+"""The doctor finds what is wrong with a job's store, input and checkpoint, before it is started."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsvl_pipeline import storage
+from dsvl_pipeline.doctor.finding import Finding
+from dsvl_pipeline.doctor.job import check_job
+from tests.pipeline.jobs import fake_job, parse, write_manifest
+from tests.s3 import FaultyServer, Rule
+
+DEMO = Path(__file__).resolve().parents[2] / "dsvl_pipeline" / "demo" / "checkpoint"
+
+
+def findings(job: dict[str, Any]) -> dict[str, Finding]:
+    """Look at a job; give what was found by what it is about."""
+    return {found.about: found for found in check_job(parse(job))}
+
+
+def job_at(place: str, **changed: Any) -> dict[str, Any]:
+    """A job of the fake engine, input and output below one place."""
+    source = write_manifest(storage.join(place, "in"), 3)
+    return fake_job(source, storage.join(place, "out")) | changed
+
+
+@pytest.mark.s3
+def test_a_good_store_is_told_to_be_good(s3_bucket: str) -> None:
+    """And is left as it was."""
+    job = job_at(s3_bucket)
+    before = list(storage.list_objects(s3_bucket))
+    found = findings(job)
+    assert {finding.grade for finding in found.values()} == {"ok"}
+    assert found["credentials"].text.startswith("from env; endpoint http://127.0.0.1:")
+    assert "the first row asks of row-00000" in found["input.manifest"].text
+    assert "a second write to the same name refused" in found["output.uri"].text
+    assert list(storage.list_objects(s3_bucket)) == before
+
+
+@pytest.mark.s3
+def test_a_store_that_ignores_conditions_is_a_problem(s3_faults: FaultyServer) -> None:
+    """Two drivers would overwrite each other's log."""
+    job = job_at(s3_faults.uri)
+    s3_faults.rules = [Rule(method="PUT", path=".", action="unconditional", count=-1)]
+    found = findings(job)["output.uri"]
+    assert found.grade == "problem"
+    assert "does not honour conditional writes (If-None-Match: *)" in found.text
+    assert "use a store that does" in found.text
+
+
+@pytest.mark.s3
+def test_a_bucket_that_is_not_there_is_a_problem(s3_bucket: str) -> None:
+    """Each place is told for itself."""
+    job = job_at(s3_bucket)
+    job["output"] = {"uri": "s3://bucket-of-nobody/out"}
+    found = findings(job)
+    assert found["input.manifest"].grade == "ok"
+    assert found["output.uri"].grade == "problem"
+    assert "bucket-of-nobody" in found["output.uri"].text
+    assert found["output.uri"].advice
+
+
+def test_no_credentials_are_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without waiting for a store that would say no."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://key:secret@127.0.0.1:9")
+    job = job_at(str(tmp_path), output={"uri": "s3://bucket/out"})
+    found = next(check_job(parse(job)))
+    assert (found.about, found.grade) == ("credentials", "problem")
+    assert "AWS_ACCESS_KEY_ID" in found.advice
+    assert "secret@" not in found.text
+
+
+def test_input_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
+    """With the columns that there are; the store of the output is looked at all the same."""
+    job = job_at(str(tmp_path))
+    job["input"]["columns"]["image"] = "picture"
+    found = findings(job)
+    assert found["input.manifest"].grade == "problem"
+    assert "no column 'picture'" in found["input.manifest"].text
+    assert found["output.uri"].grade == "ok"
+    assert not (tmp_path / "out").exists()
+    job["input"] = {"images": str(tmp_path / "nowhere")}
+    assert "does not exist" in findings(job)["input.images"].text
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        ("model.safetensors", "the download was probably interrupted, fetch it again"),
+        ("config.json", "config.json"),
+        ("tokenizer.json", "tokenizer.json"),
+    ],
+)
+def test_a_broken_checkpoint_is_a_problem(tmp_path: Path, broken: str, told: str) -> None:
+    """Every file, before an engine on a rented GPU finds it."""
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(DEMO, checkpoint)
+    job = job_at(str(tmp_path), model={"checkpoint": str(checkpoint)}, engine={})
+    assert findings(job)["checkpoint"].grade == "ok"
+    body = (checkpoint / broken).read_bytes()
+    (checkpoint / broken).write_bytes(body[: len(body) // 2])
+    found = findings(job)["checkpoint"]
+    assert found.grade == "problem"
+    assert told in found.text
+    assert "fetch it again" in found.advice
+
+
+def test_a_checkpoint_that_is_nowhere_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither here nor, as far as one can see, on the hub; nothing is downloaded."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    job = job_at(str(tmp_path), model={"checkpoint": "nobody/nothing"}, engine={})
+    found = findings(job)["checkpoint"]
+    assert found.grade == "problem"
+    assert "nobody/nothing is not on this disk" in found.text
+    assert "HF_TOKEN" in found.advice
