@@ -23,6 +23,7 @@ from dsvl_pipeline import storage
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import DsvlError, RunStoppedError
 from dsvl_pipeline.pipeline import graph, ledger, stream
+from dsvl_pipeline.pipeline.drain import Drains
 from dsvl_pipeline.pipeline.failures import explaining
 from dsvl_pipeline.pipeline.limits import ErrorLimits, Stall, check_starts
 from dsvl_pipeline.pipeline.patience import patiently
@@ -41,6 +42,7 @@ _MAX_PARTS_BEING_WRITTEN = 8
 _FLUSH_S = 300.0
 _LOOK_EVERY_S = 5.0
 _LAST_WORD_S = 10.0
+_SAVE_EVERY_S = 2.0
 # A part, if any row goes into it, and the keys of errors that do not (`redrive.replacing`).
 _Written: TypeAlias = tuple[Receipt | None, pa.Table | None]
 
@@ -160,6 +162,7 @@ class _ShardRun:
         self._limits = limits
         self._patience_s = prepared.config.job.limits.store_patience_s
         self._stall = Stall(prepared.config.job.limits.stall_timeout_s)
+        self._drains = Drains()
         self._output = prepared.config.job.output
         self._write = ray.remote(num_cpus=0, max_retries=3)(_write_part)
         stale = read_stale(plan)
@@ -220,6 +223,7 @@ class _ShardRun:
                 if blocks:
                     self._stall.moved()
                 self._stall.check(running.waiting)
+                self._drains.look()
                 self._advance()
                 self._limits.check()
                 self._books.look()
@@ -230,8 +234,10 @@ class _ShardRun:
         age_s = time.monotonic() - self._oldest_s
         # Half of the time for the part to fill, a quarter each to write it and for its commit.
         longest_s = self._output.seconds_per_part
-        if self._num_blocked_rows >= self._output.rows_per_part or (
-            self._blocks and age_s >= longest_s / 2
+        if (
+            self._num_blocked_rows >= self._output.rows_per_part
+            or (self._blocks and age_s >= longest_s / 2)
+            or (age_s >= _SAVE_EVERY_S and self._drains.hold(self._blocks))
         ):
             self._start_part()
         if self._writing:
