@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-corpora test-gpu test-kernels fault test-ceph check lock clean
+.PHONY: help env demo test test-corpora test-gpu test-kernels fault test-ceph image-check check lock clean
 
 # The first that works and is of a version the lock was made for.
 IS_LOCKED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -72,6 +72,10 @@ fault: $(READY)  ## runs with random faults, rows counted after each (variables:
 
 test-ceph: $(READY)  ## what touches S3, the short fault campaign too, on a real Ceph (needs its Debian packages)
 	tests/ceph.sh $(BIN)/python -m pytest -m s3
+
+# Debian's debootstrap and root; apt and pip fetch what Docker would.
+image-check:  ## the Dockerfile's CPU target without Docker: its steps in a chroot, then a job in it (minutes)
+	"$(PYTHON)" tools/image_check.py $(if $(TORCH_INDEX),--build-arg TORCH_INDEX="$(TORCH_INDEX)")
 
 check: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -140,6 +140,7 @@ def test_the_makefile_has_what_the_documents_name() -> None:
         "test-kernels",
         "fault",
         "test-ceph",
+        "image-check",
         "check",
         "lock",
         "clean",
