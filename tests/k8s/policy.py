@@ -82,18 +82,22 @@ class Pod:
 
 @dataclass(frozen=True)
 class Rendering:
-    """What kustomize makes of a directory, and manifests inside of its ConfigMaps."""
+    """What kustomize makes of a directory.
+
+    Attributes:
+        manifests: All of it, also what ConfigMaps hold for someone to create later.
+        later: Those of the second kind.
+    """
 
     manifests: list[dict[str, Any]]
+    later: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def of(cls, manifests: list[dict[str, Any]]) -> Rendering:
-        """Take also the manifests that a ConfigMap holds for someone to create later."""
-        found = list(manifests)
-        for manifest in manifests:
-            if manifest.get("kind") == "ConfigMap":
-                found += [one for _, one in documents_of(manifest) if "kind" in one]
-        return cls(found)
+        """Find the manifests inside of ConfigMaps, too."""
+        maps = [manifest for manifest in manifests if manifest.get("kind") == "ConfigMap"]
+        later = [one for found in maps for _, one in documents_of(found) if "kind" in one]
+        return cls([*manifests, *later], tuple(later))
 
     def named(self, kind: str) -> set[str]:
         """Names of the manifests of a kind."""
@@ -392,6 +396,8 @@ def check_namespace(rendering: Rendering) -> Iterator[Problem]:
     """
     for manifest in rendering.manifests:
         found = (manifest.get("metadata") or {}).get("namespace")
+        if manifest in rendering.later:
+            continue  # in that of whoever creates it
         if manifest.get("kind") in CLUSTER_SCOPED:
             if found is not None:
                 yield name_of(manifest), f"is of the cluster and has no namespace; remove {found!r}"
@@ -488,9 +494,10 @@ def check_network(rendering: Rendering) -> Iterator[Problem]:
         for needed in (("UDP", 53), ("TCP", 53), ("TCP", 443)):
             if needed not in ports:
                 yield pod.where, f"cannot reach {needed[0]} {needed[1]}; allow that egress"
+        creates = labels.get("app.kubernetes.io/component") == "schedule"
+        if (pod.role == "head" or creates) and ("TCP", 6443) not in ports:
+            yield pod.where, "cannot reach the API server; allow egress to TCP 6443"
         if pod.role == "head":
-            if ("TCP", 6443) not in ports:
-                yield pod.where, "the autoscaler cannot reach the API server; allow egress 6443"
             callers = str([rule for spec in mine for rule in spec.get("ingress") or ()])
             if "kuberay-operator" not in callers:
                 yield pod.where, "the operator cannot ask the head for the job; allow its ingress"

@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from dsvl_pipeline.config import load_job
+from dsvl_pipeline.kubernetes import render as dsvl_render
+from dsvl_pipeline.kubernetes import schedule as dsvl_schedule
 from tests.k8s.conftest import Compose
 from tests.k8s.kustomize import K8S, ROOT, render
 from tests.k8s.policy import Rendering, check_all, documents_of
@@ -76,6 +78,19 @@ def test_the_demo_is_the_demo_of_a_laptop() -> None:
         del job["input"]["images"], job["input"]["documents"], job["output"]["uri"]
         del job["kubernetes"]
     assert here == there
+
+
+@pytest.mark.parametrize("command", ["submit", "schedule"])
+def test_what_dsvl_creates_is_valid_and_allowed(command: str, schemas: Schemas) -> None:
+    """From any job file, on the platform, in whatever namespace it is created."""
+    job = load_job(ROOT / "configs" / "reprocess.yaml", ["kubernetes.workers=4"])
+    created = {
+        "submit": lambda: dsvl_render.manifests(job),
+        "schedule": lambda: dsvl_schedule.manifests(job, "@daily", "Europe/Berlin"),
+    }[command]()
+    created = Rendering.of(created).manifests
+    platform = render(K8S / "base" / "platform")
+    assert everything_wrong(Rendering([*platform, *created], tuple(created)), schemas) == []
 
 
 def test_the_job_that_is_mounted_is_the_job_that_is_named(compose: Compose) -> None:
