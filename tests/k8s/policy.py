@@ -24,6 +24,7 @@ GPU = "nvidia.com/gpu"
 QUEUE = "kueue.x-k8s.io/queue-name"  # the label that puts a job into one of Kueue's queues
 # Of a pod with all its containers, in seconds: a spot node gives its pods two minutes at most.
 GRACE_PERIOD_S = 110
+DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"  # of it, for batches that have begun
 # KubeRay appends suffixes to the names of what it makes; its own webhook refuses longer ones.
 MAX_NAME = {"RayJob": 47, "RayCronJob": 36, "CronJob": 52}
 MAX_OTHER_NAME = 63
@@ -459,6 +460,10 @@ def check_eviction(rendering: Rendering) -> Iterator[Problem]:
                     pod.where,
                     (f"has {grace} s to end; set terminationGracePeriodSeconds: {GRACE_PERIOD_S}"),
                 )
+            environment = {one["name"]: one.get("value") for one in pod.containers[-1][1]["env"]}
+            drain = float(environment.get(DRAIN) or 0)
+            if not 30 < drain < grace:
+                yield pod.where, f"drains for {drain:g} of its {grace} s to end; set {DRAIN}: 90"
         if pod.role == "head":
             annotations = (pod.template.get("metadata") or {}).get("annotations") or {}
             for key, value in not_evictable.items():

@@ -100,7 +100,7 @@ class Schemas:
         """Give what is wrong with the manifests; they stay as they are.
 
         Raises:
-            SchemaError: A CEL rule of a CRD that is needed cannot be compiled.
+            SchemaError: A CEL rule of a kind that is checked cannot be compiled.
         """
         return [finding for manifest in manifests for finding in self._check_one(manifest)]
 
@@ -118,6 +118,8 @@ class Schemas:
         named = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
         yield from _check_native(named, where)
         if kind not in self._validators:
+            for rule in rules_of(schema):
+                compile_rule(rule)  # also those of fields that this manifest has not
             self._validators[kind] = jsonschema.Draft202012Validator(_closed(schema))
         errors = [
             Finding("schema", f"{where}: {_path(error.absolute_path)}", error.message[:300])

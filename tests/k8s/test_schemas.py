@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.k8s.schemas import SchemaError, Schemas, find_crds, load_crds
+from tests.k8s.schemas import SchemaError, Schemas, find_crds, load_crds, rules_of
 
 RULE = {"rule": "self.low <= self.high", "message": "low exceeds high"}
 
@@ -115,8 +116,17 @@ def test_a_directory_without_crds_skips_with_a_clear_word(
         find_crds()
 
 
-def test_the_crds_are_kuberays() -> None:
-    """All three kinds that this project may make, in the version it was written for."""
-    assert {kind for group, kind in load_crds(find_crds()) if group == "ray.io/v1"} == {
-        "RayCluster", "RayJob", "RayCronJob"
-    }  # fmt: skip
+def test_the_crds_are_kuberays_and_a_broken_rule_of_theirs_is_found() -> None:
+    """All kinds that this project may make; and a rule about a field that no manifest has."""
+    crds = load_crds(find_crds())
+    kinds = {kind for api_version, kind in crds if api_version == "ray.io/v1"}
+    assert kinds == {"RayCluster", "RayJob", "RayCronJob"}
+    assert sum(1 for schema in crds.values() for _ in rules_of(schema)) > 20
+    spec = copy.deepcopy(crds["ray.io/v1", "RayJob"]["properties"]["spec"])
+    manifest = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "a"}, "spec": {}}
+    for rule in ("!(has(self.onSuccess)", "self.deletionRules.size() >"):
+        broken = copy.deepcopy(spec)
+        broken["properties"]["deletionStrategy"]["x-kubernetes-validations"][0]["rule"] = rule
+        schema = {"type": "object", "properties": {"spec": broken}}
+        with pytest.raises(SchemaError, match="does not compile"):
+            Schemas({("ray.io/v1", "RayJob"): schema}).check([manifest])
