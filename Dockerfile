@@ -19,6 +19,8 @@ ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     PYTHONUNBUFFERED=1
+# What is stopped (`ray job stop`, a deleted RayJob) has a minute to commit; Ray would give it 3 s.
+ENV RAY_JOB_STOP_WAIT_TIME_S=60
 # A login shell, which the operator can be told to use, makes a PATH of its own.
 RUN python3 -m venv /opt/venv \
     && echo "PATH=$PATH" > /etc/profile.d/venv.sh \
