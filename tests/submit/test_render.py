@@ -47,6 +47,14 @@ def test_the_config_map_holds_the_job_as_it_was_meant(tmp_path: Path) -> None:
     assert load_job(tmp_path / "job.yaml") == wanted
 
 
+@pytest.mark.parametrize("name", ["caption", "demo", "documents", "reprocess"])
+def test_a_job_survives_being_written(name: str, tmp_path: Path) -> None:
+    """Otherwise its rows would get other keys elsewhere, and run again."""
+    wanted = load_job(ROOT / "configs" / f"{name}.yaml")
+    (tmp_path / "job.yaml").write_text(wanted.as_yaml(), encoding="utf-8")
+    assert load_job(tmp_path / "job.yaml") == wanted
+
+
 def test_nothing_of_the_user_reaches_a_shell() -> None:
     """The operator pastes the entrypoint, unquoted, into a line of shell."""
     prompts = [{"id": "a", "text": "$(reboot); `reboot`"}]
