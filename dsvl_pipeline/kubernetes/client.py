@@ -89,7 +89,7 @@ class Cluster:
         except NotFoundError:
             raise ConfigError(
                 f"service account {name} is missing in namespace {self.namespace}, so the job's "
-                "pods could not start; kubectl apply -k one of k8s/overlays first (k8s/README.md)"
+                "pods could not start; kubectl apply -k k8s/base/platform first (k8s/README.md)"
             ) from None
         except AccessError:
             pass
