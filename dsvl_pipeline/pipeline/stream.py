@@ -34,6 +34,17 @@ class Running:
 
         dataset._create_executor = remember  # type: ignore[method-assign]
 
+    def forget(self) -> None:
+        """Drop what Ray keeps of each block for its statistics: a kilobyte a stage, in the driver.
+
+        The last of each stage stays, so that there is something to sum up.
+        """
+        for executor in self.executors:
+            for operator in executor._topology or ():
+                stats = getattr(operator, "_output_blocks_stats", None)
+                if stats:
+                    del stats[:-1]
+
     def waiting(self) -> str:
         """Say what waits for what: each stage's blocks, tasks and actors, and what is free."""
         parts = []
@@ -81,6 +92,7 @@ def blocks_of(
             for bundle in running.dataset.iter_internal_ref_bundles():
                 assert not any(bundle.slices or ()), "the last stage yields whole blocks"
                 put([(entry.ref, entry.metadata.num_rows) for entry in bundle.blocks])
+                running.forget()
                 if is_closed.is_set():
                     return
             put(None)
