@@ -32,6 +32,8 @@ def head() -> Iterator[str]:
         patch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
         patch.delenv("PYTHONPATH", raising=False)
         patch.delenv("RAY_ADDRESS", raising=False)
+        # A dashboard is ten processes, which take their time on a busy machine.
+        patch.setattr("ray._private.ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S", 240)
         ports = ("dashboard_port", "dashboard_agent_listen_port")
         arguments = {"num_cpus": 3, "include_dashboard": True, "object_store_memory": 200 << 20}
         arguments |= {name: free_port() for name in ports}
