@@ -87,7 +87,7 @@ def context_of(source: Path, target: Path) -> None:
     ignored = shutil.ignore_patterns(*[p.removeprefix("**/") for p in patterns if p[0] != "!"])
     for name in [pattern[1:] for pattern in patterns if pattern[0] == "!"]:
         if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, ignore=ignored)
+            shutil.copytree(source / name, target / name, ignore=ignored, symlinks=True)
         else:
             shutil.copy2(source / name, target / name)
 
@@ -197,7 +197,7 @@ class Builder:
             if not found.exists():
                 raise ValueError(f"COPY {value}: .dockerignore leaves out {source}, or it is gone")
             if found.is_dir():
-                shutil.copytree(found, place)
+                shutil.copytree(found, place, symlinks=True)
             else:
                 is_folder = target.endswith("/") or target == "."
                 (place if is_folder else place.parent).mkdir(parents=True, exist_ok=True)
