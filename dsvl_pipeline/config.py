@@ -33,7 +33,9 @@ _JOB_NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 _PROMPT_ID = r"^[A-Za-z0-9_.-]{1,64}$"
 _NAMESPACE = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 _IMAGE = r"^[a-z0-9][A-Za-z0-9._/:-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|@sha256:[0-9a-f]{64})$"
+_CURRENCY = r"^[A-Z]{3}$"
 _IN_WORDS = {
+    _CURRENCY: "use the three letters of ISO 4217, e.g. USD or EUR",
     _JOB_NAME: "use lower case letters, digits and dashes (not first or last), at most 40",
     _PROMPT_ID: "use letters, digits, '_', '.' and '-', at most 64",
     _NAMESPACE: "use lower case letters, digits and dashes (not first or last), at most 63",
@@ -269,6 +271,9 @@ class ClusterConfig(Section):
         cpus_per_engine: CPUs reserved for a CPU engine.
         address: Ray cluster to join, as ``host:port``; ``local`` starts one on this machine, and
             ``auto`` does unless the environment variable ``RAY_ADDRESS`` names one.
+        price_per_gpu_hour: What a GPU costs, with its share of the machine around it; where engines
+            have none, what an engine costs. For the plan's prediction and the run's summary.
+        currency: Of the price.
     """
 
     replicas: AtLeastOne | Literal["auto"] = "auto"
@@ -276,6 +281,14 @@ class ClusterConfig(Section):
     batches_in_flight: AtLeastOne | Literal["auto"] = "auto"
     cpus_per_engine: float = Field(default=1.0, gt=0)
     address: str = "auto"
+    price_per_gpu_hour: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    currency: str = Field(default="USD", pattern=_CURRENCY)
+
+    def price(self, replicas: int, seconds: float) -> float | None:
+        """Give what engines cost over some time, in ``currency``; None without a price."""
+        if self.price_per_gpu_hour is None:
+            return None
+        return self.price_per_gpu_hour * replicas * seconds / 3600
 
 
 class KubernetesConfig(Section):

@@ -74,7 +74,8 @@ def test_a_wrong_key_names_the_nearest_right_one(tmp_path: Path) -> None:
         (
             "cluster: {frobnicate: 1}",
             "job.yaml:10: cluster.frobnicate: no such key; known keys: replicas, rows_per_batch, "
-            "batches_in_flight, cpus_per_engine, address",
+            "batches_in_flight, cpus_per_engine, address, "
+            "price_per_gpu_hour, currency",
         ),
     ],
 )

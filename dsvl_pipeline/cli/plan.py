@@ -7,19 +7,23 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dsvl_pipeline.cli.arguments import add_job, positive_int
-from dsvl_pipeline.cli.text import amount, columns, shorten
+from dsvl_pipeline.cli.text import amount, columns, duration, money, shorten
 
 if TYPE_CHECKING:
+    from dsvl_pipeline.pipeline.prediction import Prediction
     from dsvl_pipeline.pipeline.preview import Explanation
 
-HELP = "say what a run would compute and keep, and why; nothing is written"
+HELP = "say what a run would compute and keep, why, and what it would take; nothing is written"
 EPILOG = """\
 examples:
   dsvl plan job.yaml
   dsvl plan job.yaml --set generation.max_new_tokens=64
   dsvl plan job.yaml --explain SKU-0042
+  dsvl plan job.yaml --sample 500
 
-It reads the whole input and the keys of the table, and may run beside a job.
+It reads the whole input and the keys of the table, and may run beside a job. What a run would take
+is predicted from the table's last run of the same recipe, or with --sample from that many of the
+rows, which the job's engines then answer; their answers are not kept.
 exit codes: 0 shown; 2 the job, its input or its output is wrong, or there is no such row; 3 a store
 failed."""
 
@@ -33,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fresh", action="store_true", help="as a run with --fresh would do")
     parser.add_argument(
         "--explain", metavar="ROW", help="say of one row, by its id, why it would run or not"
+    )
+    parser.add_argument(
+        "--sample",
+        type=positive_int,
+        default=0,
+        metavar="N",
+        help="predict time and price from answering N of the rows now",
     )
     parser.set_defaults(command=execute)
 
@@ -48,7 +59,7 @@ def execute(args: argparse.Namespace) -> int:
         for found in explain(job, args.explain, fresh=args.fresh):
             _print_explanation(args.explain, found)
         return 0
-    result = preview(job, limit=args.limit, fresh=args.fresh)
+    result = preview(job, limit=args.limit, fresh=args.fresh, sample=args.sample)
     _print_counts("to run", result.to_run)
     if result.num_documents:
         documents = amount(result.num_documents, "document")
@@ -58,7 +69,28 @@ def execute(args: argparse.Namespace) -> int:
         print(f"{amount(result.num_replaced, 'row')} of the table replaced by new answers")
     if result.num_dropped:
         print(f"{amount(result.num_dropped, 'row')} dropped: input vanished")
+    if result.prediction is not None:
+        _print_prediction(result.prediction)
+    elif result.to_run:
+        print("prediction: no run of this recipe was measured yet; --sample 500 answers some rows")
     return 0
+
+
+def _print_prediction(found: Prediction) -> None:
+    parts = [
+        f"{amount(found.rows, 'row')} in {duration(found.seconds)}",
+        f"{found.rows_per_s:,.1f} rows/s",
+        amount(found.new_tokens, "new token"),
+    ]
+    if found.gpu_busy is not None:
+        parts.append(f"GPUs busy {found.gpu_busy:.0%}")
+    engines = amount(found.replicas, "engine")
+    parts.append(f"{found.gpu_hours:,.2f} GPU-hours of {engines}")
+    if found.price is not None:
+        per_1000 = money(1000 * found.price / found.rows, found.currency)
+        parts.append(f"{money(found.price, found.currency)}, {per_1000} per 1,000 rows")
+    print("prediction: " + ", ".join(parts))
+    print(f"  from {found.source}; the start and the end of nodes are not in it")
 
 
 def _print_counts(title: str, by_reason: Mapping[str, int]) -> None:

@@ -1,20 +1,24 @@
-"""How a run is going: a live line on a terminal, one plain line a minute in a log.
+"""How a run is going: a live line on a terminal, one line of JSON a minute in a log.
 
 Both go to standard error, so that standard output holds only results.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TextIO
 
 from dsvl_pipeline.cli.text import amount, duration
 
 if TYPE_CHECKING:
     from dsvl_pipeline.pipeline.progress import Progress
+    from dsvl_pipeline.pipeline.run import RunSummary
 
 LINE_EVERY_S = 60.0
 
@@ -23,7 +27,7 @@ LINE_EVERY_S = 60.0
 def display(stream: TextIO | None = None) -> Iterator[Callable[[Progress], None]]:
     """Give the function to call with each `Progress`; leaving the context ends the display."""
     stream = stream or sys.stderr
-    with _live(stream) if stream.isatty() else plain(stream) as show:
+    with _live(stream) if stream.isatty() else log(stream) as show:
         yield show
 
 
@@ -48,16 +52,39 @@ def describe(progress: Progress) -> str:
     return ", ".join(parts)
 
 
+def log_summary(result: RunSummary, stream: TextIO | None = None) -> None:
+    """Write how a run ended as a line of JSON, where that goes to a log."""
+    stream = stream or sys.stderr
+    if stream.isatty():
+        return
+    figures = {
+        "rows_per_s": result.rows_per_s,
+        "gpu_busy": result.gpu_busy,
+        "gpu_hours": result.gpu_hours,
+        "price_per_1000_rows": result.price_per_1000_rows,
+    }
+    message = f"{amount(result.rows_new, 'row')} answered in {duration(result.seconds)}"
+    _write(stream, "summary", message, asdict(result) | figures)
+
+
+def _write(stream: TextIO, event: str, message: str, values: dict[str, Any]) -> None:
+    """Write one event on one line; log collectors know ``time`` and ``message``."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in values.items()}
+    line = {"time": now, "event": event, "message": message, **rounded}
+    print(json.dumps(line), file=stream, flush=True)
+
+
 @contextmanager
-def plain(
+def log(
     stream: TextIO, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[Progress], None]]:
-    """Write a line at the start, one a minute, and one at the end."""
+    """Write a line of JSON at the start, one a minute, and one at the end."""
     unwritten: Progress | None = None
     due = clock()
 
     def write(progress: Progress) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {describe(progress)}", file=stream, flush=True)
+        _write(stream, "progress", describe(progress), asdict(progress))
 
     def show(progress: Progress) -> None:
         nonlocal unwritten, due

@@ -61,6 +61,7 @@ def execute(args: argparse.Namespace) -> int:
 
     with progress.display() as show:
         result = run_job(job, redrive=Redrive(selection=selection, base=base), on_progress=show)
+    progress.log_summary(result)
     if not result.rows_new:
         print("no row of the job fits; `dsvl failures` lists the codes of its table")
         return 0

@@ -46,5 +46,6 @@ def execute(args: argparse.Namespace) -> int:
 
     with progress.display() as show:
         result = run_job(job, limit=args.limit, fresh=args.fresh, on_progress=show)
+    progress.log_summary(result)
     summary.print_run(result, max_error_fraction=job.max_error_fraction)
     return result.exit_code

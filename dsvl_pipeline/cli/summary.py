@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from dsvl_pipeline.cli.text import amount, columns, duration, shorten
+from dsvl_pipeline.cli.text import amount, columns, duration, money, shorten
 
 if TYPE_CHECKING:
     from dsvl_pipeline.pipeline.run import RunSummary
@@ -34,6 +34,8 @@ def print_run(result: RunSummary, *, max_error_fraction: float) -> None:
         {"ok": result.ok, "degraded": result.degraded, "error": result.errors}, result.error_codes
     )
     if line := engine_line(result.engine):
+        print(line)
+    if line := cost_line(result):
         print(line)
     for line in _remarks(result):
         print(line)
@@ -69,6 +71,20 @@ def engine_line(engine: Mapping[str, float]) -> str:
     if step_downs := int(engine.get("step_downs", 0)):
         parts.append(f"{amount(step_downs, 'step-down')} for want of memory")
     return "engine: " + ", ".join(parts)
+
+
+def cost_line(result: RunSummary) -> str:
+    """Put into words how fast the rows came and what they cost; nothing where there were none."""
+    if not result.rows_new:
+        return ""
+    parts = [f"{result.rows_per_s:,.1f} rows/s over the whole run"]
+    if result.gpu_busy is not None:
+        parts.append(f"GPUs busy {result.gpu_busy:.0%}")
+    parts.append(f"{result.gpu_hours:,.2f} GPU-hours")
+    if result.price is not None and result.price_per_1000_rows is not None:
+        per_1000 = money(result.price_per_1000_rows, result.currency)
+        parts.append(f"{money(result.price, result.currency)}, {per_1000} per 1,000 rows")
+    return "cost: " + ", ".join(parts)
 
 
 def _remarks(result: RunSummary) -> Iterator[str]:

@@ -23,6 +23,11 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours % 24} h"
 
 
+def money(value: float, currency: str) -> str:
+    """Give ``12.34 USD``; below 1 with three digits that say something, ``0.00123 USD``."""
+    return f"{value:,.2f} {currency}" if value >= 1 else f"{value:.3g} {currency}"
+
+
 def shorten(text: str, width: int) -> str:
     """Put a text on one line of at most ``width`` characters that a terminal shows safely.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 from numpy.typing import NDArray
 
 from dsvl_pipeline import hub, storage
@@ -58,6 +59,7 @@ class Generate:
         self._waiting: dict[str, asyncio.Future[Completion]] = {}
         self._device, self._engine = _start_engine(config, has_gpu)
         self._started_s = time.monotonic()
+        self._restarts = _num_restarts()
         threading.Thread(target=self._collect, name="collect", daemon=True).start()
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
@@ -108,7 +110,7 @@ class Generate:
         if pages := stats.get("kv_pages_total"):
             self._kv_use = max(self._kv_use, stats["kv_pages_used"] / pages)
             stats["kv_use"] = self._kv_use
-        return stats | {"up_s": time.monotonic() - self._started_s}
+        return stats | {"up_s": time.monotonic() - self._started_s, "restarts": self._restarts}
 
     def _ask(self, request: Request) -> asyncio.Future[Completion]:
         future = self._waiting.get(request.request_id)
@@ -136,6 +138,12 @@ class Generate:
         future = self._waiting.pop(completion.request_id)
         if not future.done():  # its call was cancelled
             future.set_result(completion)
+
+
+def _num_restarts() -> float:
+    """Tell whether Ray started this actor in the place of one that died: 1, or 0."""
+    actor = ray._private.state.actors(ray.get_runtime_context().get_actor_id())
+    return float(bool(actor and actor["NumRestarts"]))
 
 
 def _start_engine(config: StageConfig, has_gpu: bool) -> tuple[str, Engine]:

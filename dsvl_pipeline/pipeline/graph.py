@@ -10,6 +10,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from dsvl_pipeline.pipeline.generate import Generate
+from dsvl_pipeline.pipeline.ledger import timed
 from dsvl_pipeline.pipeline.plan import ShardPlan
 from dsvl_pipeline.pipeline.preprocess import StageConfig, list_pages, preprocess, read_work
 from dsvl_pipeline.pipeline.settings import Scale
@@ -20,42 +21,51 @@ _MAX_IMAGES_PER_BATCH = 32
 _PREPROCESS_MEMORY_BYTES = 256 << 20
 
 
+_WHOLE_BLOCK: dict[str, Any] = {
+    "batch_size": None,
+    "batch_format": "pyarrow",
+    "zero_copy_batch": True,
+}
+
+
 def build(plan: ShardPlan, config: StageConfig, scale: Scale, ledger: Any) -> Dataset:
-    """Read, list pages, preprocess, generate. Nothing runs until the result is iterated.
+    """Read a shard's work files and answer their rows (`answers`)."""
+    work: Dataset = ray.data.from_items(
+        list(plan.work_files), override_num_blocks=len(plan.work_files)
+    )
+    read = functools.partial(read_work, key=plan.work_key)
+    work = work.map_batches(read, num_cpus=0.1, **_WHOLE_BLOCK)
+    return answers(work, plan, config, scale, ledger)
+
+
+def answers(
+    work: Dataset, plan: ShardPlan, config: StageConfig, scale: Scale, ledger: Any
+) -> Dataset:
+    """List pages, preprocess, generate. Nothing runs until the result is iterated.
 
     Every stage takes a whole block as its batch and returns one block: a retried task then
     yields what its first attempt did.
 
     Args:
-        plan: Of the shard.
+        work: Rows of `blocks.work_schema`.
+        plan: What is to be known of them.
         config: For the stages.
         scale: How much of the cluster to use.
-        ledger: Handle of a `Ledger` actor, for the engines.
+        ledger: Handle of a `Ledger` actor.
     """
     # A batch is bounded by its images, not its rows: pixels are what fills the object store.
     rows = max(1, min(scale.rows_per_batch, _MAX_IMAGES_PER_BATCH // max(1, plan.max_images)))
-    whole_block: dict[str, Any] = {
-        "batch_size": None,
-        "batch_format": "pyarrow",
-        "zero_copy_batch": True,
-    }
-
-    work: Dataset = ray.data.from_items(
-        list(plan.work_files), override_num_blocks=len(plan.work_files)
-    )
-    read = functools.partial(read_work, key=plan.work_key)
-    work = work.map_batches(read, num_cpus=0.1, **whole_block)
     if plan.num_documents:
         work = work.repartition(target_num_rows_per_block=_DOCUMENTS_PER_TASK)
         work = work.map_batches(
-            functools.partial(list_pages, config=config), num_cpus=1, **whole_block
+            functools.partial(_list_pages, config=config, ledger=ledger), num_cpus=1, **_WHOLE_BLOCK
         )
     work = work.repartition(target_num_rows_per_block=rows)
     requests = work.map_batches(
-        functools.partial(_preprocess, config=config),
+        functools.partial(_preprocess, config=config, ledger=ledger),
         num_cpus=1,
         memory=_PREPROCESS_MEMORY_BYTES,
-        **whole_block,
+        **_WHOLE_BLOCK,
     )
     in_flight = scale.batches_in_flight * scale.rows_per_batch // rows
     # map_batches refuses GPUs without a batch size, which would join small blocks to one task; this
@@ -74,14 +84,20 @@ def build(plan: ShardPlan, config: StageConfig, scale: Scale, ledger: Any) -> Da
         ),
         num_gpus=scale.num_gpus,
         num_cpus=1 if scale.num_gpus else config.job.cluster.cpus_per_engine,
-        **whole_block,
+        **_WHOLE_BLOCK,
     )
     results.set_name(f"{config.job.name}-{plan.shard}")
     return results
 
 
-def _preprocess(batch: pa.Table, config: StageConfig) -> pa.Table:
+def _list_pages(batch: pa.Table, config: StageConfig, ledger: Any) -> pa.Table:
+    with timed(ledger, "list_pages"):
+        return list_pages(batch, config=config)
+
+
+def _preprocess(batch: pa.Table, config: StageConfig, ledger: Any) -> pa.Table:
     """Runs as a Ray task; a second attempt follows where the process of the first one died."""
     worker: Any = ray._private.worker.global_worker
     attempt: int = worker.core_worker.get_current_task_attempt_number()
-    return preprocess(batch, config=config, is_isolated=attempt > 0)
+    with timed(ledger, "preprocess"):
+        return preprocess(batch, config=config, is_isolated=attempt > 0)

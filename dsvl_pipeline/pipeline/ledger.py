@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
@@ -22,6 +24,7 @@ class Ledger:
     def __init__(self) -> None:
         self._open: Counter[bytes] = Counter()
         self._stats: dict[str, Mapping[str, float]] = {}
+        self._spent: dict[str, float] = {}
         self._num_starts = 0
 
     def begin(self, engine: str, work: bytes) -> int:
@@ -42,13 +45,18 @@ class Ledger:
         self._stats[engine] = stats
         self._num_starts = 0
 
+    def spent(self, stage: str, seconds: float) -> None:
+        """Take down how long a task of a CPU stage took."""
+        name = f"{stage}_s"
+        self._spent[name] = self._spent.get(name, 0.0) + seconds
+
     def report(self) -> tuple[dict[str, float], int]:
-        """Sum up the statistics of all engines there were (`total`).
+        """Sum up the statistics of all engines there were (`total`), and the seconds of tasks.
 
         Returns:
             The sums, and how many engines have come since anything was answered.
         """
-        return total(list(self._stats.values())), self._num_starts
+        return total(list(self._stats.values())) | self._spent, self._num_starts
 
 
 def start() -> Any:
@@ -60,6 +68,19 @@ def start() -> Any:
         num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
     )
     return actor.remote()
+
+
+@contextlib.contextmanager
+def timed(ledger: Any, stage: str) -> Iterator[None]:
+    """Tell a ledger how long the body took, if it ended well; a retry counts as well.
+
+    Args:
+        ledger: Handle of a `Ledger` actor.
+        stage: Name of the seconds in `Ledger.report`, without ``_s``.
+    """
+    begun_s = time.monotonic()
+    yield
+    ledger.spent.remote(stage, time.monotonic() - begun_s)
 
 
 def total(engines: list[Mapping[str, float]]) -> dict[str, float]:

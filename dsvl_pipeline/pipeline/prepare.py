@@ -81,7 +81,11 @@ class Prepared:
         }
 
     def end(
-        self, status: RunStatus, rows_expected: Mapping[int, int], engine: Mapping[str, float]
+        self,
+        status: RunStatus,
+        rows_expected: Mapping[int, int],
+        engine: Mapping[str, float],
+        figures: Mapping[str, float],
     ) -> None:
         """Say how the run ended; after a good end nothing but the table stays behind."""
         self.manifest = replace(
@@ -91,6 +95,7 @@ class Prepared:
             prompt_ids=self._prompt_ids(),
             rows_expected=rows_expected,
             engine=engine,
+            figures=figures,
             table_version=self.writer.snapshot.version,
         )
         write_run(self.writer.uri, self.manifest)

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from dsvl_pipeline import keys
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import ConfigError, NotFoundError
-from dsvl_pipeline.pipeline import plan, reasons
+from dsvl_pipeline.pipeline import plan, prediction, reasons
 from dsvl_pipeline.pipeline.plan import Comparison
+from dsvl_pipeline.pipeline.prediction import Measured, Prediction
 from dsvl_pipeline.pipeline.prepare import Wanted, drops_vanished, read_job
 from dsvl_pipeline.table import reader
 from dsvl_pipeline.table.format import read_format
@@ -36,6 +37,7 @@ class Preview:
         num_replaced: Rows of the table that new answers replace.
         num_dropped: Rows of the table that leave it, because their input vanished.
         num_shards: Of the table.
+        prediction: What a run would take; None where nothing was measured, or nothing is to run.
     """
 
     to_run: dict[str, int]
@@ -44,6 +46,7 @@ class Preview:
     num_replaced: int
     num_dropped: int
     num_shards: int
+    prediction: Prediction | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +68,21 @@ class Explanation:
     details: tuple[str, ...]
 
 
-def preview(job: JobConfig, *, limit: int | None = None, fresh: bool = False) -> Preview:
-    """Count what a run would compute and keep, by reason.
+def preview(
+    job: JobConfig, *, limit: int | None = None, fresh: bool = False, sample: int = 0
+) -> Preview:
+    """Count what a run would compute and keep, by reason, and predict what it would take.
+
+    Args:
+        job: From `config.load_job`.
+        limit: As of a run.
+        fresh: As of a run.
+        sample: So many of the rows to run are answered, and their answers forgotten, for the
+            prediction; 0 predicts from the table's last run, if there is one of the same recipe.
 
     Raises:
         ConfigError: The job, its input or its output is wrong.
+        RunStoppedError: The sample could not be answered.
     """
     wanted = read_job(job, stop=threading.Event())
     spool = wanted.spool(itertools.islice(wanted.rows, limit))
@@ -77,7 +90,8 @@ def preview(job: JobConfig, *, limit: int | None = None, fresh: bool = False) ->
         snapshot, num_shards = _table(wanted.job.output.uri)
         num_shards = num_shards or wanted.num_shards(spool)
         to_run, to_keep = Counter[str](), Counter[str]()
-        num_documents = num_replaced = num_dropped = 0
+        num_documents = num_replaced = num_dropped = num_shards_to_run = 0
+        samples: list[pa.Table] = []
         for shard, rows in spool.shards(num_shards):
             committed = _committed(snapshot, shard)
             compared = _compare(wanted, rows, committed, limit=limit, fresh=fresh)
@@ -90,8 +104,15 @@ def preview(job: JobConfig, *, limit: int | None = None, fresh: bool = False) ->
             num_replaced += num_here
             num_dropped += stale.num_rows - num_here
             num_documents += pc.sum(pc.equal(compared.todo["kind"], "document")).as_py() or 0
+            num_shards_to_run += bool(compared.todo.num_rows)
+            samples.append(prediction.spread(compared.todo, -(-sample // num_shards)))
     finally:
         spool.close()
+    measured: Measured | None = None
+    if num_shards_to_run and sample:
+        measured = prediction.measure(wanted, prediction.spread(pa.concat_tables(samples), sample))
+    elif num_shards_to_run:
+        measured = prediction.measured_before(wanted)
     return Preview(
         to_run=dict(to_run.most_common()),
         num_documents=num_documents,
@@ -99,6 +120,15 @@ def preview(job: JobConfig, *, limit: int | None = None, fresh: bool = False) ->
         num_replaced=num_replaced,
         num_dropped=num_dropped,
         num_shards=num_shards,
+        prediction=None
+        if measured is None
+        else prediction.predict(
+            measured,
+            num_inputs=to_run.total(),
+            num_shards=num_shards_to_run,
+            replicas=wanted.scale.replicas,
+            cluster=wanted.job.cluster,
+        ),
     )
 
 

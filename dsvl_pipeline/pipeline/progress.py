@@ -67,6 +67,11 @@ class Tracker:
     def done(self) -> int:
         return self._done
 
+    @property
+    def remaining(self) -> int:
+        """Rows without an answer, as far as they are known."""
+        return max(0, self._total - self._done)
+
     def expect(self, shards: Sequence[ShardPlan]) -> None:
         self._total = sum(shard.num_rows for shard in shards)
         self._is_total_exact = not any(shard.num_documents for shard in shards)
@@ -82,7 +87,6 @@ class Tracker:
     def show(self, phase: Phase) -> None:
         running_s = time.monotonic() - (self._first_result_s or time.monotonic())
         rate = self._done / running_s if running_s > 1 else 0.0
-        to_go = max(0, self._total - self._done)
         self._sink(
             Progress(
                 phase=phase,
@@ -91,7 +95,7 @@ class Tracker:
                 rows_total=max(self._total, self._done),
                 is_total_exact=self._is_total_exact,
                 rows_per_s=rate,
-                eta_s=to_go / rate if rate else None,
+                eta_s=self.remaining / rate if rate else None,
                 elapsed_s=self.elapsed_s,
                 engine=self.engine,
             )

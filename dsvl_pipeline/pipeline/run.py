@@ -11,8 +11,9 @@ import contextlib
 import functools
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +27,7 @@ from dsvl_pipeline.pipeline import graph, ledger, stream
 from dsvl_pipeline.pipeline.drain import Drains
 from dsvl_pipeline.pipeline.failures import explaining
 from dsvl_pipeline.pipeline.limits import ErrorLimits, Stall, check_starts
+from dsvl_pipeline.pipeline.metrics import Meter, busy_share
 from dsvl_pipeline.pipeline.patience import patiently
 from dsvl_pipeline.pipeline.plan import ShardPlan, read_stale
 from dsvl_pipeline.pipeline.prepare import Prepared, prepare
@@ -36,6 +38,7 @@ from dsvl_pipeline.table import part, reader
 from dsvl_pipeline.table.lineage import RunStatus
 from dsvl_pipeline.table.part import Receipt
 from dsvl_pipeline.table.schema import LOGICAL_KEY, is_among
+from dsvl_pipeline.table.vacuum import list_parts, unlogged
 
 _COMMIT_EVERY_S = 10.0
 _MAX_PARTS_BEING_WRITTEN = 8
@@ -66,6 +69,9 @@ class RunSummary:
         error_codes: Rows of the whole table by error code.
         seconds: Wall-clock time.
         engine: What the engines counted and how long they took (`ledger.total`).
+        replicas: Engines.
+        price: Of their time from the start of the run to its end, in ``currency``; None without a
+            price in the job file. The start and the end of nodes are not in it.
         exit_code: 0, or 1 when more than ``max_error_fraction`` of the rows asked for failed.
     """
 
@@ -86,6 +92,29 @@ class RunSummary:
     seconds: float
     engine: dict[str, float]
     exit_code: int
+    replicas: int = 1
+    price: float | None = None
+    currency: str = "USD"
+
+    @property
+    def rows_per_s(self) -> float:
+        """Over the whole run, its start included."""
+        return self.rows_new / self.seconds if self.seconds else 0.0
+
+    @property
+    def gpu_busy(self) -> float | None:
+        """Share of the engines' time in which their devices computed; None if unknown."""
+        return busy_share(self.engine)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of all engines, from the start of the run to its end."""
+        return self.replicas * self.seconds / 3600
+
+    @property
+    def price_per_1000_rows(self) -> float | None:
+        """Of the rows that this run answered; None without a price or rows."""
+        return 1000 * self.price / self.rows_new if self.price and self.rows_new else None
 
 
 def run_job(
@@ -122,24 +151,50 @@ def _run_shards(prepared: Prepared, progress: Tracker, stop: threading.Event) ->
     """Run shard after shard, and leave word of how it ended."""
     expected: dict[int, int] = {}
     status: RunStatus = "failed"
+    meter = Meter(prepared.config.job.name)
     try:
-        books = _Books(progress, prepared.scale.replicas)
+        meter.begin(num_shards=len(prepared.shards), num_orphans=_num_orphans(prepared))
+        books = _Books(progress, prepared.scale.replicas, meter)
         num_retried = sum(shard.num_retried for shard in prepared.shards)
         limits = ErrorLimits(prepared.config.job, num_retried=num_retried)
         progress.expect(prepared.shards)
         for shard in prepared.shards:
             num_rows = _ShardRun(prepared, shard, progress, stop, books, limits).run()
             expected[shard.shard] = shard.num_staying + shard.num_up_to_date + num_rows
+            meter.finish_shard(len(prepared.shards) - len(expected))
         progress.show("committing")
         status = "done"
     except (RunStoppedError, KeyboardInterrupt):
         status = "stopped"
         raise
     finally:
+        meter.end()
         try:
-            prepared.end(status, expected, progress.engine)
+            prepared.end(status, expected, progress.engine, _figures(prepared, progress))
         finally:
             prepared.close()
+
+
+def _figures(prepared: Prepared, progress: Tracker) -> dict[str, float]:
+    """What `prediction` needs to know of this run; nothing unless all that was planned was done."""
+    inputs = sum(shard.num_rows for shard in prepared.shards)
+    if not inputs or progress.remaining:
+        return {}
+    return {
+        "rows": progress.done,
+        "inputs": inputs,
+        "seconds": progress.elapsed_s,
+        "replicas": prepared.scale.replicas,
+        "num_shards": sum(1 for shard in prepared.shards if shard.num_rows),
+    }
+
+
+def _num_orphans(prepared: Prepared) -> int:
+    """Parts that killed runs left; the plan asked the store for much more than this."""
+    try:
+        return sum(1 for _ in unlogged(list_parts(prepared.writer.uri), prepared.writer.snapshot))
+    except DsvlError:  # a number is no reason for a run to fail
+        return 0
 
 
 class _ShardRun:
@@ -226,7 +281,7 @@ class _ShardRun:
                 self._drains.look()
                 self._advance()
                 self._limits.check()
-                self._books.look()
+                self._books.look(running)
                 self._progress.show("running" if self._num_rows else "starting")
 
     def _advance(self) -> None:
@@ -286,6 +341,7 @@ class _ShardRun:
                 if receipt is not None:
                     self._receipts.append(receipt)
                     self._limits.add(receipt)
+                    self._books.meter.receipt(receipt)
             except (RayError, DsvlError) as error:
                 failure = error
         if failure is not None:
@@ -309,6 +365,7 @@ class _ShardRun:
                 lease,
                 metadata,
                 self._patience_s,
+                self._books.ledger,
                 self._answers,
                 *self._blocks,
             )
@@ -317,6 +374,7 @@ class _ShardRun:
 
     def _commit(self) -> None:
         if self._receipts:
+            begun_s = time.monotonic()
             # A commit that failed is repeated, and must supersede the same rows.
             self._stale = patiently(
                 self._commit_receipts,
@@ -325,6 +383,7 @@ class _ShardRun:
                 stop=self._stop,
             )
             self._progress.failed(sum(receipt.num_errors for receipt in self._receipts))
+            self._books.meter.commit(self._receipts, time.monotonic() - begun_s)
         self._receipts, self._committed_s = [], time.monotonic()
 
     def _commit_receipts(self) -> pa.Table:
@@ -340,16 +399,17 @@ class _ShardRun:
 
 
 class _Books:
-    """The run's ledger, and a look into it now and then."""
+    """The run's ledger, and a look into it now and then; what it says goes to the metrics."""
 
-    def __init__(self, progress: Tracker, num_engines: int) -> None:
+    def __init__(self, progress: Tracker, num_engines: int, meter: Meter) -> None:
         self.ledger = ledger.start()
+        self.meter = meter
         self._progress = progress
         self._num_engines = num_engines
         self._looked_s = time.monotonic()
         self._asked: ray.ObjectRef[tuple[dict[str, float], int]] | None = None
 
-    def look(self) -> None:
+    def look(self, running: stream.Running) -> None:
         """Ask for what the engines did, or take the answer; never wait.
 
         Raises:
@@ -361,6 +421,7 @@ class _Books:
         elif ray.wait([self._asked], timeout=0)[0]:
             self._progress.engine, num_starts = ray.get(self._asked)
             self._asked, self._looked_s = None, time.monotonic()
+            self._measure(running.stages())
             check_starts(num_starts, self._num_engines)
 
     def close(self) -> None:
@@ -368,6 +429,11 @@ class _Books:
         with contextlib.suppress(RayError):
             asked = self.ledger.report.remote()
             self._progress.engine, _ = ray.get(asked, timeout=_LAST_WORD_S)
+            self._measure(())
+
+    def _measure(self, stages: Iterable[stream.StageState]) -> None:
+        rows_remaining = self._progress.remaining
+        self.meter.look(self._progress.engine, stages, rows_remaining=rows_remaining)
 
 
 def _write_part(
@@ -376,6 +442,7 @@ def _write_part(
     lease: int,
     metadata: dict[str, str],
     patience_s: float,
+    books: Any,
     answers: pa.Table | None,
     *blocks: pa.Table,
 ) -> _Written:
@@ -391,7 +458,8 @@ def _write_part(
     write = functools.partial(
         part.write_part, table_uri, rows, shard=shard, lease=lease, metadata=metadata
     )
-    return patiently(write, uri=table_uri, patience_s=patience_s), losses
+    with ledger.timed(books, "write"):
+        return patiently(write, uri=table_uri, patience_s=patience_s), losses
 
 
 def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
@@ -418,5 +486,8 @@ def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
         error_codes=counts.error_codes,
         seconds=progress.elapsed_s,
         engine=progress.engine,
+        replicas=prepared.scale.replicas,
+        price=job.cluster.price(prepared.scale.replicas, progress.elapsed_s),
+        currency=job.cluster.currency,
         exit_code=int(num_errors + progress.kept > job.max_error_fraction * num_rows),
     )

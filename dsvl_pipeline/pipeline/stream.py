@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +16,25 @@ from ray.data import Dataset
 
 _LONGEST_WAIT_S = 0.5
 _SHUTDOWN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageState:
+    """Where a stage of a running Dataset stands.
+
+    Attributes:
+        name: Its functions, without what Ray puts around them.
+        num_blocks: Blocks that wait for it.
+        num_tasks: Tasks that run; of actors calls.
+        num_alive: Actors; likewise ``num_pending`` and ``num_restarting``.
+    """
+
+    name: str
+    num_blocks: int
+    num_tasks: int
+    num_alive: int
+    num_pending: int
+    num_restarting: int
 
 
 class Running:
@@ -45,21 +66,36 @@ class Running:
                 if stats:
                     del stats[:-1]
 
+    def stages(self) -> Iterator[StageState]:
+        """Tell where each stage stands, from the first to the last."""
+        for executor in self.executors:
+            for operator, state in (executor._topology or {}).items():
+                actors = operator.get_actor_info()
+                # "MapBatches(read_work)->MapBatches(list_pages)"
+                names = re.findall(r"\((\w+)\)", operator.name) or re.findall(
+                    r"^\w+", operator.name
+                )
+                yield StageState(
+                    name="+".join(names).lower().lstrip("_"),
+                    num_blocks=state.total_enqueued_input_blocks(),
+                    num_tasks=operator.num_active_tasks(),
+                    num_alive=actors.running,
+                    num_pending=actors.pending,
+                    num_restarting=actors.restarting,
+                )
+
     def waiting(self) -> str:
         """Say what waits for what: each stage's blocks, tasks and actors, and what is free."""
         parts = []
-        for executor in self.executors:
-            for operator, state in (executor._topology or {}).items():
-                blocks, tasks = state.total_enqueued_input_blocks(), operator.num_active_tasks()
-                said = f"{blocks} blocks waiting, {tasks} tasks running"
-                actors = operator.get_actor_info()
-                if actors.running or actors.pending or actors.restarting:
-                    said += (
-                        f", {actors.running} actors alive, {actors.pending} pending, "
-                        f"{actors.restarting} restarting"
-                    )
-                if blocks or tasks or actors.pending or actors.restarting:
-                    parts.append(f"{operator.name}: {said}")
+        for stage in self.stages():
+            said = f"{stage.num_blocks} blocks waiting, {stage.num_tasks} tasks running"
+            if stage.num_alive or stage.num_pending or stage.num_restarting:
+                said += (
+                    f", {stage.num_alive} actors alive, {stage.num_pending} pending, "
+                    f"{stage.num_restarting} restarting"
+                )
+            if stage.num_blocks or stage.num_tasks or stage.num_pending or stage.num_restarting:
+                parts.append(f"{stage.name}: {said}")
         free, there = ray.available_resources(), ray.cluster_resources()
         resources = ", ".join(
             f"{free.get(name, 0.0):g} of {there[name]:g} {name}s"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -38,6 +39,8 @@ class RunManifest:
             documents stay that the run did not want.
         table_version: Number of the run's last log entry; None before the end.
         engine: What the engines counted and the seconds they took, by name.
+        figures: What it took, for predictions: ``rows`` answered for ``inputs`` (a document counts
+            once), ``seconds``, ``replicas``, and ``num_shards`` that had rows to answer.
     """
 
     run_id: str
@@ -55,6 +58,7 @@ class RunManifest:
     prompt_ids: tuple[str, ...] = ()
     table_version: int | None = None
     engine: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 def write_run(table_uri: str, manifest: RunManifest) -> None:
@@ -74,6 +78,15 @@ def read_run(table_uri: str, run_id: str) -> RunManifest | None:
     expected = {int(shard): rows for shard, rows in document.pop("rows_expected").items()}
     prompt_ids = tuple(document.pop("prompt_ids"))
     return RunManifest(**document, rows_expected=expected, prompt_ids=prompt_ids)
+
+
+def latest_runs(table_uri: str, most: int) -> Iterator[RunManifest]:
+    """Read the manifests that were written last, the newest first."""
+    found = storage.list_objects(storage.join(table_uri, "_dsvl", "runs"))
+    for info in heapq.nlargest(most, found, key=lambda info: info.mtime_ns):
+        run = read_run(table_uri, info.uri.rpartition("/")[2].removesuffix(".json"))
+        if run is not None:
+            yield run
 
 
 def _run_uri(table_uri: str, run_id: str) -> str:

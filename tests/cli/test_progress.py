@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -54,15 +56,29 @@ def test_a_progress_in_words(changes: dict[str, Any], words: str) -> None:
 
 
 def lines_of(stream: io.StringIO) -> list[str]:
-    """Give the lines written, without their time of day."""
-    return [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
+    """Give what the lines of JSON say in words."""
+    return [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_of_a_log_is_json_with_every_figure() -> None:
+    """Log collectors take the fields, people read the message."""
+    stream = io.StringIO()
+    with progress.log(stream) as show:
+        show(at(engine={"new_tokens": 9000.0, "up_s": 60.0}, rows_per_s=14.26789))
+    (line,) = stream.getvalue().splitlines()
+    values = json.loads(line)
+    assert values["event"] == "progress"
+    assert datetime.fromisoformat(values["time"]).tzinfo is not None
+    assert (values["phase"], values["rows_done"], values["rows_per_s"]) == ("running", 1200, 14.268)
+    assert values["engine"]["new_tokens"] == 9000
+    assert values["message"].startswith("1,200 of 5,000 rows, 3 failed, 14.3 rows/s")
 
 
 def test_a_log_gets_a_line_at_the_start_one_a_minute_and_one_at_the_end() -> None:
     """Ten calls a second for three minutes must not be 1,800 lines."""
     now = 0.0
     stream = io.StringIO()
-    with progress.plain(stream, clock=lambda: now) as show:
+    with progress.log(stream, clock=lambda: now) as show:
         show(at(phase="planning", elapsed_s=0))
         for tenth in range(1, 1801):
             now = tenth / 10
@@ -85,7 +101,7 @@ def test_a_log_gets_its_last_line_also_when_the_run_fails() -> None:
         show(at(rows_done=7))
         raise RuntimeError
 
-    with pytest.raises(RuntimeError), progress.plain(stream) as show:
+    with pytest.raises(RuntimeError), progress.log(stream) as show:
         failing(show)
     assert lines_of(stream)[-1].startswith("7 of 5,000 rows")
 
@@ -93,7 +109,7 @@ def test_a_log_gets_its_last_line_also_when_the_run_fails() -> None:
 def test_no_line_is_written_twice() -> None:
     """A run that fails while planning has one progress, which is start and end."""
     stream = io.StringIO()
-    with progress.plain(stream) as show:
+    with progress.log(stream) as show:
         show(at())
     assert len(lines_of(stream)) == 1
 
@@ -101,7 +117,7 @@ def test_no_line_is_written_twice() -> None:
 def test_a_run_that_ends_before_its_first_progress_writes_nothing() -> None:
     """A wrong job file is told in one message, not two."""
     stream = io.StringIO()
-    with progress.plain(stream):
+    with progress.log(stream):
         pass
     assert stream.getvalue() == ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,7 @@ def test_a_run_ends_with_counts_and_where_to_look(
         "error code       rows\n"
         "fetch_timeout    2\n"
         "image_truncated  1\n"
+        "cost: 1.2 rows/s over the whole run, 0.02 GPU-hours\n"
         "degraded: 17 answers cut off; raise generation.max_new_tokens\n"
         "table: out/try    more: dsvl status out/try, dsvl export out/try rows.csv\n"
     )
@@ -135,8 +137,28 @@ def test_progress_goes_to_standard_error(
 ) -> None:
     """Off a terminal: a line at the start and one at the end."""
     main.main(["run", job])
-    lines = [line.partition(" ")[2] for line in capsys.readouterr().err.splitlines()]
-    assert lines == ["planning, 0 s", "90 of 100 rows, 0 failed, 5 s left"]
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["message"] for line in lines] == [
+        "planning, 0 s",
+        "90 of 100 rows, 0 failed, 5 s left",
+        "90 rows answered in 1 min 15 s",
+    ]
+    assert (lines[-1]["event"], lines[-1]["ok"], lines[-1]["rows_per_s"]) == ("summary", 80, 1.194)
+
+
+def test_what_the_rows_cost_is_told(
+    pipeline: StandIn, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rate, busy share, hours and price, all over the whole run."""
+    pipeline.changes = {"rows_new": 9000, "seconds": 1800.0, "replicas": 4}
+    pipeline.changes |= {"price": 5.0, "currency": "EUR"}
+    pipeline.changes["engine"] = {"up_s": 7000.0, "decode_s": 5600.0}
+    main.main(["run", job])
+    shown = capsys.readouterr()
+    line = "cost: 5.0 rows/s over the whole run, GPUs busy 80%, 2.00 GPU-hours, 5.00 EUR, "
+    assert line + "0.556 EUR per 1,000 rows\n" in shown.out
+    summary = json.loads(shown.err.splitlines()[-1])
+    assert (summary["gpu_busy"], summary["price_per_1000_rows"]) == (0.8, 0.556)
 
 
 @pytest.mark.parametrize("given", [["JOB"], ["--config", "JOB"]])

@@ -45,7 +45,9 @@ def shard_run(writer: TableWriter, stale: pa.Table) -> _ShardRun:
     limits = ErrorLimits(config.job, num_retried=0)
     prepared = cast(Prepared, SimpleNamespace(writer=writer, config=config))
     progress = Tracker(lambda _: None)
-    run = _ShardRun(prepared, plan, progress, threading.Event(), cast(Any, None), limits)
+    meter = SimpleNamespace(receipt=lambda part: None, commit=lambda parts, seconds: None)
+    books = cast(Any, SimpleNamespace(meter=meter))
+    run = _ShardRun(prepared, plan, progress, threading.Event(), books, limits)
     run._stale = stale
     return run
 
