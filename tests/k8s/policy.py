@@ -399,9 +399,6 @@ def check_namespace(rendering: Rendering) -> Iterator[Problem]:
         found = (manifest.get("metadata") or {}).get("namespace")
         if manifest in rendering.later:
             continue  # in that of whoever creates it
-        labels = (manifest.get("metadata") or {}).get("labels") or {}
-        if manifest["apiVersion"].startswith("monitoring.") or "grafana_dashboard" in labels:
-            continue  # in one that Prometheus and Grafana read
         if manifest.get("kind") in CLUSTER_SCOPED:
             if found is not None:
                 yield name_of(manifest), f"is of the cluster and has no namespace; remove {found!r}"
