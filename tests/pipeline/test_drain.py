@@ -48,6 +48,8 @@ def cluster(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loc
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.delenv("RAY_ADDRESS", raising=False)
+        # Workers import the hook.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
         # Sockets below it have short names or none.
         patch.setenv("RAY_TMPDIR", os.environ.get("RAY_TMPDIR", "/tmp/ray-drain"))
         patch.setenv(generated.LOG, str(log))
