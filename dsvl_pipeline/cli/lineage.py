@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 HELP = "tell a row's story: what was read, by which run and model, where it lies, what it replaced"
 EPILOG = """\
 examples:
-  dsvl lineage out/demo photos/a.jpg
+  dsvl lineage out/demo "$PWD/photos/a.jpg"
   dsvl lineage s3://bucket/pages s3://bucket/pdfs/report.pdf --page 3 --prompt text
 
 ROW is a row_id; all its pages (counted from 0) and prompts are told, unless one is named.

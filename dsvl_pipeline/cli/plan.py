@@ -83,7 +83,7 @@ def _print_prediction(found: Prediction) -> None:
         amount(found.new_tokens, "new token"),
     ]
     if found.gpu_busy is not None:
-        parts.append(f"GPUs busy {found.gpu_busy:.0%}")
+        parts.append(f"engines busy {found.gpu_busy:.0%} while loaded")
     engines = amount(found.replicas, "engine")
     parts.append(f"{found.gpu_hours:,.2f} GPU-hours of {engines}")
     if found.price is not None:

@@ -79,7 +79,7 @@ def cost_line(result: RunSummary) -> str:
         return ""
     parts = [f"{result.rows_per_s:,.1f} rows/s over the whole run"]
     if result.gpu_busy is not None:
-        parts.append(f"GPUs busy {result.gpu_busy:.0%}")
+        parts.append(f"engines busy {result.gpu_busy:.0%} while loaded")
     parts.append(f"{result.gpu_hours:,.2f} GPU-hours")
     if result.price is not None and result.price_per_1000_rows is not None:
         per_1000 = money(result.price_per_1000_rows, result.currency)

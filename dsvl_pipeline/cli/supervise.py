@@ -81,6 +81,8 @@ def _how(status: int) -> str:
         name = signal.Signals(-code).name
         why = "; the kernel does that where memory runs out" if -code == SIGKILL else ""
         return f"the driver was ended by {name}{why}; {safe}"
+    if code == SIGTERM:
+        return f"SIGTERM reached the driver while Ray started; {safe}"
     return (
         f"the driver ended without a word (exit code {code}), as Ray ends it when its raylet or "
         f"its GCS is gone; see the lines above; {safe}"

@@ -167,15 +167,16 @@ def _on_disk(name: str, revision: str | None) -> Path | None:
 
 
 def _on_hub(name: str, revision: str | None) -> Finding:
-    from huggingface_hub import HfApi, constants, errors
+    from huggingface_hub import HfApi, constants
 
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=30)
-    except (errors.HfHubHTTPError, OSError, ValueError) as error:
+    # Not only its own errors: those of whatever client it fetches with come through.
+    except Exception as error:
         return Finding(
             about="checkpoint",
             grade="problem",
-            text=f"{name} is not on this disk, and the hub did not give it: {error}",
+            text=f"{name} is not on this disk, and the hub did not give it: {error or type(error)}",
             advice="check the name, model.revision, the network and HF_TOKEN; or give a directory",
         )
     files = info.siblings or []

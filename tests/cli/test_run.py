@@ -155,8 +155,8 @@ def test_what_the_rows_cost_is_told(
     pipeline.changes["engine"] = {"up_s": 7000.0, "decode_s": 5600.0}
     main.main(["run", job])
     shown = capsys.readouterr()
-    line = "cost: 5.0 rows/s over the whole run, GPUs busy 80%, 2.00 GPU-hours, 5.00 EUR, "
-    assert line + "0.556 EUR per 1,000 rows\n" in shown.out
+    line = "cost: 5.0 rows/s over the whole run, engines busy 80% while loaded, 2.00 GPU-hours, "
+    assert line + "5.00 EUR, 0.556 EUR per 1,000 rows\n" in shown.out
     summary = json.loads(shown.err.splitlines()[-1])
     assert (summary["gpu_busy"], summary["price_per_1000_rows"]) == (0.8, 0.556)
 

@@ -124,3 +124,18 @@ def test_a_checkpoint_that_is_nowhere_is_a_problem(
     assert found.grade == "problem"
     assert "nobody/nothing is not on this disk" in found.text
     assert "HF_TOKEN" in found.advice
+
+
+def test_whatever_the_hubs_client_raises_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its errors are not all its own: those of the HTTP library under it come through."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
+    job = job_at(str(tmp_path), model={"checkpoint": "nobody/nothing"}, engine={})
+    found = findings(job)["checkpoint"]
+    assert found.grade == "problem"
+    assert "name or service not known" in found.text
