@@ -29,7 +29,15 @@ def test_the_script_runs_on_a_cpu_and_writes_every_row(tmp_path: Path) -> None:
     assert figures["failed"] == {}
     assert set(figures["rows"]) == {
         f"bf16 {name}"
-        for name in ("vision", "captions", "mixed", "four-prompts", "ocr", "ocr-drafts")
+        for name in (
+            "vision",
+            "captions",
+            "mixed",
+            "mixed-ends",
+            "four-prompts",
+            "ocr",
+            "ocr-drafts",
+        )
     }
     assert all(row["images_per_s"] > 0 for row in figures["rows"].values())
     assert figures["rows"]["bf16 captions"]["distinct_share"] == 1

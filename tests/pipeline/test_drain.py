@@ -46,7 +46,6 @@ def cluster(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loc
     """A head that this process is connected to."""
     ray.shutdown()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.delenv("RAY_ADDRESS", raising=False)
         # Workers import the hook.
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
