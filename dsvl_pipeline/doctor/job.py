@@ -176,7 +176,7 @@ def _on_hub(name: str, revision: str | None) -> Finding:
         return Finding(
             about="checkpoint",
             grade="problem",
-            text=f"{name} is not on this disk, and the hub did not give it: {error or type(error)}",
+            text=f"{name} is not on this disk, and the hub did not give it: {error!r}",
             advice="check the name, model.revision, the network and HF_TOKEN; or give a directory",
         )
     files = info.siblings or []
