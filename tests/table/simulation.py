@@ -127,24 +127,18 @@ class Simulation:
 
     # The store, as `dsvl_pipeline.stores.store.Store`.
 
-    def read(self, uri: str, max_bytes: int | None) -> bytes:
-        def act() -> bytes:
+    def read(self, uri: str, max_bytes: int | None) -> tuple[bytes, ObjectInfo]:
+        def act() -> tuple[bytes, ObjectInfo]:
             if uri not in self.objects:
                 raise NotFoundError(f"read {uri}: there is no such object")
-            return self.objects[uri][0]
+            body, time_ns = self.objects[uri]
+            return body, ObjectInfo(uri=uri, size=len(body), mtime_ns=time_ns)
 
-        body: bytes = self.operation(act)
-        return body
+        found: tuple[bytes, ObjectInfo] = self.operation(act)
+        return found
 
     def stat(self, uri: str) -> ObjectInfo:
-        def act() -> ObjectInfo:
-            if uri not in self.objects:
-                raise NotFoundError(f"stat {uri}: there is no such object")
-            body, time_ns = self.objects[uri]
-            return ObjectInfo(uri=uri, size=len(body), mtime_ns=time_ns)
-
-        info: ObjectInfo = self.operation(act)
-        return info
+        return self.read(uri, None)[1]
 
     def walk(self, prefix: str, *, is_flat: bool, start_after: str | None) -> Iterator[ObjectInfo]:
         def act() -> list[ObjectInfo]:
