@@ -181,14 +181,19 @@ def check_ray_version(rendering: Rendering) -> Iterator[Problem]:
             yield where, f"rayVersion is {found}, but the image has Ray {locked_ray()}; set it"
 
 
-def check_memory(rendering: Rendering) -> Iterator[Problem]:
-    """The operator sizes /dev/shm by it; and what exceeds its request is killed first."""
-    containers = [one for pod in rendering.pods for one in pod.containers]
+def _containers(rendering: Rendering) -> Iterator[tuple[str, Manifest]]:
+    """All that run, the autoscaler's that the operator adds included."""
+    for pod in rendering.pods:
+        yield from pod.containers
     for where, spec in rendering.ray_jobs:
         cluster = spec["rayClusterSpec"]
         if cluster.get("enableInTreeAutoscaling"):
-            containers.append((f"{where}: autoscaler", cluster.get("autoscalerOptions") or {}))
-    for where, container in containers:
+            yield f"{where}: autoscaler", cluster.get("autoscalerOptions") or {}
+
+
+def check_memory(rendering: Rendering) -> Iterator[Problem]:
+    """The operator sizes /dev/shm by it; and what exceeds its request is killed first."""
+    for where, container in _containers(rendering):
         resources = container.get("resources") or {}
         limit = (resources.get("limits") or {}).get("memory")
         request = (resources.get("requests") or {}).get("memory")
@@ -257,12 +262,7 @@ def check_non_root(rendering: Rendering) -> Iterator[Problem]:
 
 def check_capabilities(rendering: Rendering) -> Iterator[Problem]:
     """No container keeps or gains a privilege."""
-    containers = [one for pod in rendering.pods for one in pod.containers]
-    for where, spec in rendering.ray_jobs:
-        cluster = spec["rayClusterSpec"]
-        if cluster.get("enableInTreeAutoscaling"):
-            containers.append((f"{where}: autoscaler", cluster.get("autoscalerOptions") or {}))
-    for where, container in containers:
+    for where, container in _containers(rendering):
         context = container.get("securityContext") or {}
         capabilities = context.get("capabilities") or {}
         if "ALL" not in capabilities.get("drop", ()) or capabilities.get("add"):

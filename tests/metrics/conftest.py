@@ -25,8 +25,7 @@ from dsvl_pipeline.pipeline.run import RunSummary
 
 MONITORING = Path(__file__).resolve().parents[2] / "k8s" / "components" / "monitoring"
 TOOLS = ("promtool", "prometheus")
-# Two scrapes of what comes last.
-# Over whole seconds, as the panels are evaluated.
+# Two scrapes of what comes last, over whole seconds, as the panels are evaluated.
 _RATE = "last_over_time((rate(ray_dsvl_row_codes_total[10s]))[2m:1s])"
 _IS_OVER = f"{_RATE} and on() ray_dsvl_shards_remaining == 0"
 
