@@ -16,8 +16,9 @@ PACKAGE = "dsvl_pipeline"
 LAYERS = (
     {"jobs"},
     {"cli"},
+    {"doctor"},
     {"pipeline"},
-    {"assemble", "report", "api", "kubernetes", "doctor"},
+    {"assemble", "report", "api", "kubernetes"},
     {"sources", "processor", "engine", "table"},
     {"model"},
     {"ops"},

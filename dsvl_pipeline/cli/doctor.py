@@ -20,6 +20,8 @@ output.uri     a small object is written, a second write to its name must be ref
                writes keep two runs apart), and it is deleted again
 checkpoint     config, tokenizer and every weight file are whole; one on the hub is only asked for
 GPU            is there, torch can use it, the weights fit
+Ray cluster    answers, where cluster.address or RAY_ADDRESS names one
+kubernetes     where the job file has the section: the API server, the operator, the account
 shared memory  Ray's object store lives there; too little makes all of it slow
 
 Each line is ok, a warning (slow or surprising) or a problem (it will not run), with what to do.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dsvl_pipeline.cli.arguments import add_job, positive_int
-from dsvl_pipeline.cli.text import amount, columns, duration, money, shorten
+from dsvl_pipeline.cli.text import amount, columns, duration, hours, money, shorten
 
 if TYPE_CHECKING:
     from dsvl_pipeline.pipeline.prediction import Prediction
@@ -68,7 +68,8 @@ def execute(args: argparse.Namespace) -> int:
     if result.num_replaced:
         print(f"{amount(result.num_replaced, 'row')} of the table replaced by new answers")
     if result.num_dropped:
-        print(f"{amount(result.num_dropped, 'row')} dropped: input vanished")
+        dropped = amount(result.num_dropped, "row")
+        print(f"{dropped} dropped: not in this input, and output.vanished is drop")
     if result.prediction is not None:
         _print_prediction(result.prediction)
     elif result.to_run:
@@ -85,7 +86,7 @@ def _print_prediction(found: Prediction) -> None:
     if found.gpu_busy is not None:
         parts.append(f"engines busy {found.gpu_busy:.0%} while loaded")
     engines = amount(found.replicas, "engine")
-    parts.append(f"{found.gpu_hours:,.2f} GPU-hours of {engines}")
+    parts.append(f"{hours(found.gpu_hours)} GPU-hours of {engines}")
     if found.price is not None:
         per_1000 = money(1000 * found.price / found.rows, found.currency)
         parts.append(f"{money(found.price, found.currency)}, {per_1000} per 1,000 rows")

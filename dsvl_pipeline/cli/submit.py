@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from dsvl_pipeline.cli.arguments import add_job, positive_int
-from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.errors import AccessError, ConfigError
 
 if TYPE_CHECKING:
     from dsvl_pipeline.config import JobConfig
@@ -55,6 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Submit to the target."""
+    for option, target in (("address", "ray"), ("no_wait", "ray"), ("replace", "k8s")):
+        if target != args.target and getattr(args, option):
+            name = option.replace("_", "-")
+            raise ConfigError(f"--{name} is for --target {target}, not for {args.target}")
     return _to_ray(args) if args.target == "ray" else _to_kubernetes(args)
 
 
@@ -116,19 +121,20 @@ def _to_kubernetes(args: argparse.Namespace) -> int:
     from dsvl_pipeline.kubernetes.client import Cluster
 
     path = args.job or args.config
-    manifests, namespace = render.read(path), None
+    manifests = render.read(path)
     if manifests:
         if args.set or args.limit or args.fresh:
             raise ConfigError(f"{path} is rendered already; --set, --limit, --fresh come too late")
     else:
         job = load_job(path, args.set)
         manifests = render.manifests(job, _arguments(args))
-        namespace = job.kubernetes.namespace
+        print(f"dsvl: {render.summary(job)}", file=sys.stderr)
     if args.dry_run:
         print(render.dump(manifests), end="")
         return 0
-    cluster = Cluster(namespace)
-    cluster.check_account(render.ACCOUNT)
+    cluster = Cluster(manifests[-1]["metadata"].get("namespace"))
+    with suppress(AccessError):  # who may not look learns it later
+        cluster.check_account(render.ACCOUNT)
     for name in cluster.create(manifests, is_replacing=args.replace):
         print(f"{name} created in namespace {cluster.namespace}")
     name = manifests[-1]["metadata"]["name"]

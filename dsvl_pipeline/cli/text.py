@@ -23,6 +23,11 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours % 24} h"
 
 
+def hours(value: float) -> str:
+    """Give ``12.34``; below 1 with two digits that say something, ``0.0042``."""
+    return f"{value:,.2f}" if value >= 1 else f"{value:.2g}"
+
+
 def money(value: float, currency: str) -> str:
     """Give ``12.34 USD``; below 1 with three digits that say something, ``0.00123 USD``."""
     return f"{value:,.2f} {currency}" if value >= 1 else f"{value:.3g} {currency}"

@@ -14,7 +14,7 @@ from botocore.session import Session  # type: ignore[import-untyped]
 from dsvl_pipeline import hub, storage
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.doctor.finding import Finding
-from dsvl_pipeline.doctor.machine import GIB, check_disk, gpus
+from dsvl_pipeline.doctor.machine import GIB, as_size, check_disk, gpus
 from dsvl_pipeline.errors import (
     AccessError,
     ConfigError,
@@ -23,7 +23,10 @@ from dsvl_pipeline.errors import (
     StorageError,
     TableError,
 )
+from dsvl_pipeline.kubernetes.client import Cluster
+from dsvl_pipeline.kubernetes.render import ACCOUNT
 from dsvl_pipeline.model.tensors import list_tensors
+from dsvl_pipeline.pipeline.settings import address_of, check_reachable
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.sources.images import SUFFIXES as IMAGES
 from dsvl_pipeline.sources.listing import find
@@ -44,6 +47,11 @@ def check_job(job: JobConfig) -> Iterator[Finding]:
     yield from _output(job)
     if job.engine.kind == "model":
         yield from _checkpoint(job)
+    address = address_of(job)
+    if address != "local":
+        yield _ray(address)
+    if "kubernetes" in job.model_fields_set:
+        yield _kubernetes(job)
 
 
 def _credentials() -> Finding:
@@ -95,7 +103,7 @@ def _output(job: JobConfig) -> Iterator[Finding]:
     def write() -> str:
         check_claims(uri, f"doctor-{uuid.uuid4().hex}")
         try:
-            table = f"a table of {read_format(uri).num_shards} shards is there"
+            table = f"a table is there (shards: {read_format(uri).num_shards})"
         except NotFoundError:
             table = "no table yet"
             if "://" not in uri:
@@ -128,7 +136,7 @@ def _checkpoint(job: JobConfig) -> Iterator[Finding]:
         yield Finding(about=about, grade="problem", text=str(error), advice=advice)
         return
     num_bytes = sum(tensor.num_bytes for tensor in tensors.values())
-    shown = f"{directory}: {len(tensors)} tensors, {num_bytes / GIB:.1f} GiB, whole"
+    shown = f"{directory}: {len(tensors)} tensors, {as_size(num_bytes)}, whole"
     yield Finding(about=about, grade="ok", text=shown)
     yield from _fits(job, num_bytes)
 
@@ -139,7 +147,7 @@ def _fits(job: JobConfig, num_bytes: int) -> Iterator[Finding]:
             yield Finding(
                 about="GPU memory",
                 grade="problem",
-                text=f"{int(mib) / 1024:.0f} GiB for {num_bytes / GIB:.1f} GiB of weights, and "
+                text=f"{as_size(int(mib) << 20)} for {as_size(num_bytes)} of weights, and "
                 "keys and values beside them",
                 advice="a larger GPU, or the 1.3B checkpoint",
             )
@@ -189,8 +197,29 @@ def _on_hub(name: str, revision: str | None) -> Finding:
             advice="choose a revision with safetensors; pickles are never opened",
         )
     disk = check_disk(constants.HF_HUB_CACHE, "the checkpoint", "HF_HOME", needed_bytes=size + GIB)
-    text = f"{name} is on the hub: {size / GIB:.1f} GiB to download; {disk.text}"
+    text = f"{name} is on the hub: {as_size(size)} to download; {disk.text}"
     return Finding(about="checkpoint", grade=disk.grade, text=text, advice=disk.advice)
+
+
+def _ray(address: str) -> Finding:
+    try:
+        check_reachable(address)
+    except OSError as error:
+        text, advice = f"{address} does not answer: {error}", "check cluster.address, RAY_ADDRESS"
+        return Finding(about="Ray cluster", grade="problem", text=text, advice=advice)
+    return Finding(about="Ray cluster", grade="ok", text=f"the job joins {address}")
+
+
+def _kubernetes(job: JobConfig) -> Finding:
+    try:
+        cluster = Cluster(job.kubernetes.namespace)
+        cluster.check_operator()
+        cluster.check_account(ACCOUNT)
+    except ConfigError as error:  # its message ends with what to do
+        advice = "only `dsvl submit --target k8s` and `dsvl schedule` need it"
+        return Finding(about="kubernetes", grade="warning", text=str(error), advice=advice)
+    text = f"RayJobs and service account {ACCOUNT} in {cluster.namespace} of {cluster.server}"
+    return Finding(about="kubernetes", grade="ok", text=text)
 
 
 def _tried(about: str, do: Callable[[], str]) -> Finding:

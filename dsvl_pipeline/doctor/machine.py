@@ -118,7 +118,7 @@ def check_shared_memory() -> Finding:
         size, why = 0, f" ({error})"
     else:
         why = ""
-    shown = f"{_gib(size)} at {_SHARED_MEMORY}, beside {_gib(memory)} of memory{why}"
+    shown = f"{as_size(size)} at {_SHARED_MEMORY}, beside {as_size(memory)} of memory{why}"
     if size >= 0.9 * _OBJECT_STORE * memory:
         return Finding(about="shared memory", grade="ok", text=shown)
     return Finding(
@@ -126,7 +126,7 @@ def check_shared_memory() -> Finding:
         # Docker gives 64 MiB; a single batch of pictures is larger.
         grade="problem" if size < GIB else "warning",
         text=f"{shown}; Ray's object store wants {_OBJECT_STORE:.0%} of it, and goes to a disk",
-        advice=f"docker run --shm-size={_gib(_OBJECT_STORE * memory).replace(' GiB', 'g')}; on "
+        advice=f"docker run --shm-size={as_size(_OBJECT_STORE * memory).replace(' GiB', 'g')}; on "
         "Kubernetes KubeRay mounts it, as large as the memory limit",
     )
 
@@ -154,7 +154,7 @@ def check_disk(place: str, purpose: str, setting: str, needed_bytes: int = _SPIL
     while not directory.exists():
         directory = directory.parent
     usage = shutil.disk_usage(directory)
-    shown = f"{_gib(usage.free)} free of {_gib(usage.total)} at {place}, for {purpose}"
+    shown = f"{as_size(usage.free)} free of {as_size(usage.total)} at {place}, for {purpose}"
     is_full = usage.free < (1 - _FULL) * usage.total or usage.free < GIB
     if not is_full and usage.free >= needed_bytes:
         return Finding(about="disk", grade="ok", text=shown)
@@ -162,12 +162,15 @@ def check_disk(place: str, purpose: str, setting: str, needed_bytes: int = _SPIL
         about="disk",
         grade="problem" if is_full else "warning",
         text=shown + (f"; Ray writes nothing to a disk that is {_FULL:.0%} full" * is_full),
-        advice=f"make room for {_gib(needed_bytes)}, or choose another place: {setting}",
+        advice=f"make room for {as_size(needed_bytes)}, or choose another place: {setting}",
     )
 
 
-def _gib(num_bytes: float) -> str:
-    return f"{num_bytes / GIB:.0f} GiB" if num_bytes >= 10 * GIB else f"{num_bytes / GIB:.1f} GiB"
+def as_size(num_bytes: float) -> str:
+    """Give ``15 MiB``, ``6.9 GiB``, ``139 GiB``."""
+    if num_bytes < GIB:
+        return f"{num_bytes / (1 << 20):.0f} MiB"
+    return f"{num_bytes / GIB:.{0 if num_bytes >= 10 * GIB else 1}f} GiB"
 
 
 def _installed(name: str) -> str | None:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ class Cluster:
 
     Args:
         namespace: None is the one of the kubeconfig's current context, or of this pod.
+
+    Attributes:
+        namespace: As it was given or found.
+        server: Address of the API server.
 
     Raises:
         ConfigError: There is no client, no kubeconfig and no pod's account, or it is broken.
@@ -57,7 +62,7 @@ class Cluster:
         settings.retries = False  # people wait, and can repeat the command
         api = client.ApiClient(settings)
         self._core, self._others = client.CoreV1Api(api), client.CustomObjectsApi(api)
-        self._server = settings.host
+        self.server = settings.host
 
     def create(self, manifests: Sequence[Manifest], *, is_replacing: bool = False) -> list[str]:
         """Create objects in their order, and name them.
@@ -79,10 +84,11 @@ class Cluster:
         return [self._create(manifest) for manifest in manifests]
 
     def check_account(self, name: str) -> None:
-        """Make sure that pods can run as a service account; who may not look learns it later.
+        """Make sure that pods can run as a service account.
 
         Raises:
-            ConfigError: There is none of the name.
+            AccessError: One may not look.
+            ConfigError: There is none of the name, or the server cannot be reached.
         """
         try:
             self._ask("get", "v1", "ServiceAccount", name)
@@ -91,8 +97,16 @@ class Cluster:
                 f"service account {name} is missing in namespace {self.namespace}, so the job's "
                 "pods could not start; kubectl apply -k k8s/base/platform first (k8s/README.md)"
             ) from None
-        except AccessError:
-            pass
+
+    def check_operator(self) -> None:
+        """Make sure that RayJobs are known here.
+
+        Raises:
+            AccessError: One may not look.
+            ConfigError: They are not, or the server cannot be reached.
+        """
+        with suppress(NotFoundError):  # of RayJobs there need be none
+            self._ask("get", "ray.io/v1", "RayJob", "any")
 
     def _create(self, manifest: Manifest) -> str:
         version, kind, name = manifest["apiVersion"], manifest["kind"], manifest["metadata"]["name"]
@@ -148,6 +162,7 @@ class Cluster:
 
         Raises:
             NotFoundError: There is no such object.
+            AccessError: Who asks may not.
             FileExistsError: There is one already.
             ConfigError: The server cannot be reached or refuses.
         """
@@ -166,7 +181,7 @@ class Cluster:
             where["name"] = name
         if body is not None:
             where |= {"body": body, "field_validation": "Strict"}
-        what = f"{verb} {kind} {name} in namespace {self.namespace} of {self._server}"
+        what = f"{verb} {kind} {name} in namespace {self.namespace} of {self.server}"
         try:
             return method(**where)
         except ApiException as error:
@@ -175,7 +190,7 @@ class Cluster:
             message = _message(error)
             if error.status == 404 and verb != "create" and "page not found" not in message:
                 raise NotFoundError(what) from error
-            refused = AccessError if error.status in (401, 403) else ConfigError
+            refused = AccessError if error.status == 403 else ConfigError
             raise refused(f"{what}: {error.status} {message}{_advice(error, kind)}") from error
         except (HTTPError, OSError) as error:
             raise ConfigError(

@@ -7,6 +7,7 @@ its output for the jobs of ``configs/``.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -17,6 +18,7 @@ import yaml
 
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.hub import DEMO
 
 Manifest = dict[str, Any]
 
@@ -44,6 +46,17 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
+def summary(job: JobConfig) -> str:
+    """Say what cluster a job asks for, much of which may be defaults."""
+    wanted = job.kubernetes
+    gpus = f"{wanted.gpus_per_worker} GPU, " if wanted.gpus_per_worker else ""
+    return (
+        f"{wanted.workers} x ({gpus}{wanted.cpus_per_worker} CPU, "
+        f"{wanted.memory_gib_per_worker} GiB) and a head, of image {wanted.image}; see "
+        "`kubernetes:` in the job file"
+    )
+
+
 def script_of(job: JobConfig) -> str:
     """Give the script of ``jobs/`` that runs a job."""
     return "documents" if job.input.documents or job.input.columns.document else "caption"
@@ -53,7 +66,8 @@ def config_map(job: JobConfig) -> Manifest:
     """Render the ConfigMap that holds a job.
 
     Raises:
-        ConfigError: The pods could not run the job: it writes to their own disk, or is too large.
+        ConfigError: The pods could not run the job: it writes to their own disk, reads from this
+            machine's, or is too large.
     """
     _check(job)
     text = job.as_yaml()
@@ -133,7 +147,16 @@ def manifests(job: JobConfig, arguments: Sequence[str] = ()) -> list[Manifest]:
     """Render all that a job needs, in the order of its creation; see `rayjob`."""
     config = config_map(job)
     name = config["metadata"]["name"]
-    return [config, rayjob(job, config=name, script=script_of(job), arguments=arguments)]
+    made = rayjob(job, config=name, script=script_of(job), arguments=arguments)
+    return placed([config, made], job)
+
+
+def placed(manifests: list[Manifest], job: JobConfig) -> list[Manifest]:
+    """Give manifests the job's namespace, if it names one, for those who apply them by hand."""
+    if job.kubernetes.namespace:
+        for manifest in manifests:
+            manifest["metadata"]["namespace"] = job.kubernetes.namespace
+    return manifests
 
 
 def read(path: str | Path) -> list[Manifest]:
@@ -183,6 +206,15 @@ def _check(job: JobConfig) -> None:
             f"output.uri is {job.output.uri!r}, a place on the disk of a pod, which is gone when "
             "the job ends; give s3://BUCKET/PREFIX"
         )
+    places = [*job.input.manifest, *job.input.images, *job.input.documents]
+    if os.path.isdir(os.path.expanduser(job.model.checkpoint)) and job.model.checkpoint != DEMO:
+        places.append(job.model.checkpoint)
+    for place in places:
+        if "://" not in place and not os.path.isabs(place):
+            raise ConfigError(
+                f"{place!r} is a path on this machine, which pods do not have; give s3://..., or "
+                "an absolute path that is there in the image or on a volume of the pods"
+            )
     if job.cluster.address != "auto":
         raise ConfigError(
             f"cluster.address is {job.cluster.address!r}, but a RayJob brings its own cluster; "

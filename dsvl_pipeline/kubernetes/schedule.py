@@ -100,4 +100,4 @@ def manifests(job: JobConfig, cron: str, time_zone: str) -> list[Manifest]:
     rayjob = render.rayjob(job, config=config["metadata"]["name"], script="reprocess")
     held = render.named_by_content(f"{job.name}-rayjob", job.name, rayjob=render.dump([rayjob]))
     by_clock = cronjob(job, cron, time_zone, config=held["metadata"]["name"])
-    return [config, held, *by_clock]
+    return render.placed([config, held, *by_clock], job)

@@ -31,11 +31,11 @@ class Preview:
     """What a run would do.
 
     Attributes:
-        to_run: Rows by reason; a document counts once per prompt, its pages are unknown.
+        to_run: Rows by reason; a document is one row per prompt, its pages are unknown.
         num_documents: Documents among them.
         to_keep: Rows of the table that stay, by reason.
         num_replaced: Rows of the table that new answers replace.
-        num_dropped: Rows of the table that leave it, because their input vanished.
+        num_dropped: Rows of the table that leave it, because the input has them no more.
         num_shards: Of the table.
         prediction: What a run would take; None where nothing was measured, or nothing is to run.
     """
@@ -103,7 +103,8 @@ def preview(
             num_here = pc.sum(has_input).as_py() or 0
             num_replaced += num_here
             num_dropped += stale.num_rows - num_here
-            num_documents += pc.sum(pc.equal(compared.todo["kind"], "document")).as_py() or 0
+            documents = compared.todo.filter(pc.equal(compared.todo["kind"], "document"))
+            num_documents += pc.count_distinct(documents["row_id"]).as_py()
             num_shards_to_run += bool(compared.todo.num_rows)
             samples.append(prediction.spread(compared.todo, -(-sample // num_shards)))
     finally:
@@ -237,7 +238,7 @@ def _of_those_to_keep(compared: Comparison, rows: pa.Table) -> Iterator[Explanat
 
 def _of_those_to_drop(compared: Comparison, rows: pa.Table) -> Iterator[Explanation]:
     if not rows.num_rows and compared.stale.num_rows:
-        yield _not_run(compared.stale, "dropped: input vanished, and output.vanished is drop")
+        yield _not_run(compared.stale, "dropped: not in this input, and output.vanished is drop")
 
 
 def _not_run(committed: pa.Table, reason: str) -> Explanation:

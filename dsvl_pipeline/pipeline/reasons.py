@@ -31,7 +31,7 @@ ROW_TURNED = "its line turned bad, or good again"
 UP_TO_DATE = "up to date"
 FINAL_ERROR = "an error that stays until the row changes"
 FILE_GONE = "answered before its file vanished"
-VANISHED = "input vanished"
+VANISHED = "not in this input"
 NOT_ASKED = "prompt not asked any more"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from dsvl_pipeline.errors import ConfigError, RunStoppedError
 from dsvl_pipeline.pipeline.signals import kept_handlers
 
 _logger = logging.getLogger(__name__)
+_CONNECT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,20 +54,40 @@ def connect(job: JobConfig) -> None:
         return
     # It warns that the new cluster asks for a token, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    address = job.cluster.address
-    if address == "auto":
-        # Ray sets it for jobs that were submitted, and KubeRay on all of its nodes.
-        address = os.environ.get("RAY_ADDRESS") or "local"
+    address = address_of(job)
     if address == "local":
         _start()
         return
     try:
+        check_reachable(address)
         _init(address=address)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"cannot join the Ray cluster at {address}: {error}; check cluster.address and "
             "RAY_ADDRESS, or set cluster.address to local to start one on this machine"
         ) from error
+
+
+def address_of(job: JobConfig) -> str:
+    """Give the address of the cluster that a job runs on; ``local`` is one of its own."""
+    if job.cluster.address != "auto":
+        return job.cluster.address
+    # Ray sets it for jobs that were submitted, and KubeRay on all of its nodes.
+    return os.environ.get("RAY_ADDRESS") or "local"
+
+
+def check_reachable(address: str) -> None:
+    """Try the port of a cluster's address; Ray itself would try for minutes, and say nothing.
+
+    Args:
+        address: ``HOST:PORT``, with ``ray://`` or without; nothing else is tried.
+
+    Raises:
+        OSError: Nothing answers there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
 
 
 def _start() -> None:

@@ -103,7 +103,7 @@ def test_a_run_ends_with_counts_and_where_to_look(
         "error code       rows\n"
         "fetch_timeout    2\n"
         "image_truncated  1\n"
-        "cost: 1.2 rows/s over the whole run, 0.02 GPU-hours\n"
+        "cost: 1.2 rows/s over the whole run, 0.021 GPU-hours\n"
         "degraded: 17 answers cut off; raise generation.max_new_tokens\n"
         "table: out/try    more: dsvl status out/try, dsvl export out/try rows.csv\n"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,17 @@ from dsvl_pipeline.doctor.finding import Finding
 from dsvl_pipeline.doctor.job import check_job
 from tests.pipeline.jobs import fake_job, parse, write_manifest
 from tests.s3 import FaultyServer, Rule
+from tests.submit.api_server import ApiServer, api_server
 
 DEMO = Path(__file__).resolve().parents[2] / "dsvl_pipeline" / "demo" / "checkpoint"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    """Start a Kubernetes API server that the kubeconfig names."""
+    with api_server(tmp_path) as started:
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+        yield started
 
 
 def findings(job: dict[str, Any]) -> dict[str, Finding]:
@@ -139,3 +149,25 @@ def test_whatever_the_hubs_client_raises_is_a_finding(
     found = findings(job)["checkpoint"]
     assert found.grade == "problem"
     assert "name or service not known" in found.text
+
+
+def test_the_ray_cluster_must_answer(tmp_path: Path) -> None:
+    """Ray itself would try for minutes."""
+    job = job_at(str(tmp_path), cluster={"address": "127.0.0.1:9"})
+    found = findings(job)["Ray cluster"]
+    assert (found.grade, found.text[:29]) == ("problem", "127.0.0.1:9 does not answer: ")
+
+
+def test_kubernetes_must_have_what_pods_need(server: ApiServer, tmp_path: Path) -> None:
+    """The same that `dsvl submit` asks for; a job without the section is not looked at."""
+    job = job_at(str(tmp_path)) | {"kubernetes": {"workers": 2}}
+    missing = findings(job)["kubernetes"]
+    assert missing.grade == "warning"
+    assert "service account dsvl is missing in namespace team" in missing.text
+    server.put("ServiceAccount", "dsvl")
+    found = findings(job)["kubernetes"]
+    assert found.grade == "ok"
+    assert found.text == f"RayJobs and service account dsvl in team of {server.url}"
+    server.refuse("get /api/v1/namespaces/team/serviceaccounts/dsvl", 401, "who are you?")
+    assert "log in again" in findings(job)["kubernetes"].text
+    assert "kubernetes" not in findings(job_at(str(tmp_path)))

@@ -96,8 +96,8 @@ def test_vanished_inputs_stay_or_go_as_the_job_says(tmp_path: Path) -> None:
     job["output"]["num_shards"] = 2
     run_job(parse(job))
     write_manifest(str(tmp_path / "in"), 15)
-    assert reasons_of(job, "row-00019") == [("caption", False, "kept: input vanished")]
-    assert preview(parse(job)).to_keep == {"up to date": 15, "input vanished": 5}
+    assert reasons_of(job, "row-00019") == [("caption", False, "kept: not in this input")]
+    assert preview(parse(job)).to_keep == {"up to date": 15, "not in this input": 5}
     assert run_job(parse(job)).rows_staying == 5
     assert read_table(str(tmp_path / "out")).num_rows == 20
 
@@ -106,7 +106,7 @@ def test_vanished_inputs_stay_or_go_as_the_job_says(tmp_path: Path) -> None:
     assert run_job(parse(job), limit=3).rows_staying == 17
     assert preview(parse(job)).num_dropped == 5
     ((_, is_run, reason),) = reasons_of(job, "row-00019")
-    assert (is_run, reason.startswith("dropped: input vanished")) == (False, True)
+    assert (is_run, reason.startswith("dropped: not in this input")) == (False, True)
     summary = run_job(parse(job))
     assert (summary.rows_new, summary.rows_staying, summary.rows_up_to_date) == (0, 0, 15)
     assert read_table(str(tmp_path / "out")).num_rows == plain_rows(tmp_path / "out").num_rows == 15

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -63,6 +64,7 @@ def test_what_is_named_is_joined(
     monkeypatch: pytest.MonkeyPatch, variable: str, address: str, asked: str
 ) -> None:
     """The job file wins over the environment; the number of CPUs is ours to say only at home."""
+    monkeypatch.setattr(settings, "check_reachable", lambda address: None)
     clusters = Clusters(asked)
     connect(monkeypatch, clusters, variable=variable, address=address)
     assert clusters.asked == [asked]
@@ -126,10 +128,14 @@ def test_a_ray_that_does_not_start_is_no_wrong_job(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_cluster_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job for a cluster must not run on the laptop it was sent from."""
-    clusters = Clusters("local")
-    with pytest.raises(ConfigError, match=r"cannot join the Ray cluster at 1\.2\.3\.4:6379"):
-        connect(monkeypatch, clusters, address="1.2.3.4:6379")
+    """A job for a cluster must not run on the laptop it was sent from, nor wait for minutes."""
+    with socket.socket() as closed:  # bound, so nobody else takes the port, and not listening
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        clusters = Clusters("local", address)  # Ray itself is not even asked
+        with pytest.raises(ConfigError, match=rf"cannot join the Ray cluster at {address}.*refuse"):
+            connect(monkeypatch, clusters, address=address)
+        assert clusters.asked == []
 
 
 def test_joining_leaves_the_handlers_of_signals_alone(monkeypatch: pytest.MonkeyPatch) -> None:

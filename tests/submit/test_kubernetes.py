@@ -142,6 +142,28 @@ def test_a_missing_service_account_is_told_first(
     assert not [one for one in server.requests() if one.startswith("POST")]
 
 
+def test_a_missing_operator_is_told_before_anything_is_created(
+    server: ApiServer, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server that knows no RayJobs says only that there is no such page."""
+    server.refuse("get /apis/ray.io/v1/namespaces/team/rayjobs/try", 404, "404 page not found")
+    assert submit(job) == 2
+    assert "the KubeRay operator installed" in capsys.readouterr().err
+    assert not [one for one in server.requests() if one.startswith("POST")]
+
+
+@pytest.mark.parametrize(
+    ("target", "option"),
+    [("k8s", ["--address", "http://head:8265"]), ("k8s", ["--no-wait"]), ("ray", ["--replace"])],
+)
+def test_an_option_of_the_other_target_is_refused(
+    target: str, option: list[str], job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rather than ignored: who wrote it meant something by it."""
+    assert main.main(["submit", job, "--target", target, "--dry-run", *option]) == 2
+    assert f"{option[0]} is for --target" in capsys.readouterr().err
+
+
 def test_no_cluster_is_told(
     job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from dsvl_pipeline.config import JobConfig, load_job
 from dsvl_pipeline.errors import ConfigError
-from dsvl_pipeline.kubernetes import render
+from dsvl_pipeline.kubernetes import render, schedule
 from tools.render_k8s import rendered
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,6 +117,8 @@ def test_a_name_the_operator_refuses_is_told_before(kind: str, name: str) -> Non
     ("changed", "message"),
     [
         ({"output": {"uri": "out/captions"}}, "out/captions.*disk of a pod"),
+        ({"input": {"images": "photos/*.jpg"}}, "'photos/.*jpg' is a path on this machine"),
+        ({"model": {"checkpoint": "tests"}}, "'tests' is a path on this machine"),
         ({"cluster": {"address": "ray://head:10001"}}, "a RayJob brings its own cluster"),
         ({"prompts": [{"id": "a", "text": "x" * 1_000_001}]}, "Kubernetes takes at most"),
     ],
@@ -125,6 +127,14 @@ def test_a_job_that_cannot_run_there_is_refused(changed: Any, message: str) -> N
     """Before pods are paid for."""
     with pytest.raises(ConfigError, match=message):
         render.manifests(job(**changed))
+
+
+def test_the_namespace_is_in_what_is_printed() -> None:
+    """So that `kubectl apply` puts it where `dsvl submit` would."""
+    elsewhere = job(kubernetes={"namespace": "elsewhere"})
+    for made in (render.manifests(elsewhere), schedule.manifests(elsewhere, "@daily", "Etc/UTC")):
+        assert {one["metadata"]["namespace"] for one in made} == {"elsewhere"}
+    assert all("namespace" not in one["metadata"] for one in render.manifests(job()))
 
 
 @pytest.mark.parametrize("image", ["dsvl", "here:5000/dsvl", "dsvl:latest", "a:b; reboot"])
