@@ -28,7 +28,13 @@ from dsvl_pipeline.pipeline import work
 from dsvl_pipeline.pipeline.blocks import prompt_digest_of, work_row, work_schema
 from dsvl_pipeline.pipeline.redrive import IS_ANSWER
 from dsvl_pipeline.records import Row, RowFailure
-from dsvl_pipeline.table.schema import LOGICAL_KEY, is_among, logical_key, output_schema
+from dsvl_pipeline.table.schema import (
+    LOGICAL_KEY,
+    is_among,
+    logical_key,
+    output_schema,
+    without_pages,
+)
 
 ROWS_PER_SHARD = 3_000_000
 ROWS_PER_WORK_FILE = 10_000
@@ -239,24 +245,37 @@ def compare(
         # What is concerned and not current leaves the table, and of these nothing is current.
         is_concerned = pc.or_(is_concerned, pc.invert(has_input))
     concerned, staying = (committed.filter(m) for m in (is_concerned, pc.invert(is_concerned)))
+    gone = _answered_before(wanted, committed)
+    if gone.num_rows:
+        wanted = wanted.filter(pc.invert(is_among(wanted, gone)))
     is_document = pc.and_(pc.equal(wanted["kind"], "document"), pc.is_null(wanted["row_key"]))
     simple, documents = wanted.filter(pc.invert(is_document)), wanted.filter(is_document)
 
     known = pc.is_in(_identity(simple), _identity(final))
     good = [_identity(simple.filter(known))]
-    # A file that is gone is no reason to lose what was answered while it was there.
-    gone = simple.filter(pc.equal(simple["content_id"], b""))
-    answered = final.filter(pc.and_(is_among(final, gone), pc.not_equal(final["status"], "error")))
-    good.append(_identity(answered))
-    missing = [simple.filter(pc.invert(pc.or_(known, is_among(simple, answered))))]
+    missing = [simple.filter(pc.invert(known))]
     if documents.num_rows:
         unread, pages = _unread(documents, final, recipe)
         missing.append(unread)
         good.append(pages)
     current = pa.chunked_array([chunk for g in good for chunk in g.chunks], pa.binary())
     is_current = pc.is_in(_identity(concerned), current)
+    if gone.num_rows:
+        is_current = pc.or_(is_current, is_among(without_pages(concerned), gone))
     kept, stale = (concerned.filter(m) for m in (is_current, pc.invert(is_current)))
     return Comparison(todo=pa.concat_tables(missing), kept=kept, stale=stale, staying=staying)
+
+
+def _answered_before(wanted: pa.Table, committed: pa.Table) -> pa.Table:
+    """Give the work rows whose file is gone, but that were answered while it was there.
+
+    All that is committed of them stays, whatever runs again: there is nothing to replace it with.
+    """
+    gone = wanted.filter(pc.equal(wanted["content_id"], b""))
+    if not gone.num_rows:
+        return gone
+    answers = committed.filter(pc.not_equal(committed["status"], "error"))
+    return gone.filter(is_among(gone, without_pages(answers)))
 
 
 def plan_shard(shard: int, compared: Comparison, *, work_uri: str, work_key: bytes) -> ShardPlan:
@@ -337,9 +356,6 @@ def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table
     for row in documents.to_pylist():
         content_id, digest = row["content_id"], prompt_digest_of(row)
         before = committed.get((row["row_id"], row["prompt_id"]), [])
-        if not content_id and any(r["status"] != "error" for r in before):  # the file is gone
-            good.extend(before)
-            continue
         current = [
             r
             for r in before

@@ -218,9 +218,10 @@ def prepare(
             shards = []
             for shard, rows in _until(stop, spool.shards(writer.num_shards)):
                 committed = reader.committed_keys(writer.snapshot, shard)
+                others = committed.slice(0, 0)
                 if redrive is not None:
                     selected = read_selected(writer.snapshot, shard, redrive.selection)
-                    rows, committed = redrive.narrow(rows, committed, selected)
+                    rows, committed, others = redrive.narrow(rows, committed, selected)
                 compared = plan.compare(
                     rows,
                     committed,
@@ -229,6 +230,8 @@ def prepare(
                     is_fresh=is_fresh,
                     drops_vanished=redrive is None and drops_vanished(job, limit),
                 )
+                staying = pa.concat_tables([compared.staying, others])
+                compared = replace(compared, staying=staying)
                 work_uri = storage.join(_work(writer.uri), f"{run_id}-{shard:05d}")
                 shards.append(
                     plan.plan_shard(shard, compared, work_uri=work_uri, work_key=work_key)

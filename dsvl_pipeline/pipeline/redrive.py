@@ -18,7 +18,7 @@ from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import ConfigError, NotFoundError
 from dsvl_pipeline.table.failures import Selection
 from dsvl_pipeline.table.log import read_snapshot
-from dsvl_pipeline.table.schema import is_among, logical_key
+from dsvl_pipeline.table.schema import is_among, logical_key, without_pages
 
 IS_ANSWER = "is_answer"
 """Column of the committed rows that are redriven: whether there is an answer to lose."""
@@ -60,27 +60,32 @@ class Redrive:
 
     def narrow(
         self, wanted: pa.Table, committed: pa.Table, selected: pa.Table
-    ) -> tuple[pa.Table, pa.Table]:
-        """Give the wanted rows that are selected, and the committed ones as if those had failed.
+    ) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """Give the wanted rows that are selected, what is committed of them, and all else.
 
-        A row whose file is gone stays as it is.
+        What is committed of them comes as if it had failed. All else stays as it is: the same
+        row's answers to other prompts, and a row whose file is gone.
 
         Args:
             wanted: Of `blocks.work_schema`.
             committed: What `plan.compare` takes.
             selected: Logical keys.
         """
-        documents = _without_pages(selected)  # what is wanted of a document has no page yet
+        documents = without_pages(selected)  # what is wanted of a document has no page yet
         has_pages = pc.equal(wanted["kind"], "document")
         is_wanted = pc.if_else(has_pages, is_among(wanted, documents), is_among(wanted, selected))
+        is_there = pc.not_equal(wanted["content_id"], b"")
+        wanted = wanted.filter(pc.and_(is_wanted, is_there))
         has_answer = pc.not_equal(committed["status"], "error")
         committed = committed.append_column(IS_ANSWER, has_answer)
-        is_there = pc.not_equal(wanted["content_id"], b"")
+        is_concerned = is_among(without_pages(committed), wanted)
+        others = committed.filter(pc.invert(is_concerned))
+        committed = committed.filter(is_concerned)
         is_again = pc.is_in(logical_key(committed), logical_key(selected).combine_chunks())
         for name, value in (("status", "error"), ("is_retryable", True)):
             column = pc.if_else(is_again, pa.scalar(value), committed[name])
             committed = committed.set_column(committed.column_names.index(name), name, column)
-        return wanted.filter(pc.and_(is_wanted, is_there)), committed
+        return wanted, committed, others
 
 
 def replacing(rows: pa.Table, answers: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -91,7 +96,7 @@ def replacing(rows: pa.Table, answers: pa.Table) -> tuple[pa.Table, pa.Table]:
         answers: Logical keys of the answers that are redriven.
     """
     # A document that can no longer be opened is one error for all of its pages.
-    is_known = pc.or_(is_among(rows, answers), is_among(rows, _without_pages(answers)))
+    is_known = pc.or_(is_among(rows, answers), is_among(rows, without_pages(answers)))
     is_loss = pc.and_(pc.equal(rows["status"], "error"), is_known)
     return rows.filter(pc.invert(is_loss)), rows.filter(is_loss)
 
@@ -103,12 +108,7 @@ def is_kept(stale: pa.Table, losses: pa.Table) -> pa.ChunkedArray:
         stale: Logical keys of what the redrive was to replace.
         losses: From `replacing`.
     """
-    return pc.or_(is_among(stale, losses), is_among(_without_pages(stale), losses))
-
-
-def _without_pages(rows: pa.Table) -> pa.Table:
-    at = rows.column_names.index("page_index")
-    return rows.set_column(at, "page_index", pa.nulls(rows.num_rows, rows.schema.field(at).type))
+    return pc.or_(is_among(stale, losses), is_among(without_pages(stale), losses))
 
 
 def _changed(one: Any, other: Any, names: tuple[str, ...]) -> list[str]:

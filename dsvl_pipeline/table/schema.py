@@ -139,6 +139,12 @@ def is_among(rows: pa.Table, keys: pa.Table) -> pa.ChunkedArray:
     return pc.is_in(logical_key(rows), value_set=logical_key(keys).combine_chunks())
 
 
+def without_pages(rows: pa.Table) -> pa.Table:
+    """Give rows as if they had no page: the logical key is then that of the whole document."""
+    at = rows.column_names.index("page_index")
+    return rows.set_column(at, "page_index", pa.nulls(rows.num_rows, rows.schema.field(at).type))
+
+
 def payload_digest(rows: pa.Table) -> str:
     """Digest everything but time and place: equal for two runs of one plan, as 32 hex digits.
 

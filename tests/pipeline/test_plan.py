@@ -81,14 +81,16 @@ def committed_image(row: Row, prompt: PromptConfig = CAPTION, **more: Any) -> di
     return base | more
 
 
-def committed_pages(row: Row, pages: list[int], num_pages: int) -> list[dict[str, Any]]:
+def committed_pages(
+    row: Row, pages: list[int], num_pages: int, prompt: PromptConfig = CAPTION
+) -> list[dict[str, Any]]:
     """The committed answers of some of a document's pages."""
-    digest = keys.prompt_digest(CAPTION.text)
+    digest = keys.prompt_digest(prompt.text)
     return [
         {
             "row_id": row.row_id,
             "page_index": page,
-            "prompt_id": CAPTION.id,
+            "prompt_id": prompt.id,
             "row_key": keys.row_key(row.content_id, page, digest, RECIPE),
             "status": "ok",
             "num_pages": num_pages,
@@ -196,6 +198,17 @@ def test_a_file_that_is_gone_keeps_its_answers(tmp_path: Path) -> None:
     result, todo = planned(tmp_path, lost, [committed_image(rows[0]), *pages])
     assert [row["row_id"] for row in todo] == ["b"]
     assert (result.num_up_to_date, result.num_stale) == (3, 0)
+
+
+def test_a_file_that_is_gone_keeps_its_answers_whatever_runs_again(tmp_path: Path) -> None:
+    """With --fresh too, and a page of it that failed in a way that may pass stays as it is."""
+    pages = committed_pages(document("d"), [0, 1], 2)
+    pages[1] |= {"status": "error", "is_retryable": True}
+    lost = [replace(row, content_id=b"") for row in (image("a"), document("d"))]
+    old = [committed_image(image("a")), *pages]
+    for is_fresh in (False, True):
+        result, todo = planned(tmp_path, lost, old, is_fresh=is_fresh)
+        assert (todo, result.num_up_to_date, result.num_stale) == ([], 3, 0)
 
 
 def test_fresh_replaces_everything_asked(tmp_path: Path) -> None:
