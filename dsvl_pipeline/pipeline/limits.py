@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import RunStoppedError
-from dsvl_pipeline.table.part import Receipt
 
 _STARTS_PER_ENGINE = 8
 _SAFE = "what was committed is safe, and the same command goes on"
+# How many, how many of them are errors, and how many have each code.
+_Rows: TypeAlias = tuple[int, int, Mapping[str, int]]
 
 
 class ErrorLimits:
@@ -19,30 +21,35 @@ class ErrorLimits:
 
     Args:
         job: Its ``limits`` and ``max_error_fraction``.
-        num_retried: Rows of this run that had failed before, for a passing reason. They may fail
-            again, so as many errors count for nothing.
     """
 
-    def __init__(self, job: JobConfig, *, num_retried: int) -> None:
+    def __init__(self, job: JobConfig) -> None:
         limits = job.limits
         self._job = job
-        self._num_retried = num_retried
+        self._num_retried = 0
         self._most = limits.max_error_fraction
         if self._most is None:
             self._most = job.max_error_fraction
-        self._recent: deque[Receipt] = deque()
+        self._recent: deque[_Rows] = deque()
         self._num_recent = self._num_rows = self._num_errors = 0
         self._codes: Counter[str] = Counter()
 
-    def add(self, part: Receipt) -> None:
-        """Take a part of this run into account."""
-        self._num_rows += part.num_rows
-        self._num_errors += part.num_errors
-        self._codes.update(part.error_codes)
-        self._recent.append(part)
-        self._num_recent += part.num_rows
-        while self._num_recent - self._recent[0].num_rows >= self._job.limits.window_rows:
-            self._num_recent -= self._recent.popleft().num_rows
+    def allow(self, num_retried: int) -> None:
+        """Expect rows that had failed before, for a passing reason, and may fail again.
+
+        As many errors of the run count for nothing.
+        """
+        self._num_retried += num_retried
+
+    def add(self, num_rows: int, num_errors: int, codes: Mapping[str, int]) -> None:
+        """Take rows of this run into account, and how many there are of each error code."""
+        self._num_rows += num_rows
+        self._num_errors += num_errors
+        self._codes.update(codes)
+        self._recent.append((num_rows, num_errors, codes))
+        self._num_recent += num_rows
+        while self._num_recent - self._recent[0][0] >= self._job.limits.window_rows:
+            self._num_recent -= self._recent.popleft()[0]
 
     def check(self) -> None:
         """Stop a run that has gone wrong.
@@ -59,13 +66,15 @@ class ErrorLimits:
                 f"{self._look()}, mend the cause, and run the same command again; with "
                 f"limits.first_rows: 0 it goes on all the same; {_SAFE}"
             )
-        num_errors = sum(part.num_errors for part in self._recent) - self._num_retried
+        num_errors = sum(errors for _, errors, _ in self._recent)
+        # The errors before these have used up their share of what is allowed.
+        num_errors -= max(0, self._num_retried - (self._num_errors - num_errors))
         assert self._most is not None
         is_full = self._num_recent >= self._job.limits.window_rows
         if is_full and num_errors > self._most * self._num_recent:
             codes: Counter[str] = Counter()
-            for part in self._recent:
-                codes.update(part.error_codes)
+            for _, _, of_rows in self._recent:
+                codes.update(of_rows)
             found = ", ".join(f"{name} {count:,}" for name, count in codes.most_common(5))
             raise RunStoppedError(
                 f"stopped: {num_errors:,} of the last {self._num_recent:,} rows failed "

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -46,7 +47,7 @@ _FLUSH_S = 300.0
 _LOOK_EVERY_S = 5.0
 _LAST_WORD_S = 10.0
 _SAVE_EVERY_S = 2.0
-# A part, if any row goes into it, and the keys of errors that do not (`redrive.replacing`).
+# A part, if any row goes into it, and keys and codes of errors that do not (`redrive.replacing`).
 _Written: TypeAlias = tuple[Receipt | None, pa.Table | None]
 
 
@@ -155,8 +156,7 @@ def _run_shards(prepared: Prepared, progress: Tracker, stop: threading.Event) ->
     try:
         meter.begin(num_shards=len(prepared.shards), num_orphans=_num_orphans(prepared))
         books = _Books(progress, prepared.scale.replicas, meter)
-        num_retried = sum(shard.num_retried for shard in prepared.shards)
-        limits = ErrorLimits(prepared.config.job, num_retried=num_retried)
+        limits = ErrorLimits(prepared.config.job)
         progress.expect(prepared.shards)
         for shard in prepared.shards:
             num_rows = _ShardRun(prepared, shard, progress, stop, books, limits).run()
@@ -223,8 +223,12 @@ class _ShardRun:
         stale = read_stale(plan)
         self._stale = stale.select(LOGICAL_KEY)
         self._answers: ray.ObjectRef[pa.Table] | None = None
+        num_retried = plan.num_retried
         if IS_ANSWER in stale.column_names:
-            self._answers = ray.put(self._stale.filter(stale[IS_ANSWER]))
+            answers = self._stale.filter(stale[IS_ANSWER])
+            num_retried -= answers.num_rows  # the plan of a redrive takes them for errors
+            self._answers = ray.put(answers)
+        limits.allow(num_retried)
         self._blocks: list[ray.ObjectRef[pa.Table]] = []
         self._num_blocked_rows = 0
         self._oldest_s = 0.0
@@ -338,9 +342,11 @@ class _ShardRun:
                 receipt, losses = ray.get(part_of)
                 if losses is not None and losses.num_rows:
                     self._keep(losses)
+                    codes = Counter(losses["error_code"].to_pylist())
+                    self._limits.add(losses.num_rows, losses.num_rows, codes)
                 if receipt is not None:
                     self._receipts.append(receipt)
-                    self._limits.add(receipt)
+                    self._limits.add(receipt.num_rows, receipt.num_errors, receipt.error_codes)
                     self._books.meter.receipt(receipt)
             except (RayError, DsvlError) as error:
                 failure = error
@@ -450,7 +456,7 @@ def _write_part(
     rows, losses = pa.concat_tables(blocks), None
     if answers is not None:
         rows, lost = replacing(rows, answers)
-        losses = lost.select(LOGICAL_KEY)
+        losses = lost.select((*LOGICAL_KEY, "error_code"))
         if not rows.num_rows:
             return None, losses
     column = pa.array([shard] * rows.num_rows, pa.int32())

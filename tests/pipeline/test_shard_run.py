@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,12 +13,14 @@ import pyarrow as pa
 import pytest
 import ray
 
-from dsvl_pipeline.errors import StorageError
+from dsvl_pipeline.errors import RunStoppedError, StorageError
+from dsvl_pipeline.pipeline import work
 from dsvl_pipeline.pipeline.limits import ErrorLimits
 from dsvl_pipeline.pipeline.plan import ShardPlan
 from dsvl_pipeline.pipeline.prepare import Prepared
 from dsvl_pipeline.pipeline.progress import Tracker
-from dsvl_pipeline.pipeline.run import _ShardRun
+from dsvl_pipeline.pipeline.redrive import IS_ANSWER
+from dsvl_pipeline.pipeline.run import _ShardRun, _write_part
 from dsvl_pipeline.table.part import Receipt
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.writer import TableWriter
@@ -25,8 +28,10 @@ from tests.pipeline.jobs import fake_job, parse
 from tests.table.rows import image_rows, keys_of, open_table, write
 
 
-def shard_run(writer: TableWriter, stale: pa.Table) -> _ShardRun:
-    """The run of a shard that is to replace some rows."""
+def shard_run(
+    writer: TableWriter, stale: pa.Table, *, limits: dict[str, Any] | None = None, **known: Any
+) -> _ShardRun:
+    """The run of a shard that is to replace some rows; ``known`` goes into its plan."""
     plan = ShardPlan(
         shard=0,
         work_files=(),
@@ -41,13 +46,14 @@ def shard_run(writer: TableWriter, stale: pa.Table) -> _ShardRun:
         stale_file=None,
         max_images=1,
     )
-    config = SimpleNamespace(job=parse(fake_job({"images": "x/*.jpg"}, writer.uri)))
-    limits = ErrorLimits(config.job, num_retried=0)
+    plan = replace(plan, **known)
+    job = fake_job({"images": "x/*.jpg"}, writer.uri) | {"limits": limits or {}}
+    config = SimpleNamespace(job=parse(job))
     prepared = cast(Prepared, SimpleNamespace(writer=writer, config=config))
     progress = Tracker(lambda _: None)
     meter = SimpleNamespace(receipt=lambda part: None, commit=lambda parts, seconds: None)
     books = cast(Any, SimpleNamespace(meter=meter))
-    run = _ShardRun(prepared, plan, progress, threading.Event(), books, limits)
+    run = _ShardRun(prepared, plan, progress, threading.Event(), books, ErrorLimits(config.job))
     run._stale = stale
     return run
 
@@ -134,3 +140,24 @@ def test_answers_are_committed_within_the_time_that_the_job_gives(
         run._advance()
         assert not run._receipts
         assert read_table(writer.uri).num_rows == 1
+
+
+def test_a_redrive_that_only_loses_answers_stops(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its errors never reach the table, and its plan takes the answers for errors."""
+    uri, key = str(tmp_path / "stale.parquet"), work.new_key()
+    rows = image_rows(dict.fromkeys("abcd", "1"))
+    stale = keys_of(rows).append_column(IS_ANSWER, pa.array([True] * 4))
+    work.write(uri, stale, key)
+    monkeypatch.setattr(ray, "put", lambda table: table)
+    with open_table(str(tmp_path / "table")) as writer:
+        known = {"stale_file": uri, "work_key": key, "num_retried": 4}
+        run = shard_run(writer, keys_of(rows), limits={"first_rows": 4}, **known)
+        failed = image_rows(dict.fromkeys("abcd", "2"), status="error")
+        written = _write_part(writer.uri, 0, 1, {}, 0.0, None, cast(Any, run._answers), failed)
+        monkeypatch.setattr(ray, "get", lambda ref: ref)
+        run._take(cast(Any, [written]))
+        with pytest.raises(RunStoppedError, match="all 4 rows answered so far failed with 'boom'"):
+            run._limits.check()
+        assert run._stale.num_rows == 0
