@@ -17,15 +17,15 @@ pytestmark = pytest.mark.ray
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 
 
-def dashboard() -> Iterator[tuple[str, str]]:
-    """Each panel's title with each of its expressions, over all namespaces and jobs."""
+def dashboard() -> Iterator[tuple[str, str, str]]:
+    """Each panel's title, expressions (over all namespaces and jobs) and their legends."""
     board = json.loads((MONITORING / "dashboard.json").read_text(encoding="utf-8"))
     for panel in board["panels"]:
         for target in panel["targets"]:
             expression = target["expr"].replace("$__rate_interval", "10s")
             expression = expression.replace("$namespace", ".*").replace("$dsvl_job", ".*")
             assert "$" not in expression
-            yield panel["title"], expression
+            yield panel["title"], expression, target["legendFormat"]
 
 
 def names_in(expression: str) -> set[str]:
@@ -93,18 +93,23 @@ def test_prometheus_finds_no_fault_with_the_names(
 def test_rules_and_dashboard_name_only_metrics_that_exist(observed: Observed) -> None:
     """A panel on a metric that was renamed shows nothing for ever, and no alert of it fires."""
     exist = set(re.findall(r"^(\w+)[{ ]", observed.scraped, re.MULTILINE))
-    asked = {rule["alert"]: rule["expr"] for rule in alerts()} | dict(dashboard())
+    asked = {rule["alert"]: rule["expr"] for rule in alerts()}
+    asked |= {title: expression for title, expression, _ in dashboard()}
     assert len(asked) > 15
     for title, expression in asked.items():
         assert names_in(expression), title
         assert names_in(expression) <= exist, title
 
 
-@pytest.mark.parametrize(("title", "expression"), list(dashboard()))
-def test_every_panel_shows_something(observed: Observed, title: str, expression: str) -> None:
+@pytest.mark.parametrize(("title", "expression", "legend"), list(dashboard()))
+def test_every_panel_shows_something(
+    observed: Observed, title: str, expression: str, legend: str
+) -> None:
     """Prometheus evaluates it over the run: labels and matching are right, not only names."""
     found = observed.query(f"last_over_time(({expression})[2m:1s])")
     assert found, title
+    labels = set(re.findall(r"{{(\w+)}}", legend))
+    assert all(one["metric"].keys() >= labels for one in found), (title, legend, found)
 
 
 def test_no_alert_fires_on_a_good_run(observed: Observed) -> None:
