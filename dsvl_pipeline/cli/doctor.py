@@ -12,7 +12,8 @@ EPILOG = """\
 examples:
   dsvl doctor                    this machine: versions against the lock, GPU, shared memory, disk
   dsvl doctor job.yaml           and what the job names, by using it
-  kubectl exec HEAD -- dsvl doctor /etc/dsvl/job.yaml      there, where it matters
+  kubectl exec POD -- dsvl doctor /etc/dsvl/job.yaml       there, where it matters: in the head,
+                                                           and in a worker for its GPU
 
 credentials    which ones are used, and which endpoint; they are never shown
 input          is listed, and one byte of the first object read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -29,9 +30,12 @@ def check_machine() -> Iterator[Finding]:
     yield check_versions()
     yield check_gpu()
     yield check_shared_memory()
-    yield check_disk(
-        os.environ.get("RAY_TMPDIR", "/tmp"), "Ray's files and what it spills", "RAY_TMPDIR"
-    )
+    place, setting = os.environ.get("RAY_TMPDIR", "/tmp"), "RAY_TMPDIR"
+    # In a pod the operator says here how it starts Ray.
+    start = os.environ.get("KUBERAY_GEN_RAY_START_CMD", "")
+    if told := re.search(r"--(object-spilling-directory)=(\S+)", start):
+        setting, place = told.groups()
+    yield check_disk(place, "Ray's files and what it spills", setting)
 
 
 def check_versions() -> Finding:

@@ -124,6 +124,14 @@ def test_too_little_disk_is_told(
     assert ("RAY_TMPDIR" in found.advice) == (grade != "ok")
 
 
+def test_in_a_pod_the_disk_that_ray_spills_to_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told by the command that KubeRay makes of `rayStartParams`."""
+    params = {"object-spilling-directory": "/spill", "num-cpus": "0"}
+    start = " ".join(["ray start --head", *(f"--{key}={params[key]}" for key in params)])
+    monkeypatch.setenv("KUBERAY_GEN_RAY_START_CMD", start)
+    assert " at /spill, " in list(machine.check_machine())[-1].text
+
+
 def test_the_command_ends_with_1_where_there_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
