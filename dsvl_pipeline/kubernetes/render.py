@@ -128,10 +128,12 @@ def rayjob(job: JobConfig, *, config: str, script: str, arguments: Sequence[str]
         labelled["metadata"]["labels"] = labelled["metadata"]["labels"] | {INSTANCE: name}
     for template in templates:
         template["spec"]["containers"][0]["image"] = wanted.image
-    head["spec"]["volumes"][0]["configMap"]["name"] = config
+        if template is not spec["submitterPodTemplate"]:
+            template["spec"]["volumes"][0]["configMap"]["name"] = config
 
     workers["groupName"] = "gpu" if wanted.gpus_per_worker else "cpu"
-    workers["replicas"] = workers["maxReplicas"] = wanted.workers
+    for count in ("replicas", "minReplicas", "maxReplicas"):
+        workers[count] = wanted.workers
     memory = {"memory": f"{wanted.memory_gib_per_worker}Gi"}
     gpus = {"nvidia.com/gpu": str(wanted.gpus_per_worker)} if wanted.gpus_per_worker else {}
     workers["template"]["spec"]["containers"][0]["resources"] = {

@@ -22,9 +22,12 @@ Problem = tuple[str, str]
 
 GPU = "nvidia.com/gpu"
 QUEUE = "kueue.x-k8s.io/queue-name"  # the label that puts a job into one of Kueue's queues
-# Of a pod with all its containers, in seconds: a spot node gives its pods two minutes at most.
+# Of a pod with all its containers, in seconds: a spot node gives its pods two minutes at most, on
+# GKE 15 s.
 GRACE_PERIOD_S = 110
 DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"  # of it, for batches that have begun
+# After so long the autoscaler gives up a pod that has not started.
+PATIENCE = "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S"
 # KubeRay appends suffixes to the names of what it makes; its own webhook refuses longer ones.
 MAX_NAME = {"RayJob": 47, "RayCronJob": 36, "CronJob": 52}
 MAX_OTHER_NAME = 63
@@ -435,6 +438,20 @@ def check_ray_job(rendering: Rendering) -> Iterator[Problem]:
         for group in [head, *cluster.get("workerGroupSpecs", ())]:
             place = f"{where}: {group.get('groupName', 'head')}"
             yield from _check_spilling(place, group)
+        environment = _environment(head["template"]["spec"]["containers"][0])
+        spill = head.get("rayStartParams", {}).get("object-spilling-directory")
+        if environment.get("TMPDIR") != spill:
+            yield where, f"plans on the container's own layer; set the head's TMPDIR: {spill}"
+        if environment.get("RAY_TMPDIR") != "/tmp":
+            yield where, "the autoscaler reads /tmp/ray; set the head's RAY_TMPDIR: /tmp"
+        if cluster.get("enableInTreeAutoscaling"):
+            first = cluster["workerGroupSpecs"][0]
+            if first.get("minReplicas") != first.get("replicas"):
+                yield where, "idle workers go while the driver plans; set minReplicas to replicas"
+
+
+def _environment(container: Manifest) -> dict[str, Any]:
+    return {one["name"]: one.get("value") for one in container.get("env") or ()}
 
 
 def _check_spilling(where: str, group: Manifest) -> Iterator[Problem]:
@@ -460,8 +477,7 @@ def check_eviction(rendering: Rendering) -> Iterator[Problem]:
                     pod.where,
                     (f"has {grace} s to end; set terminationGracePeriodSeconds: {GRACE_PERIOD_S}"),
                 )
-            environment = {one["name"]: one.get("value") for one in pod.containers[-1][1]["env"]}
-            drain = float(environment.get(DRAIN) or 0)
+            drain = float(_environment(pod.containers[-1][1]).get(DRAIN) or 0)
             if not 30 < drain < grace:
                 yield pod.where, f"drains for {drain:g} of its {grace} s to end; set {DRAIN}: 90"
         if pod.role == "head":
@@ -477,6 +493,31 @@ def check_eviction(rendering: Rendering) -> Iterator[Problem]:
         others = [g.get("priority", 0) for g in groups if not g["groupName"].endswith("-spot")]
         if spot and (not others or max(others) >= min(spot)):
             yield where, "needs an on-demand group of lower priority beside its spot group"
+        if spot:
+            yield from _check_spot(where, spec)
+
+
+def _check_spot(where: str, spec: Manifest) -> Iterator[Problem]:
+    """Spot workers are what the others are, and a try does not wait for them to its end."""
+    cluster = spec["rayClusterSpec"]
+    on_demand, *groups = cluster["workerGroupSpecs"]
+    pod = _anywhere(on_demand)
+    for group in groups:
+        for key in sorted(pod | _anywhere(group)):
+            if _anywhere(group).get(key) != pod.get(key):
+                yield (
+                    f"{where}: {group['groupName']}",
+                    f"{key} is not that of {on_demand['groupName']}; list the spot component last",
+                )
+    patience = int(_environment(cluster.get("autoscalerOptions") or {}).get(PATIENCE, 3600))
+    if patience >= spec["preRunningDeadlineSeconds"] / 2:
+        yield where, f"waits {patience} s for a spot node, too long for the try; set {PATIENCE}"
+
+
+def _anywhere(group: Manifest) -> dict[str, Any]:
+    """A group's pod spec, but for where the pods may run."""
+    spec = group["template"]["spec"]
+    return {key: spec[key] for key in spec if key not in ("affinity", "tolerations")}
 
 
 def check_network(rendering: Rendering) -> Iterator[Problem]:
@@ -523,6 +564,8 @@ def check_schedule(rendering: Rendering) -> Iterator[Problem]:
                 yield where, "runs beside its last run; set concurrencyPolicy: Forbid"
             if manifest["spec"].get("startingDeadlineSeconds") is None:
                 yield where, "after 100 missed runs it never starts again; set a deadline"
+        if manifest.get("kind") == "RayCronJob" and manifest["spec"]["jobTemplate"].get("suspend"):
+            yield where, "nobody, Kueue included, resumes what it starts; leave out suspend"
         if manifest.get("kind") in ("Role", "ClusterRole"):
             for rule in manifest.get("rules") or ():
                 if "*" in [*rule.get("verbs", ()), *rule.get("resources", ()), *rule["apiGroups"]]:

@@ -80,7 +80,7 @@ PLANTED = read_planted()
 @pytest.fixture(scope="module")
 def complete(compose: Compose, schemas: Schemas) -> Rendering:
     """Everything that has a check, and nothing wrong with it."""
-    rendering = compose(*(f"components/{name}" for name in ("spot", "model-cache", "raycronjob")))
+    rendering = compose(*(f"components/{name}" for name in ("model-cache", "spot", "raycronjob")))
     queued = compose("components/kueue").manifests
     scheduled = [m for m in render(K8S / "schedule") if m not in rendering.manifests]
     others = [m for m in queued if m["apiVersion"].startswith("kueue.")] + scheduled

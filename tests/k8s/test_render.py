@@ -22,7 +22,7 @@ BUILDS = [path for path in ROOTS if KIND[path] == "Kustomization"]
 TOGETHER = (
     ("components/kueue", "components/model-cache"),
     ("components/model-cache", "components/spot", "components/raycronjob"),
-    ("components/spot", "components/model-cache", "components/gke-workload-identity"),
+    ("components/model-cache", "components/gke-workload-identity", "components/spot"),
 )
 
 
@@ -111,7 +111,7 @@ def test_spot_workers_come_before_those_on_demand(compose: Compose) -> None:
         on_demand, spot = spec["rayClusterSpec"]["workerGroupSpecs"]
         assert spot["priority"] > on_demand.get("priority", 0)
         assert on_demand["maxReplicas"] >= spot["maxReplicas"]
-        assert spot["template"]["spec"]["containers"] == on_demand["template"]["spec"]["containers"]
+        assert on_demand["maxReplicas"] >= on_demand["replicas"] >= on_demand["minReplicas"] > 0
         assert "affinity" not in on_demand["template"]["spec"]
 
 

@@ -90,7 +90,7 @@ def test_every_blank_of_the_template_is_filled() -> None:
     assert text.count(" image: here/dsvl:1\n") == 4  # three containers and the job itself
     _, rayjob = yaml.safe_load_all(text)
     (workers,) = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    assert (workers["replicas"], workers["maxReplicas"]) == (3, 3)
+    assert {workers[f"{count}eplicas"] for count in ("r", "minR", "maxR")} == {3}
     resources = workers["template"]["spec"]["containers"][0]["resources"]
     assert resources["limits"] == {"memory": "48Gi", "nvidia.com/gpu": "2"}
     assert resources["requests"] == {"cpu": "30", **resources["limits"]}
