@@ -10,9 +10,10 @@ from ray.data.exceptions import SystemException
 from ray.exceptions import ActorDiedError, RayError, RayTaskError, UserCodeException
 
 from dsvl_pipeline import storage
-from dsvl_pipeline.errors import DsvlError, RunStoppedError
+from dsvl_pipeline.errors import ConfigError, DsvlError, RunStoppedError
 
 _RAISED = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
+_SAFE = "what was committed is safe, run the same command again to go on"
 _MARKS = (SystemException, UserCodeException)
 
 
@@ -25,16 +26,28 @@ def explaining() -> Iterator[None]:
         raise explained(error) from error
 
 
+@contextlib.contextmanager
+def under_way() -> Iterator[None]:
+    """Let a mistake of the user's that shows inside, such as a token that expires, stop the run.
+
+    By itself it would say that nothing was started.
+
+    Raises:
+        RunStoppedError: There was a `ConfigError`.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        raise RunStoppedError(f"{error}; {_SAFE}") from error
+
+
 def explained(error: RayError) -> DsvlError:
     """The cause of Ray's error: itself if we raised it, else its class and message."""
     cause = _innermost(error)
     if isinstance(cause, DsvlError):
         return cause
     message = _message(cause)
-    return RunStoppedError(
-        f"Ray could not go on: {message}; what was committed is safe, "
-        "run the same command again to go on"
-    )
+    return RunStoppedError(f"Ray could not go on: {message}; {_SAFE}")
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -26,7 +26,7 @@ from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import DsvlError, RunStoppedError
 from dsvl_pipeline.pipeline import graph, ledger, stream
 from dsvl_pipeline.pipeline.drain import Drains
-from dsvl_pipeline.pipeline.failures import explaining
+from dsvl_pipeline.pipeline.failures import explaining, under_way
 from dsvl_pipeline.pipeline.limits import ErrorLimits, Stall, check_starts
 from dsvl_pipeline.pipeline.metrics import Meter, busy_share
 from dsvl_pipeline.pipeline.patience import patiently
@@ -144,8 +144,9 @@ def run_job(
     with stop_on_signals() as stop, explaining():
         prepared = prepare(job, limit=limit, is_fresh=fresh, stop=stop, redrive=redrive)
         stop.is_abrupt = False
-        _run_shards(prepared, progress, stop)
-    return _summary(prepared, progress)
+        with under_way():
+            _run_shards(prepared, progress, stop)
+            return _summary(prepared, progress)
 
 
 def _run_shards(prepared: Prepared, progress: Tracker, stop: threading.Event) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ray.data.exceptions import SystemException
 from ray.exceptions import ActorDiedError, NodeDiedError, RayError, RayTaskError
 
-from dsvl_pipeline.errors import RunStoppedError, StorageError
+from dsvl_pipeline.errors import AccessError, RunStoppedError, StorageError
+from dsvl_pipeline.pipeline import run
 from dsvl_pipeline.pipeline.failures import explained
+from tests.pipeline.jobs import fake_job, parse
 
 TRACEBACK = """\
 ray::_map_task() (pid=1, ip=127.0.0.1)
@@ -42,3 +46,21 @@ def test_other_errors_show_their_class_and_message(error: RayError, said: str) -
     assert "\n" not in str(found)
     assert "secret" not in str(found)
     assert "docs.ray.io" not in str(found)
+
+
+@pytest.mark.parametrize("where", ["prepare", "_run_shards", "_summary"])
+def test_a_token_that_expires_under_way_is_no_wrong_job(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Code 2 says that nothing was started, and nobody would look for what was committed."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AccessError("put s3://b/t: ExpiredToken")
+
+    for name in ("prepare", "_run_shards", "_summary"):
+        monkeypatch.setattr(run, name, refuse if name == where else lambda *_, **__: None)
+    with pytest.raises((AccessError, RunStoppedError), match="ExpiredToken") as caught:
+        run.run_job(parse(fake_job({"images": "x/*.jpg"}, "out")))
+    is_early = where == "prepare"
+    assert caught.value.exit_code == (2 if is_early else 3)
+    assert ("what was committed is safe" in str(caught.value)) != is_early
