@@ -165,7 +165,8 @@ def _commit(folder: Path, shards: int) -> None:
                 prepared.writer.commit(receipts)
                 receipts = []
         prepared.writer.commit(receipts)
-    prepared.end("done", {shard.shard: shard.num_rows for shard in prepared.shards}, {}, {})
+    expected = {shard.shard: shard.num_rows for shard in prepared.shards}
+    prepared.end("done", expected, {}, {}, stop=threading.Event())
     prepared.close()
     _report(rows_run=_rows_to_run(prepared))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import platform
 import threading
@@ -19,6 +20,7 @@ from dsvl_pipeline import hub, keys, storage
 from dsvl_pipeline.config import JobConfig, check_grammars
 from dsvl_pipeline.errors import RunStoppedError
 from dsvl_pipeline.pipeline import plan, settings, work
+from dsvl_pipeline.pipeline.patience import patiently
 from dsvl_pipeline.pipeline.plan import ShardPlan, Spool
 from dsvl_pipeline.pipeline.preprocess import StageConfig
 from dsvl_pipeline.pipeline.redrive import Redrive
@@ -86,8 +88,18 @@ class Prepared:
         rows_expected: Mapping[int, int],
         engine: Mapping[str, float],
         figures: Mapping[str, float],
+        *,
+        stop: threading.Event,
     ) -> None:
-        """Say how the run ended; after a good end nothing but the table stays behind."""
+        """Say how the run ended; after a good end nothing but the table stays behind.
+
+        Raises:
+            LeaseError: Another driver has taken over.
+            StorageError: The store does not answer. What stopped a run has been waited for; the
+                end of a good one waits for ``limits.store_patience_s``, or until ``stop`` is set.
+        """
+        patience_s = self.config.job.limits.store_patience_s if status == "done" else 0.0
+        do = functools.partial(patiently, uri=self.writer.uri, patience_s=patience_s, stop=stop)
         self.manifest = replace(
             self.manifest,
             status=status,
@@ -98,11 +110,16 @@ class Prepared:
             figures=figures,
             table_version=self.writer.snapshot.version,
         )
-        write_run(self.writer.uri, self.manifest)
         if status == "done":
-            # Those of runs that were killed, too: whoever holds the lease is the only driver.
-            storage.delete(found.uri for found in storage.list_objects(_work(self.writer.uri)))
-            self.writer.finish()
+            do(self.writer.check)  # who has lost the table has not made what is now in it
+        do(functools.partial(write_run, self.writer.uri, self.manifest))
+        if status == "done":
+            do(self._finish)
+
+    def _finish(self) -> None:
+        # Those of runs that were killed, too: whoever holds the lease is the only driver.
+        work_files = (found.uri for found in storage.list_objects(_work(self.writer.uri)))
+        self.writer.finish(work_files)
 
     def _prompt_ids(self) -> tuple[str, ...]:
         """What every document of the table was asked; unknown where rows of other inputs stay."""

@@ -21,6 +21,7 @@ from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import DocumentError, RowError
 from dsvl_pipeline.pipeline import blocks, work
 from dsvl_pipeline.pipeline.isolate import Isolated, limited
+from dsvl_pipeline.pipeline.patience import patiently
 from dsvl_pipeline.processor import image
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.records import ImageInput
@@ -45,10 +46,10 @@ class StageConfig:
     lineage: dict[str, Any]
 
 
-def read_work(batch: pa.Table, *, key: bytes) -> pa.Table:
-    """Read the work file a row names."""
+def read_work(batch: pa.Table, *, key: bytes, patience_s: float) -> pa.Table:
+    """Read the work file a row names, from a store that may be away for so long."""
     (uri,) = batch["item"].to_pylist()
-    return work.read(uri, key)
+    return patiently(functools.partial(work.read, uri, key), uri=uri, patience_s=patience_s)
 
 
 def list_pages(batch: pa.Table, *, config: StageConfig) -> pa.Table:

@@ -12,9 +12,9 @@ import functools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,6 +40,8 @@ from dsvl_pipeline.table.lineage import RunStatus
 from dsvl_pipeline.table.part import Receipt
 from dsvl_pipeline.table.schema import LOGICAL_KEY, is_among
 from dsvl_pipeline.table.vacuum import list_parts, unlogged
+
+T = TypeVar("T")
 
 _COMMIT_EVERY_S = 10.0
 _MAX_PARTS_BEING_WRITTEN = 8
@@ -146,7 +148,7 @@ def run_job(
         stop.is_abrupt = False
         with under_way():
             _run_shards(prepared, progress, stop)
-            return _summary(prepared, progress)
+    return _summary(prepared, progress)
 
 
 def _run_shards(prepared: Prepared, progress: Tracker, stop: threading.Event) -> None:
@@ -171,7 +173,8 @@ def _run_shards(prepared: Prepared, progress: Tracker, stop: threading.Event) ->
     finally:
         meter.end()
         try:
-            prepared.end(status, expected, progress.engine, _figures(prepared, progress))
+            figures = _figures(prepared, progress)
+            prepared.end(status, expected, progress.engine, figures, stop=stop)
         finally:
             prepared.close()
 
@@ -221,13 +224,14 @@ class _ShardRun:
         self._drains = Drains()
         self._output = prepared.config.job.output
         self._write = ray.remote(num_cpus=0, max_retries=3)(_write_part)
-        stale = read_stale(plan)
+        stale = self._patiently(functools.partial(read_stale, plan))
         self._stale = stale.select(LOGICAL_KEY)
         self._answers: ray.ObjectRef[pa.Table] | None = None
         num_retried = plan.num_retried
         if IS_ANSWER in stale.column_names:
             answers = self._stale.filter(stale[IS_ANSWER])
-            num_retried -= answers.num_rows  # the plan of a redrive takes them for errors
+            # The plan of a redrive takes answers for errors.
+            num_retried = stale.num_rows - answers.num_rows
             self._answers = ray.put(answers)
         limits.allow(num_retried)
         self._blocks: list[ray.ObjectRef[pa.Table]] = []
@@ -263,7 +267,8 @@ class _ShardRun:
                 f"{self._plan.num_rows} went in; run the same command again to compute the rest"
             )
         # Pages that a new version of a document lacks, errors that are gone: nothing replaces them.
-        self._prepared.writer.commit([], superseded=self._stale)
+        commit = self._prepared.writer.commit
+        self._patiently(functools.partial(commit, [], superseded=self._stale))
         return self._num_rows + self._num_kept - self._num_losses
 
     def _answer(self) -> None:
@@ -383,15 +388,14 @@ class _ShardRun:
         if self._receipts:
             begun_s = time.monotonic()
             # A commit that failed is repeated, and must supersede the same rows.
-            self._stale = patiently(
-                self._commit_receipts,
-                uri=self._prepared.writer.uri,
-                patience_s=self._patience_s,
-                stop=self._stop,
-            )
+            self._stale = self._patiently(self._commit_receipts)
             self._progress.failed(sum(receipt.num_errors for receipt in self._receipts))
             self._books.meter.commit(self._receipts, time.monotonic() - begun_s)
         self._receipts, self._committed_s = [], time.monotonic()
+
+    def _patiently(self, do: Callable[[], T]) -> T:
+        uri = self._prepared.writer.uri
+        return patiently(do, uri=uri, patience_s=self._patience_s, stop=self._stop)
 
     def _commit_receipts(self) -> pa.Table:
         """Commit, and give the stale rows that are left."""
@@ -471,7 +475,7 @@ def _write_part(
 
 def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
     job = prepared.config.job
-    counts = reader.counts(job.output.uri)
+    counts = reader.counts(prepared.writer.snapshot)
     # Rows that stay although nobody asks for them any more are not this job's failures.
     num_staying = sum(shard.num_staying for shard in prepared.shards)
     num_staying_errors = sum(shard.num_staying_errors for shard in prepared.shards)

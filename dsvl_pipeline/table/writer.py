@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
@@ -108,7 +108,7 @@ class TableWriter:
             LeaseError: Another driver has taken over. What was committed before is safe.
             StorageError: The store does not answer.
         """
-        self._lease.check()
+        self.check()
         self._committed.update(receipt.path for receipt in receipts)
         while True:
             added = [r for r in receipts if r.path not in self.snapshot.parts]
@@ -135,7 +135,7 @@ class TableWriter:
         """
         if not receipts:
             return
-        self._lease.check()
+        self.check()
         self._keep_superseded(paths)
         # An earlier answer that was lost was that of another entry, which named none of these.
         while not self._log.append(receipts, paths):
@@ -147,13 +147,28 @@ class TableWriter:
             for _ in threads.map(lambda path: keep_superseded(self.uri, path), paths):
                 pass
 
-    def finish(self) -> None:
+    def check(self) -> None:
+        """Make sure that the table is still this writer's.
+
+        Raises:
+            LeaseError: Another driver has taken over. What was committed before is safe.
+        """
+        self._lease.check()
+
+    def finish(self, leftovers: Iterable[str] = ()) -> None:
         """End a good run: delete what is not in the table, and let the next driver in.
 
         Deleted are superseded parts and what lower leases and this one left uncommitted, so that
         ``data/`` holds exactly the table, for tools that know nothing of the log.
+
+        Args:
+            leftovers: URIs of what else is to go.
+
+        Raises:
+            LeaseError: Another driver has taken over; nothing is deleted.
         """
-        self._lease.check()
+        self.check()
+        storage.delete(leftovers)
         storage.delete(
             info.uri
             for info in unlogged(list_parts(self.uri), self.snapshot)

@@ -48,7 +48,7 @@ def test_other_errors_show_their_class_and_message(error: RayError, said: str) -
     assert "docs.ray.io" not in str(found)
 
 
-@pytest.mark.parametrize("where", ["prepare", "_run_shards", "_summary"])
+@pytest.mark.parametrize("where", ["prepare", "_run_shards"])
 def test_a_token_that_expires_under_way_is_no_wrong_job(
     monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -57,7 +57,7 @@ def test_a_token_that_expires_under_way_is_no_wrong_job(
     def refuse(*_: Any, **__: Any) -> None:
         raise AccessError("put s3://b/t: ExpiredToken")
 
-    for name in ("prepare", "_run_shards", "_summary"):
+    for name in ("prepare", "_run_shards"):
         monkeypatch.setattr(run, name, refuse if name == where else lambda *_, **__: None)
     with pytest.raises((AccessError, RunStoppedError), match="ExpiredToken") as caught:
         run.run_job(parse(fake_job({"images": "x/*.jpg"}, "out")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,14 +13,18 @@ import pyarrow as pa
 import pytest
 import ray
 
-from dsvl_pipeline.errors import RunStoppedError, StorageError
-from dsvl_pipeline.pipeline import work
+from dsvl_pipeline import storage
+from dsvl_pipeline.errors import LeaseError, RunStoppedError, StorageError
+from dsvl_pipeline.pipeline import patience, work
 from dsvl_pipeline.pipeline.limits import ErrorLimits
 from dsvl_pipeline.pipeline.plan import ShardPlan
 from dsvl_pipeline.pipeline.prepare import Prepared
+from dsvl_pipeline.pipeline.preprocess import StageConfig, read_work
 from dsvl_pipeline.pipeline.progress import Tracker
 from dsvl_pipeline.pipeline.redrive import IS_ANSWER
 from dsvl_pipeline.pipeline.run import _ShardRun, _write_part
+from dsvl_pipeline.table import lease
+from dsvl_pipeline.table.lineage import RunManifest, RunStatus, read_run
 from dsvl_pipeline.table.part import Receipt
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.writer import TableWriter
@@ -52,7 +56,7 @@ def shard_run(
     prepared = cast(Prepared, SimpleNamespace(writer=writer, config=config))
     progress = Tracker(lambda _: None)
     meter = SimpleNamespace(receipt=lambda part: None, commit=lambda parts, seconds: None)
-    books = cast(Any, SimpleNamespace(meter=meter))
+    books = cast(Any, SimpleNamespace(meter=meter, close=lambda: None))
     run = _ShardRun(prepared, plan, progress, threading.Event(), books, ErrorLimits(config.job))
     run._stale = stale
     return run
@@ -161,3 +165,87 @@ def test_a_redrive_that_only_loses_answers_stops(
         with pytest.raises(RunStoppedError, match="all 4 rows answered so far failed with 'boom'"):
             run._limits.check()
         assert run._stale.num_rows == 0
+
+
+def prepared_run(writer: TableWriter) -> Prepared:
+    """A run that has nothing left to do but to end."""
+    job = parse(fake_job({"images": "x/*.jpg"}, writer.uri))
+    return Prepared(
+        config=StageConfig(job=job, dtype="float32", recipe="recipe", lineage={}),
+        scale=cast(Any, None),
+        writer=writer,
+        shards=[],
+        manifest=RunManifest(
+            run_id="run", plan_id="", status="running", started_at="", recipe="", job_digest=""
+        ),
+    )
+
+
+def end(prepared: Prepared, status: RunStatus = "done") -> None:
+    """End a run that answered nothing."""
+    prepared.end(status, {}, {}, {}, stop=threading.Event())
+
+
+def test_a_store_that_is_away_for_a_moment_ends_no_run(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start of a shard, in its tasks, at its last commit, and at the end of the run."""
+    uri, key = str(tmp_path / "table"), work.new_key()
+    work_file = storage.join(uri, "_dsvl", "plan", "run-00000.parquet")
+    armed: set[str] = set()
+
+    def failing_once(name: str) -> Callable[..., Any]:
+        do = getattr(storage, name)
+
+        def first_fail(*arguments: Any, **named: Any) -> Any:
+            if name in armed:
+                armed.remove(name)
+                raise StorageError(f"{name}: gave up after 8 attempts")
+            return do(*arguments, **named)
+
+        return first_fail
+
+    rows = image_rows({"a": "1", "b": "1"})
+    with TableWriter.open(uri, num_shards=1, run_id="first", recipe="recipe") as writer:
+        writer.commit([write(writer, rows)])
+    with TableWriter.open(uri, num_shards=1, run_id="run", recipe="recipe") as writer:
+        work.write(work_file, keys_of(rows).slice(0, 1), key)
+        # Of a local disk an error is told at once.
+        monkeypatch.setattr(patience, "scheme_of", lambda uri: "s3")
+        monkeypatch.setattr(patience, "FIRST_DELAY_S", 0.01)
+        for name in ("read", "put", "delete", "list_objects"):
+            monkeypatch.setattr(storage, name, failing_once(name))
+        armed.add("read")
+        run = shard_run(writer, keys_of(rows).slice(0, 1), stale_file=work_file, work_key=key)
+        armed.add("read")
+        assert read_work(pa.table({"item": [work_file]}), key=key, patience_s=9).num_rows == 1
+        armed.add("put")
+        run.run()
+        assert read_table(uri)["row_id"].to_pylist() == ["b"]
+        armed.update(("put", "delete", "list_objects"))
+        end(prepared_run(writer))
+        assert not armed
+    manifest = read_run(uri, "run")
+    assert manifest is not None
+    assert manifest.status == "done"
+    assert not list(storage.list_objects(storage.join(uri, "_dsvl", "plan")))
+
+
+def test_a_driver_that_lost_its_table_leaves_the_next_one_its_work(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever took over has planned by then, and its tasks read what it wrote."""
+    uri = str(tmp_path / "table")
+    sleeper = open_table(uri, "run")
+    monkeypatch.setattr(lease, "_process_started", lambda pid: -1)  # it counts as dead
+    with open_table(uri, "successor"):
+        work_file = storage.join(uri, "_dsvl", "plan", "successor-00000-000000.parquet")
+        storage.put(work_file, b"rows")
+        with pytest.raises(LeaseError, match="run successor"):
+            end(prepared_run(sleeper))
+        with pytest.raises(LeaseError, match="run successor"):
+            sleeper.finish([work_file])
+        assert storage.exists(work_file)
+        assert read_run(uri, "run") is None
+        end(prepared_run(sleeper), "stopped")
+        sleeper.close()
