@@ -16,7 +16,8 @@ bash -lc "ray --version && python -c 'import dsvl_pipeline'" # ENABLE_LOGIN_SHEL
 ray kuberay-autoscaler --help > /dev/null
 
 say "the operator's command of the head"
-export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=5
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=5 TMPDIR=/tmp/spill RAY_TMPDIR=/tmp
+mkdir "$TMPDIR"
 /bin/bash -c -- "ulimit -n 65536; ray start --head --block --dashboard-host=0.0.0.0 --num-cpus=3 \
   --metrics-export-port=8080 --dashboard-agent-listen-port=52365" > /tmp/head.log 2>&1 &
 head=$!
@@ -30,6 +31,7 @@ get() { python -c "import sys, urllib.request as u; print(u.urlopen(sys.argv[1],
 for _ in $(seq 60); do get http://localhost:52365/api/healthz > /dev/null 2>&1 && break; sleep 1; done
 get http://localhost:52365/api/healthz
 get http://localhost:8265/api/gcs_healthz
+test -d /tmp/ray/session_latest/logs # where the autoscaler's container looks
 get http://localhost:8080/metrics > /tmp/metrics && grep -q ray_ /tmp/metrics
 
 say "the submitter"
