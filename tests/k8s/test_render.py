@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,24 @@ def test_what_dsvl_creates_is_valid_and_allowed(command: str, schemas: Schemas) 
     created = Rendering.of(created).manifests
     platform = render(K8S / "base" / "platform")
     assert everything_wrong(Rendering([*platform, *created], tuple(created)), schemas) == []
+
+
+def test_components_reach_what_dsvl_prints(tmp_path: Path, schemas: Schemas) -> None:
+    """By a kustomization around it, as the README has it for jobs on GKE, scheduled ones too."""
+    job = load_job(ROOT / "configs" / "reprocess.yaml", ["kubernetes.namespace=dsvl"])
+    printed = dsvl_render.dump(dsvl_render.manifests(job))
+    (tmp_path / "rayjob.yaml").write_text(printed, encoding="utf-8")
+    above = Path(os.path.relpath(K8S / "components", tmp_path.resolve()))
+    names = ("gke-workload-identity", "model-cache", "spot")
+    around = {"resources": ["rayjob.yaml"], "components": [str(above / one) for one in names]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(around), encoding="utf-8")
+    rendering = Rendering.of([*render(K8S / "base" / "platform"), *render(tmp_path)])
+    assert everything_wrong(rendering, schemas) == []
+    nodes = [pod for pod in rendering.pods if pod.role in ("head", "worker")]
+    assert len(nodes) == 3
+    for pod in nodes:
+        variables = {one["name"] for one in pod.spec["containers"][0]["env"]}
+        assert "AWS_ROLE_ARN" in variables, pod.where
 
 
 def test_the_job_that_is_mounted_is_the_job_that_is_named(compose: Compose) -> None:
