@@ -74,6 +74,7 @@ class Meter:
         self._engine: Mapping[str, float] = {}
         self._standing: dict[str, float] = {}
         self._codes: set[str] = set()
+        self._stages: set[str] = set()
         for one in METRICS:
             labels, job = (JOB_LABEL, *one.labels), {JOB_LABEL: job_name}
             if one.kind == "counter":
@@ -137,12 +138,17 @@ class Meter:
         if engine:
             self._count_engine(engine)
         engines = {"alive": 0, "pending": 0, "restarting": 0}
+        ended = dict.fromkeys(self._stages, (0, 0))
+        now = {}
         for stage in stages:
-            self._set("dsvl_queue_blocks", stage.num_blocks, stage=stage.name)
-            self._set("dsvl_running_tasks", stage.num_tasks, stage=stage.name)
+            now[stage.name] = stage.num_blocks, stage.num_tasks
             engines["alive"] += stage.num_alive
             engines["pending"] += stage.num_pending
             engines["restarting"] += stage.num_restarting
+        self._stages |= now.keys()
+        for name, (num_blocks, num_tasks) in (ended | now).items():
+            self._set("dsvl_queue_blocks", num_blocks, stage=name)
+            self._set("dsvl_running_tasks", num_tasks, stage=name)
         for state, number in engines.items():
             self._set("dsvl_engines", number, state=state)
 

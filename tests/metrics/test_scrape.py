@@ -69,6 +69,7 @@ def test_the_numbers_are_those_of_the_run(observed: Observed) -> None:
     assert observed.value("ray_dsvl_orphan_parts") == 1
     assert observed.value("ray_dsvl_rows_remaining") == 0
     assert observed.value("ray_dsvl_shards_remaining") == 0
+    assert observed.value("sum(ray_dsvl_running_tasks)") == 0
     age_s = observed.value("time() - ray_dsvl_last_receipt_timestamp_seconds")
     assert 0 < age_s < 120
 
