@@ -147,7 +147,10 @@ class WebReader:
             _raise_dns(url, error)
         except aiohttp.ClientSSLError as error:
             raise FetchError(
-                "tls_error", f"{shown(url)}: no secure connection ({type(error).__name__})"
+                "tls_error",
+                f"{shown(url)}: no secure connection ({type(error).__name__}); the server's "
+                "certificate must be valid, and known to this machine",
+                is_retryable=True,
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if isinstance(error, aiohttp.InvalidURL | ValueError):

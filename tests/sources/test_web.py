@@ -217,6 +217,15 @@ def test_proxies_of_the_environment_are_not_used(
     assert reader.read(server.url("/a"), max_bytes=LIMIT).data == b"direct"
 
 
+def test_a_bad_certificate_is_tried_again_by_the_next_run(
+    server: Server, reader: WebReader
+) -> None:
+    """Whoever keeps the server renews it; the row stays as it is."""
+    with pytest.raises(FetchError) as caught:
+        reader.read(server.url("/a").replace("http:", "https:"), max_bytes=LIMIT)
+    assert (caught.value.code, caught.value.is_retryable) == ("tls_error", True)
+
+
 # ------------------------------------------------------------------ redirects
 
 
