@@ -10,9 +10,10 @@ import codecs
 import csv
 import gzip
 import json
+import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
 from types import MappingProxyType
@@ -27,12 +28,15 @@ SUFFIXES = (".parquet", ".jsonl", ".csv", ".jsonl.gz", ".csv.gz")
 LINES_PER_BATCH = 4096
 NUM_LINES_SAMPLED = 10_000
 MAX_LINE_BYTES = 16 << 20
+# Values take up to twenty times their text: what is read on after so much waits for the next batch.
+MAX_TEXT_BYTES = 16 << 20
 # A Parquet batch is decoded whole before its size can be known, and the footer lies about it: few
 # rows at a time bound what one long value, repeated by a dictionary, can expand to.
 PARQUET_ROWS_PER_BATCH = 512
 MAX_BATCH_BYTES = 64 << 20
 # Manifests (ids, URIs, prompts) expand 3 to 30 times; a bomb of 463 bytes makes gigabytes.
 MAX_EXPANSION = 1000
+MAX_GZIP_EXPANSION = 200
 FREE_EXPANSION_BYTES = 64 << 20
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -67,16 +71,19 @@ def read_schema(name: str, file: BinaryIO) -> pa.Schema:
         case "parquet":
             return _open_parquet(name, file).schema_arrow
         case "csv":
-            rows = _parse_csv(_text_lines(name, file))
+            rows = _parse_csv(_TextLines(name, file))
             names = tuple(next((row for _, row, _ in rows if row), ()))
             if len(set(names)) != len(names):
                 twice = next(n for n in names if names.count(n) > 1)
                 raise ConfigError(f"manifest {name}: its header has the column {twice!r} twice")
         case _:
             keys: dict[str, None] = {}
-            for number, raw in islice(_text_lines(name, file), NUM_LINES_SAMPLED):
+            text = _TextLines(name, file)
+            for number, raw in islice(text, NUM_LINES_SAMPLED):
                 record, _ = _parse_json(number, raw)
                 keys.update(dict.fromkeys(record or {}))
+                if text.num_bytes > MAX_TEXT_BYTES:
+                    break
             names = tuple(keys)
     return pa.schema([(n, pa.null()) for n in names])
 
@@ -99,8 +106,14 @@ def read_lines(
         yield from _parquet_batches(name, file, columns, types)
         return
     reader = _csv_lines if format_of(name) == "csv" else _jsonl_lines
-    lines = reader(name, file, columns)
-    while batch := list(islice(lines, LINES_PER_BATCH)):
+    text = _TextLines(name, file)
+    batch, start = list[Line](), 0
+    for line in reader(text, columns):
+        batch.append(line)
+        if len(batch) == LINES_PER_BATCH or text.num_bytes - start > MAX_TEXT_BYTES:
+            yield batch
+            batch, start = [], text.num_bytes
+    if batch:
         yield batch
 
 
@@ -201,26 +214,51 @@ def _parquet_line(number: int, row: tuple[Any, ...], columns: Sequence[str]) -> 
 # ------------------------------------------------------------- text formats
 
 
-def _text_lines(name: str, file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Yield numbered raw lines; None for one beyond ``MAX_LINE_BYTES``, which is skipped."""
-    if name.lower().endswith(".gz"):
-        file = cast("BinaryIO", gzip.GzipFile(fileobj=file))
-    number = 0
-    try:
-        while raw := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if number == 1:
-                raw = raw.removeprefix(codecs.BOM_UTF8)
-            if len(raw) <= MAX_LINE_BYTES:
-                yield number, raw
-                continue
-            while raw and not raw.endswith(b"\n"):
-                raw = file.readline(MAX_LINE_BYTES)
-            yield number, None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ConfigError(
-            f"manifest {name} is damaged: reading on after line {number} failed: {error}"
-        ) from None
+class _TextLines:
+    """Numbered raw lines; None for one beyond ``MAX_LINE_BYTES``, which is skipped.
+
+    Attributes:
+        name: Of the file, for messages.
+        num_bytes: How many were read so far, decompressed.
+    """
+
+    def __init__(self, name: str, file: BinaryIO) -> None:
+        self.name, self._file = name, file
+        self._most_bytes: float = math.inf
+        if name.lower().endswith(".gz"):
+            size = file.seek(0, 2)
+            file.seek(0)
+            self._most_bytes = FREE_EXPANSION_BYTES + MAX_GZIP_EXPANSION * size
+            self._file = cast("BinaryIO", gzip.GzipFile(fileobj=file))
+        self.num_bytes = 0
+
+    def __iter__(self) -> Iterator[tuple[int, bytes | None]]:
+        number = 0
+        try:
+            while raw := self._read(MAX_LINE_BYTES + 1):
+                number += 1
+                if number == 1:
+                    raw = raw.removeprefix(codecs.BOM_UTF8)
+                if len(raw) <= MAX_LINE_BYTES:
+                    yield number, raw
+                    continue
+                while raw and not raw.endswith(b"\n"):
+                    raw = self._read(MAX_LINE_BYTES)
+                yield number, None
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ConfigError(
+                f"manifest {self.name} is damaged: reading on after line {number} failed: {error}"
+            ) from None
+
+    def _read(self, most: int) -> bytes:
+        raw = self._file.readline(most)
+        self.num_bytes += len(raw)
+        if self.num_bytes > self._most_bytes:
+            raise ConfigError(
+                f"manifest {self.name}: it expands beyond what a manifest needs (at most "
+                f"{MAX_GZIP_EXPANSION} times its size); if that is intended, give it without .gz"
+            )
+        return raw
 
 
 _TOO_LONG = f"the line is longer than {MAX_LINE_BYTES >> 20} MiB"
@@ -230,8 +268,8 @@ def _not_utf8(error: UnicodeDecodeError) -> str:
     return f"found the byte 0x{error.object[error.start]:02x}, expected UTF-8 text"
 
 
-def _jsonl_lines(name: str, file: BinaryIO, columns: Sequence[str]) -> Iterator[Line]:
-    for number, raw in _text_lines(name, file):
+def _jsonl_lines(text: _TextLines, columns: Sequence[str]) -> Iterator[Line]:
+    for number, raw in text:
         if raw is not None and raw.isspace():
             continue
         record, problem = _parse_json(number, raw)
@@ -268,8 +306,8 @@ def _parse_json(number: int, raw: bytes | None) -> tuple[dict[str, Any] | None, 
     return record, ""
 
 
-def _csv_lines(name: str, file: BinaryIO, columns: Sequence[str]) -> Iterator[Line]:
-    rows = _parse_csv(_text_lines(name, file))
+def _csv_lines(text: _TextLines, columns: Sequence[str]) -> Iterator[Line]:
+    rows = _parse_csv(text)
     header: Sequence[str] = next((row for _, row, _ in rows if row), ())
     places = [header.index(column) for column in columns]
     # itemgetter gives a bare value for one place
@@ -285,16 +323,19 @@ def _csv_lines(name: str, file: BinaryIO, columns: Sequence[str]) -> Iterator[Li
             yield Line(number, pick(row))
 
 
-def _parse_csv(
-    lines: Iterable[tuple[int, bytes | None]],
-) -> Iterator[tuple[int, list[str], str | None]]:
+def _parse_csv(text: _TextLines) -> Iterator[tuple[int, list[str], str | None]]:
     """Yield (number of the first line, fields, problem) of each record; blank lines are skipped."""
     problem: str | None = None
-    quote_line, is_in_quotes, is_at_end = 0, False, False
+    quote_line, is_in_quotes, is_at_end, start = 0, False, False, 0
 
     def texts() -> Iterator[str]:
         nonlocal problem, quote_line, is_in_quotes, is_at_end
-        for number, raw in lines:
+        for number, raw in text:
+            if number > first and text.num_bytes - start > MAX_LINE_BYTES:  # quoted line breaks
+                raise ConfigError(
+                    f"manifest {text.name}: the record that begins in line {first} is longer than "
+                    f"{MAX_LINE_BYTES >> 20} MiB; is a quote in it never closed?"
+                )
             if raw is None:
                 problem = _TOO_LONG
                 yield "\n"
@@ -311,7 +352,7 @@ def _parse_csv(
 
     reader = csv.reader(texts(), strict=True)
     while True:
-        first, row, is_in_quotes = reader.line_num + 1, [], False
+        first, row, is_in_quotes, start = reader.line_num + 1, [], False, text.num_bytes
         try:
             row = next(reader)
         except StopIteration:

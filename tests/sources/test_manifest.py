@@ -284,6 +284,32 @@ def test_a_line_without_an_end_does_not_fill_memory(
     assert "longer than" in found[1].failure.message
 
 
+@pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
+def test_long_lines_make_small_batches(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of lines of megabytes would fill the driver's memory."""
+    records = [{"sku": f"s{n}", "image": "a", "question": "x" * 1000} for n in range(20)]
+    path = write(tmp_path / name, records)
+    whole = rows(path)
+    monkeypatch.setattr(lines, "MAX_TEXT_BYTES", 3000)
+    with open(path, "rb") as file:
+        sizes = [len(batch) for batch in lines.read_lines(name, file, ["question"])]
+    assert sum(sizes) == 20
+    assert max(sizes) <= 4
+    assert rows(path) == whole
+
+
+def test_a_csv_record_without_an_end_stops_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each field is short, and each has a line break: one record would take the whole file."""
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
+    path = tmp_path / "m.csv"
+    path.write_text("sku,image,question\ns0,a,b\n" + '"x\n",' * 400 + "end\n")
+    assert "the record that begins in line 3 is longer than" in refused(path)
+
+
 def test_text_in_parquet_may_lie_about_its_encoding(tmp_path: Path) -> None:
     """Arrow does not check: one bad value must not cost the batch."""
     bad = pa.array([b"a.jpg", b"\xff.jpg", b"c.jpg"]).view(pa.string())
@@ -548,6 +574,18 @@ def test_a_bomb_of_short_values_ends_too(tmp_path: Path, monkeypatch: pytest.Mon
     table = pa.table({"sku": pa.array([7] * 1_000_000), "question": ["?"] * 1_000_000})
     pq.write_table(table, path, compression="zstd")
     assert "expands beyond" in refused(path, columns={"id": "sku", "prompt": "question"})
+
+
+def test_a_gzip_bomb_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of it is a gigabyte of lines; the same text is read where it is given whole."""
+    monkeypatch.setattr(lines, "FREE_EXPANSION_BYTES", 1 << 10)
+    text = b'{"sku": 7, "question": "?"}\n' * 10_000
+    path, whole = tmp_path / "m.jsonl.gz", tmp_path / "n.jsonl"
+    path.write_bytes(gzip.compress(text))
+    whole.write_bytes(text)
+    columns = {"id": "sku", "prompt": "question"}
+    assert "expands beyond" in refused(path, columns=columns)
+    assert len(rows(whole, columns=columns)) == 10_000
 
 
 # ------------------------------------------------------------------- changes
