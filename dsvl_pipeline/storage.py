@@ -62,16 +62,16 @@ def read_with_info(uri: str, *, max_bytes: int | None = None) -> tuple[bytes, Ob
     return _store(uri).read(uri, max_bytes)
 
 
-def read_range(uri: str, start: int, length: int) -> bytes:
+def read_range(uri: str, start: int, length: int, *, etag: str | None = None) -> bytes:
     """Read some bytes of an object; fewer where a local file ends before.
 
     Raises:
         ValueError: ``length`` is not positive.
-        StorageError: The object of a store ends before ``start``.
+        StorageError: The object of a store ends before ``start``, or its etag is another one.
     """
     if length < 1:
         raise ValueError(f"read {uri}: the length is {length}; it must be at least 1")
-    return _store(uri).read_range(uri, start, length)
+    return _store(uri).read_range(uri, start, length, etag)
 
 
 def read_many(uris: Iterable[str]) -> list[bytes]:

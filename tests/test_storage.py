@@ -233,6 +233,16 @@ def test_a_killed_writer_leaves_no_partial_file(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*.dsvl-tmp"))
 
 
+def test_a_writer_that_ends_meanwhile_stops_no_cleaning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dsvl vacuum` beside a run: the run renames its temporary file before it is looked at."""
+    (tmp_path / "a.dsvl-tmp").write_bytes(b"")
+    found = list(os.walk(tmp_path))
+    monkeypatch.setattr(os, "walk", lambda _: [(d, s, ["gone.dsvl-tmp", *n]) for d, s, n in found])
+    assert local.remove_temporaries(str(tmp_path), grace_s=0) == 1
+
+
 def test_local_listing_follows_links_but_never_in_circles(tmp_path: Path) -> None:
     """Data directories are often links; one of them may point upwards."""
     (tmp_path / "real").mkdir()

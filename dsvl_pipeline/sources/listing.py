@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import ConfigError
@@ -17,7 +17,8 @@ from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.uris import as_text, local_path, name_of, scheme_of, shown
 from dsvl_pipeline.stores.store import ObjectInfo
 
-MAX_OBJECT_BYTES = 2 << 30
+MAX_WHOLE_BYTES = 64 << 20
+RANGE_BYTES = 8 << 20
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -67,18 +68,22 @@ def file_rows(
         )
 
 
-def open_file(uri: str) -> BinaryIO:
+def open_file(file: ObjectInfo) -> BinaryIO:
     """Open a manifest for reading, seekable.
 
-    A local file is read as it is needed; an object is fetched whole, for want of a client that
-    survives faults in the middle of a stream.
+    A local file is read as it is needed. So is a large object, by ranges that are retried each;
+    a small one is fetched whole, which lets its bytes be compared with their MD5.
     """
-    if scheme_of(uri) != "file":
-        return io.BytesIO(storage.read(uri, max_bytes=MAX_OBJECT_BYTES))
+    if scheme_of(file.uri) != "file":
+        if file.size <= MAX_WHOLE_BYTES:
+            return io.BytesIO(storage.read(file.uri, max_bytes=MAX_WHOLE_BYTES))
+        return cast("BinaryIO", io.BufferedReader(_Ranges(file), RANGE_BYTES))
     try:
-        return open(local_path(uri), "rb")
+        return open(local_path(file.uri), "rb")
     except OSError as error:
-        raise ConfigError(f"manifest {shown(uri)} cannot be opened: {error.strerror}") from None
+        raise ConfigError(
+            f"manifest {shown(file.uri)} cannot be opened: {error.strerror}"
+        ) from None
 
 
 def root_of(pattern: str) -> str | None:
@@ -90,6 +95,37 @@ def root_of(pattern: str) -> str | None:
     if magic is not None:
         return os.path.dirname(path[: magic.start()])
     return path if os.path.isdir(path) else os.path.dirname(path)
+
+
+class _Ranges(io.RawIOBase):
+    """An object whose bytes are fetched as they are asked for, all of the version that was listed.
+
+    Raises:
+        StorageError: When reading: it has been replaced since.
+    """
+
+    def __init__(self, file: ObjectInfo) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        length = min(len(buffer), self._file.size - self._at)
+        if length <= 0:
+            return 0
+        data = storage.read_range(self._file.uri, self._at, length, etag=self._file.etag)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def _absolute(pattern: str, setting: str) -> str:

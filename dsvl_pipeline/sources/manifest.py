@@ -104,7 +104,7 @@ class Manifest:
 
     def _first_schema(self) -> pa.Schema:
         for file in self._files:
-            with open_file(file.uri) as stream:
+            with open_file(file) as stream:
                 schema = read_schema(file.uri, stream)
                 stream.seek(0)
                 if next(read_lines(file.uri, stream, ()), None):
@@ -150,7 +150,7 @@ class Manifest:
         wanted = [*self._columns.values(), *self._carry]
         carry_types = {field.name: field.type for field in self.carry_schema}
         directory, name = directory_of(file.uri), shown(file.uri)
-        with open_file(file.uri) as stream:
+        with open_file(file) as stream:
             if self._format != "jsonl":  # a JSONL file has no schema: a key may come late, or never
                 schema = read_schema(file.uri, stream)
                 if not schema.names:

@@ -39,7 +39,7 @@ class LocalStore:
                 info = ObjectInfo(uri=uri, size=size, mtime_ns=found.st_mtime_ns)
                 return file.read(), info
 
-    def read_range(self, uri: str, start: int, length: int) -> bytes:
+    def read_range(self, uri: str, start: int, length: int, etag: str | None) -> bytes:
         with _explained("read", uri), open(local_path(uri), "rb") as file:
             file.seek(start)
             return file.read(length)
@@ -99,9 +99,11 @@ def remove_temporaries(directory: str, *, grace_s: float) -> int:
     for parent, _, names in os.walk(local_path(directory)):
         for name in names:
             path = os.path.join(parent, name)
-            if name.endswith(_TEMPORARY_SUFFIX) and os.stat(path).st_mtime_ns < oldest_ns:
-                os.unlink(path)
-                num_removed += 1
+            # Its writer may be done with it by now.
+            with suppress(FileNotFoundError):
+                if name.endswith(_TEMPORARY_SUFFIX) and os.stat(path).st_mtime_ns < oldest_ns:
+                    os.unlink(path)
+                    num_removed += 1
     return num_removed
 
 

@@ -107,12 +107,14 @@ class S3Store:
 
         return _call("read", uri, get)
 
-    def read_range(self, uri: str, start: int, length: int) -> bytes:
+    def read_range(self, uri: str, start: int, length: int, etag: str | None) -> bytes:
         bucket, key = _split(uri)
-        wanted = f"bytes={start}-{start + length - 1}"
+        wanted = {"Range": f"bytes={start}-{start + length - 1}"}
+        if etag is not None:
+            wanted["IfMatch"] = f'"{etag}"'
 
         async def get(s3: Any) -> bytes:
-            response = await s3._call_s3("get_object", Bucket=bucket, Key=key, Range=wanted)
+            response = await s3._call_s3("get_object", Bucket=bucket, Key=key, **wanted)
             body = response["Body"]
             try:
                 return bytes(await body.read())
@@ -321,6 +323,8 @@ def _explain(action: str, uri: str, error: Exception) -> StorageError:
         return AccessError(f"{action} {uri}: there is no such bucket; {_ACCESS_HELP}")
     if status == 404:
         return NotFoundError(f"{action} {uri}: there is no such object")
+    if status == 412:
+        return StorageError(f"{action} {uri}: it was replaced while it was read; start again")
     if status in (301, 307, 401, 403) or code in ("ExpiredToken", "InvalidToken"):
         return AccessError(f"{detail}; {_ACCESS_HELP}")
     if not status and isinstance(error, _NOT_RETRYABLE):

@@ -33,8 +33,8 @@ class Store(Protocol):
         """Read a whole object and what it is, in one request."""
         ...
 
-    def read_range(self, uri: str, start: int, length: int) -> bytes:
-        """Read some bytes; fewer where the object ends before."""
+    def read_range(self, uri: str, start: int, length: int, etag: str | None) -> bytes:
+        """Read some bytes; fewer where the object ends before; none of one with another etag."""
         ...
 
     def stat(self, uri: str) -> ObjectInfo: ...

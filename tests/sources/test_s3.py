@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.config import InputConfig
-from dsvl_pipeline.errors import ConfigError, FetchError
+from dsvl_pipeline.errors import ConfigError, FetchError, StorageError
 from dsvl_pipeline.keys import content_id_from
+from dsvl_pipeline.sources import listing
 from dsvl_pipeline.sources.fetch import Fetcher
 from dsvl_pipeline.sources.open import open_input
 from tests.s3 import FaultyServer, Rule
@@ -77,6 +79,34 @@ def test_a_changed_object_is_noticed_where_the_job_asks_for_it(
     assert ids() == unchecked
     again = ids(check_changes=True)
     assert (again[0] == checked[0], again[1:] == checked[1:]) == (False, True)
+
+
+def test_a_large_manifest_is_read_by_ranges(
+    s3_faults: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest of gigabytes fits into no pod; one that is replaced meanwhile is not mixed."""
+    monkeypatch.setattr(listing, "MAX_WHOLE_BYTES", 1000)
+    monkeypatch.setattr(listing, "RANGE_BYTES", 5000)
+    table = pa.table({"id": [f"{n:06d}" for n in range(9000)], "image": ["a.jpg"] * 9000})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, row_group_size=1000)
+    text = "".join(f"{n:06d},a.jpg\n" for n in range(9000))
+    for name, body in (
+        ("m.parquet", buffer.getvalue()),
+        ("m.csv", f"id,image\n{text}".encode()),
+        ("m.csv.gz", gzip.compress(f"id,image\n{text}".encode())),
+    ):
+        uri = f"{s3_faults.uri}/{name}"
+        storage.put(uri, body)
+        job = config(manifest=uri, columns={"id": "id", "image": "image"})
+        s3_faults.rules = [Rule(method="GET", path=name, action="truncate", every=3, count=3)]
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "read", None)
+            assert [row.row_id for row in open_input(job).rows()] == table["id"].to_pylist()
+        opened = open_input(job)
+        storage.put(uri, body + b"\n")
+        with pytest.raises(StorageError, match="replaced while it was read"):
+            list(opened.rows())
 
 
 def test_what_cannot_be_read_has_a_code(s3_bucket: str) -> None:
