@@ -112,6 +112,8 @@ class InputConfig(Section):
             in ``columns`` serves without a request. Listed images and documents need neither.
         allow_http: Whether rows may name http(s) URLs (public addresses only).
         allowed_roots: Local directories that rows may name besides those of the input itself.
+        allowed_prefixes: Where rows of a manifest may name objects: s3://BUCKET, s3://BUCKET/PREFIX,
+            or s3:// for whatever the credentials may read. The manifests' own buckets by default.
         max_image_bytes: A larger file is an error row.
         max_document_bytes: The same for documents.
         image_timeout_s: Wall-clock limit for decoding one image.
@@ -128,6 +130,7 @@ class InputConfig(Section):
     check_changes: bool = False
     allow_http: bool = False
     allowed_roots: tuple[str, ...] = ()
+    allowed_prefixes: tuple[str, ...] | None = None
     max_image_bytes: int = Field(default=64 << 20, ge=1)
     max_document_bytes: int = Field(default=512 << 20, ge=1)
     image_timeout_s: float = Field(default=60.0, gt=0)
@@ -139,8 +142,17 @@ class InputConfig(Section):
     @classmethod
     def _one_is_a_list_of_one(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
-            names = ("manifest", "images", "documents", "carry", "allowed_roots")
+            names = {"manifest", "images", "documents", "carry"}
+            names |= {"allowed_roots", "allowed_prefixes"}
             return {k: [v] if k in names and isinstance(v, str) else v for k, v in values.items()}
+        return values
+
+    @field_validator("allowed_prefixes")
+    @classmethod
+    def _are_prefixes(cls, values: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for value in values or ():
+            if not value.startswith("s3://") or "*" in value:
+                raise ValueError("give s3://BUCKET or s3://BUCKET/PREFIX, without a pattern")
         return values
 
     @model_validator(mode="after")

@@ -1,9 +1,9 @@
 """The only place that opens what a user names.
 
 A job file is trusted, what its manifest names is not: local files are read only below allowed
-directories, web addresses only where the job allows it and only public ones (see
-`dsvl_pipeline.sources.web`). Objects of a store are read with the job's own credentials, which
-decide what they may see.
+directories, objects of a store, which are read with the job's own credentials, only below allowed
+prefixes (see `dsvl_pipeline.sources.prefixes`), web addresses only where the job allows it and
+only public ones (see `dsvl_pipeline.sources.web`).
 
 What can be mended without the row changing is retryable: a file that is missing, and whatever a
 setting refuses, since the settings here do not enter a row's key.
@@ -29,6 +29,7 @@ from dsvl_pipeline.errors import (
     TooLargeError,
 )
 from dsvl_pipeline.sources.listing import root_of
+from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.sources.uris import local_path, scheme_of, shown
 from dsvl_pipeline.sources.web import WebReader, is_public, too_large
 
@@ -69,6 +70,7 @@ class Fetcher:
         named = map(root_of, (*config.manifest, *config.images, *config.documents))
         roots = [root for root in named if root is not None] + list(config.allowed_roots)
         self._roots = sorted({os.path.realpath(local_path(root)) for root in roots})
+        self._prefixes = Prefixes(config)
         self._web = WebReader(
             timeout_s=config.fetch_timeout_s, is_allowed_address=is_allowed_address
         )
@@ -94,6 +96,8 @@ class Fetcher:
             case "file":
                 fetched = self._read_local(uri, max_bytes)
             case "s3":
+                if self._prefixes.refuse(uri):
+                    raise FetchError("path_refused", self._prefixes.refusal(uri), is_retryable=True)
                 fetched = _read_object(uri, max_bytes)
             case "http" | "https":
                 fetched = self._read_web(uri, max_bytes)

@@ -97,6 +97,12 @@ def root_of(pattern: str) -> str | None:
     return path if os.path.isdir(path) else os.path.dirname(path)
 
 
+def prefix_of(pattern: str) -> str:
+    """Give the place in a store below which a pattern looks."""
+    magic = _MAGIC.search(pattern)
+    return pattern[: magic.start()].rpartition("/")[0] if magic else pattern
+
+
 class _Ranges(io.RawIOBase):
     """An object whose bytes are fetched as they are asked for, all of the version that was listed.
 

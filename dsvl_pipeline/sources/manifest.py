@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -39,6 +40,7 @@ from dsvl_pipeline.sources.lines import (
     read_schema,
 )
 from dsvl_pipeline.sources.listing import find, open_file
+from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.sources.unique import number_equal_rows
 from dsvl_pipeline.sources.uris import directory_of, join, local_path, name_of, scheme_of, shown
 from dsvl_pipeline.stores.store import ObjectInfo
@@ -56,6 +58,7 @@ class Manifest:
         columns: Which column holds what.
         carry: Columns copied to the output.
         check_changes: Whether to ask the store about every object that the rows name.
+        prefixes: Which of them may be asked about and read; all without it.
 
     Attributes:
         kind: What the rows are.
@@ -64,7 +67,8 @@ class Manifest:
 
     Raises:
         ConfigError: No file, no row, a file that cannot be read, or a column that is missing or of
-            a type that cannot be used.
+            a type that cannot be used; or, from `batches`, ``prefixes`` refuse all that the
+            first rows name.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Manifest:
         carry: Sequence[str],
         *,
         check_changes: bool = False,
+        prefixes: Prefixes | None = None,
     ) -> None:
         self.kind: Literal["image", "document"] = "document" if columns.document else "image"
         named = columns.model_dump()
@@ -81,15 +86,29 @@ class Manifest:
         self._at = {role: position for position, role in enumerate(self._columns)}
         self._carry = tuple(carry)
         self._check_changes = check_changes
+        self._prefixes = prefixes
         self._files = list(find(patterns, setting="input.manifest", suffixes=SUFFIXES))
         self._format = self._one_format()
         self.carry_schema = self._carry_schema(self._first_schema())
 
     def batches(self) -> Iterator[list[Row]]:
         """Read all rows, file after file; ids are not yet checked for repetitions."""
-        for file in self._files:
-            rows = self._read(file)
-            yield from rows if "id" in self._columns else number_equal_rows(rows)
+        by_file = map(self._read, self._files)
+        if "id" not in self._columns:
+            by_file = map(number_equal_rows, by_file)
+        batches = chain.from_iterable(by_file)
+        first = next(batches, [])
+        self._check_prefixes(first)
+        yield from chain([first], batches)
+
+    def _check_prefixes(self, rows: Sequence[Row]) -> None:
+        """Say before anything starts what would otherwise be said by each row, one by one."""
+        named = [uri for row in rows for uri in row.sources]
+        if self._prefixes is not None and named and all(map(self._prefixes.refuse, named)):
+            raise ConfigError(
+                f"input.manifest: none of what its first {len(rows):,} rows name may be read: "
+                f"{self._prefixes.refusal(named[0])}"
+            )
 
     # ---------------------------------------------------------------- columns
 
@@ -273,6 +292,8 @@ class Manifest:
                     size, mtime_ns = found.st_size, found.st_mtime_ns
                     return content_id_from(uri=uri, size=size, mtime_ns=mtime_ns)
             elif scheme == "s3" and self._check_changes:
+                if self._prefixes is not None and self._prefixes.refuse(uri):
+                    return b""
                 info = storage.stat(uri)
                 return content_id_from(uri=uri, etag=info.etag, size=info.size)
         # A store that fails otherwise stops the plan: every row would seem to have changed.

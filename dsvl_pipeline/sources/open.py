@@ -12,6 +12,7 @@ from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.documents import document_rows
 from dsvl_pipeline.sources.images import image_rows
 from dsvl_pipeline.sources.manifest import Manifest
+from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.sources.unique import refuse_repeats
 from dsvl_pipeline.sources.uris import local_path, scheme_of
 
@@ -29,7 +30,11 @@ class Input:
         self._config = config
         self._manifest = (
             Manifest(
-                config.manifest, config.columns, config.carry, check_changes=config.check_changes
+                config.manifest,
+                config.columns,
+                config.carry,
+                check_changes=config.check_changes,
+                prefixes=Prefixes(config),
             )
             if config.manifest
             else None

@@ -96,6 +96,7 @@ def test_no_secret_appears_in_anything_a_run_writes(tmp_path: Path, ray_folder: 
         "columns": {"id": "id", "image": "image"},
         "carry": ["group"],
         "allow_http": True,
+        "allowed_prefixes": "s3://bucket",
         "fetch_timeout_s": 2,
     }
     job = fake_job(source, str(output)) | {"max_error_fraction": 1.0}

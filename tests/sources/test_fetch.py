@@ -11,6 +11,7 @@ import pytest
 from dsvl_pipeline.config import InputConfig
 from dsvl_pipeline.errors import FetchError
 from dsvl_pipeline.sources.fetch import Fetcher
+from dsvl_pipeline.sources.prefixes import Prefixes
 
 COLUMNS = {"image": "image"}
 
@@ -94,6 +95,32 @@ def test_a_manifest_in_a_store_reaches_no_local_file(job: Path) -> None:
     error = error_of(fetch, f"{job}/a.jpg")
     assert error.code == "path_refused"
     assert "it has none" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed", "refused"),
+    [
+        ({}, "", "s3://a/k"),
+        ({"manifest": "s3://a/m/*.csv"}, "s3://a/k s3://a/m/../k s3://a//k", "s3://b/k s3://ab/k"),
+        ({"manifest": "s3://a/*.csv"}, "", "s3://a/../b/k S3://b/k s3://b/../a/k"),
+        ({"manifest": "s3://a/m.csv", "allowed_prefixes": "s3://b/p"}, "s3://b/p/k", "s3://a/k"),
+        ({"allowed_prefixes": ["s3://b/p/", "s3://c"]}, "s3://b/p/k s3://c/k", "s3://b/pk s3://b"),
+        ({"allowed_prefixes": "s3://"}, "s3://a/k s3://b/../k", ""),
+        ({"manifest": "s3://a/m.csv", "allowed_prefixes": []}, "", "s3://a/k"),
+        ({"images": "s3://a/p/**/*.jpg", "allowed_prefixes": []}, "s3://a/p/k", "s3://a/k"),
+        ({"documents": "s3://a/p//x.pdf"}, "s3://a/p//x.pdf", "s3://a/p/x.pdf"),
+    ],
+)
+def test_prefixes_end_at_a_slash_however_a_key_is_spelled(
+    settings: dict[str, object], allowed: str, refused: str
+) -> None:
+    """What a job reads by default is what it names itself; a setting says it otherwise."""
+    settings = {"manifest": "m.csv", "columns": COLUMNS, **settings}
+    prefixes = Prefixes(InputConfig.model_validate(settings))
+    for uri in (*allowed.split(), "/local", "https://host/a"):
+        assert not prefixes.refuse(uri)
+    for uri in refused.split():
+        assert prefixes.refuse(uri)
 
 
 def test_images_and_documents_make_their_directories_readable(job: Path) -> None:

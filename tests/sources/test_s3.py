@@ -44,7 +44,7 @@ def test_images_are_listed_with_their_etags(s3_bucket: str) -> None:
 
 
 def test_a_manifest_is_read_and_what_it_names(s3_bucket: str) -> None:
-    """Relative names lie beside it, absolute ones anywhere in the stores."""
+    """Relative names lie beside it, absolute ones anywhere in its bucket."""
     table = pa.table({"image": ["a.jpg", "../q/b.jpg", f"{s3_bucket}/c.jpg"]})
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
@@ -69,6 +69,7 @@ def test_a_changed_object_is_noticed_where_the_job_asks_for_it(
     storage.put(f"{s3_bucket}/b.jpg", b"same")
 
     def ids(**settings: object) -> list[bytes]:
+        settings |= {"allowed_prefixes": s3_bucket}
         job = config(manifest=str(path), columns={"image": "image"}, **settings)
         return [row.content_id for row in open_input(job).rows()]
 
@@ -79,6 +80,48 @@ def test_a_changed_object_is_noticed_where_the_job_asks_for_it(
     assert ids() == unchecked
     again = ids(check_changes=True)
     assert (again[0] == checked[0], again[1:] == checked[1:]) == (False, True)
+
+
+def test_rows_name_only_what_the_job_may_read(s3_faults: FaultyServer) -> None:
+    """The credentials are the job's, not those of whoever wrote the manifest."""
+    for key in ("p/a.jpg", "q/a.jpg", "a.jpg", "pq/a.jpg"):
+        storage.put(f"{s3_faults.uri}/{key}", b"pixels")
+    table = f"image\n{s3_faults.uri}/q/a.jpg\n{s3_faults.uri}/p/a.jpg\n".encode()
+    storage.put(f"{s3_faults.uri}/m/m.csv", table)
+    settings = {"manifest": f"{s3_faults.uri}/m/m.csv", "columns": {"image": "image"}}
+
+    job = config(**settings, allowed_prefixes=f"{s3_faults.uri}/p/", check_changes=True)
+    del s3_faults.requests[:]
+    refused, allowed = open_input(job).rows()
+    asked = [path for method, path in s3_faults.requests if method == "HEAD" and "jpg" in path]
+    assert [path[-8:] for path in asked] == ["/p/a.jpg"]
+    assert (refused.content_id, allowed.content_id != b"") == (b"", True)
+    fetch = Fetcher(job)
+    for read in (fetch.read, fetch.read_document):
+        assert read(allowed.sources[0]).data == b"pixels"
+        for key in (
+            "q/a.jpg",
+            "a.jpg",
+            "pq/a.jpg",
+            "p/../q/a.jpg",
+            "p/x/../../q/a.jpg",
+            "/p/a.jpg",
+        ):
+            del s3_faults.requests[:]
+            with pytest.raises(FetchError, match=r"input\.allowed_prefixes") as caught:
+                read(f"{s3_faults.uri}/{key}")
+            assert (caught.value.code, caught.value.is_retryable) == ("path_refused", True)
+            assert s3_faults.requests == []
+
+
+def test_a_manifest_that_names_only_what_is_refused_stops_the_job(s3_bucket: str) -> None:
+    """A million error rows would say no more than the first."""
+    storage.put(f"{s3_bucket}/m.csv", b"image\ns3://photos/a.jpg\ns3://photos/b.jpg\n")
+    settings = {"manifest": f"{s3_bucket}/m.csv", "columns": {"image": "image"}}
+    with pytest.raises(ConfigError, match=r"input\.allowed_prefixes, e\.g\. s3://photos"):
+        list(open_input(config(**settings)).rows())
+    job = config(**settings, allowed_prefixes=["s3://photos"])
+    assert len(list(open_input(job).rows())) == 2
 
 
 def test_a_large_manifest_is_read_by_ranges(
