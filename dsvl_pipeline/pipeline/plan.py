@@ -11,6 +11,7 @@ import contextlib
 import gc
 import itertools
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -356,10 +357,13 @@ def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table
     for row in documents.to_pylist():
         content_id, digest = row["content_id"], prompt_digest_of(row)
         before = committed.get((row["row_id"], row["prompt_id"]), [])
+        # A page that stands twice (see `complete`) is answered again, which replaces both.
+        times = Counter(r["page_index"] for r in before)
         current = [
             r
             for r in before
-            if r["row_key"] == keys.row_key(content_id, r["page_index"], digest, recipe)
+            if times[r["page_index"]] == 1
+            and r["row_key"] == keys.row_key(content_id, r["page_index"], digest, recipe)
         ]
         good.extend(current)
         pages = [r["page_index"] for r in current]

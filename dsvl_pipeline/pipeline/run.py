@@ -24,7 +24,7 @@ from ray.exceptions import RayError
 from dsvl_pipeline import storage
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import DsvlError, RunStoppedError
-from dsvl_pipeline.pipeline import graph, ledger, stream
+from dsvl_pipeline.pipeline import complete, graph, ledger, stream
 from dsvl_pipeline.pipeline.drain import Drains
 from dsvl_pipeline.pipeline.failures import explaining, under_way
 from dsvl_pipeline.pipeline.limits import ErrorLimits, Stall, check_starts
@@ -49,6 +49,7 @@ _FLUSH_S = 300.0
 _LOOK_EVERY_S = 5.0
 _LAST_WORD_S = 10.0
 _SAVE_EVERY_S = 2.0
+_MOST_NAMED = 3
 # A part, if any row goes into it, and keys and codes of errors that do not (`redrive.replacing`).
 _Written: TypeAlias = tuple[Receipt | None, pa.Table | None]
 
@@ -260,16 +261,36 @@ class _ShardRun:
             raise RunStoppedError(
                 "stopped by a signal; what was complete is committed, and the same command goes on"
             )
-        # A document is at least one row, if only an error row.
-        if self._num_rows < self._plan.num_rows:
-            raise RunStoppedError(
-                f"shard {self._plan.shard}: {self._num_rows} rows came out of the graph, but "
-                f"{self._plan.num_rows} went in; run the same command again to compute the rest"
-            )
+        self._check_complete()
         # Pages that a new version of a document lacks, errors that are gone: nothing replaces them.
         commit = self._prepared.writer.commit
         self._patiently(functools.partial(commit, [], superseded=self._stale))
         return self._num_rows + self._num_kept - self._num_losses
+
+    def _check_complete(self) -> None:
+        """Make sure that nothing was lost or doubled on its way through the graph.
+
+        Raises:
+            RunStoppedError: Something was.
+        """
+        plan, writer = self._plan, self._prepared.writer
+        num_rows, found = self._num_rows, ""
+        # A document is at least one row, if only an error row.
+        if num_rows < plan.num_rows or (num_rows > plan.num_rows and not plan.num_documents):
+            found = f"{num_rows} rows came out of the graph, but {plan.num_rows} went in"
+        # A redrive that lost answers leaves them as they were, which may be not all pages.
+        elif plan.num_documents and not self._num_losses:
+            problems = self._patiently(
+                lambda: complete.problems_of(
+                    plan, writer.snapshot, num_shards=writer.num_shards, stale=self._stale
+                )
+            )
+            found = "; ".join(map(str, problems[:_MOST_NAMED]))
+        if found:
+            raise RunStoppedError(
+                f"shard {plan.shard}: {found}; was a node lost? Run the same command again to "
+                "compute the rest"
+            )
 
     def _answer(self) -> None:
         dataset = graph.build(

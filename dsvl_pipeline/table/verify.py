@@ -83,9 +83,9 @@ def verify(uri: str) -> Verification:
         if receipts:
             rows = _read_shard(snapshot, receipts, problems)
             rows_in_shards[shard] = rows.num_rows
-            problems += _check_keys(rows, shard, num_shards)
+            problems += check_keys(rows, shard, num_shards)
             if wanted is not None:
-                problems += _check_documents(rows, wanted.prompt_ids)
+                problems += check_documents(rows, wanted.prompt_ids)
     expected = wanted.rows_expected if wanted else {}
     for shard, num_rows in expected.items():
         found = rows_in_shards.get(shard, 0)
@@ -138,7 +138,8 @@ def _check_part(rows: pa.Table, receipt: Receipt) -> Iterator[Problem]:
             yield Problem(where=receipt.path, what=f"{what}: {found}, but the log says {wanted}")
 
 
-def _check_keys(rows: pa.Table, shard: int, num_shards: int) -> Iterator[Problem]:
+def check_keys(rows: pa.Table, shard: int, num_shards: int) -> Iterator[Problem]:
+    """Find rows of a shard that stand twice, and such as belong into another one."""
     counted = pc.value_counts(logical_key(rows).combine_chunks())
     doubled = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
     if len(doubled):
@@ -157,7 +158,7 @@ def _check_keys(rows: pa.Table, shard: int, num_shards: int) -> Iterator[Problem
         )
 
 
-def _check_documents(rows: pa.Table, prompt_ids: Iterable[str]) -> Iterator[Problem]:
+def check_documents(rows: pa.Table, prompt_ids: Iterable[str]) -> Iterator[Problem]:
     """Compare the pages of each document, under each prompt, with their number.
 
     A row without a page says that the document could not be opened: it answers its prompt.

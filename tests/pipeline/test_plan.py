@@ -246,6 +246,14 @@ def test_missing_pages_are_asked_for_alone(tmp_path: Path) -> None:
     assert [row["done_pages"] for row in todo] == [[0, 2]]
 
 
+def test_a_page_that_stands_twice_is_answered_again(tmp_path: Path) -> None:
+    """One answer then takes the place of both; three rows of two pages are no whole document."""
+    old = committed_pages(document("d"), [0, 1, 1], 3)
+    result, todo = planned(tmp_path, [document("d")], old)
+    assert [row["done_pages"] for row in todo] == [[0]]
+    assert plan.read_stale(result)["page_index"].to_pylist() == [1, 1]
+
+
 def test_a_changed_document_replaces_all_its_pages(tmp_path: Path) -> None:
     """Pages that the new version lacks must not stay behind."""
     result, todo = planned(

@@ -29,7 +29,7 @@ from dsvl_pipeline.table.part import Receipt
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.writer import TableWriter
 from tests.pipeline.jobs import fake_job, parse
-from tests.table.rows import image_rows, keys_of, open_table, write
+from tests.table.rows import image_rows, keys_of, open_table, page_rows, write
 
 
 def shard_run(
@@ -249,3 +249,51 @@ def test_a_driver_that_lost_its_table_leaves_the_next_one_its_work(
         assert read_run(uri, "run") is None
         end(prepared_run(sleeper), "stopped")
         sleeper.close()
+
+
+@pytest.mark.parametrize(
+    ("pages", "said"),
+    [
+        ([0, 1, 2], None),
+        ([0, 1, 2, 1], r"more than one row, first \(d, page 1"),
+        ([0, 2], r"document d, prompt caption: has 2 of 3 pages; missing: \[1\]"),
+        ([], "row d, prompt caption: has no answer"),
+    ],
+)
+def test_a_shard_is_done_when_each_page_is_there_once(
+    tmp_path: Any, pages: list[int], said: str | None
+) -> None:
+    """However many rows came out: a retried task may list other pages than at its first attempt."""
+    uri, key = str(tmp_path / "work.parquet"), work.new_key()
+    work.write(uri, image_rows(dict.fromkeys("ade", "")), key)
+    rows = [
+        image_rows({"a": "1"}),
+        page_rows("d", pages, 3, "caption"),
+        page_rows("e", [0, 1], 2, "caption"),
+        # Nobody has asked for them now: an earlier run may have left it so.
+        page_rows("d", [0], 3, "colour"),
+    ]
+    with open_table(str(tmp_path / "table")) as writer:
+        writer.commit([write(writer, pa.concat_tables(rows))])
+        known = {"work_files": (uri,), "work_key": key, "num_rows": 3, "num_documents": 2}
+        run = shard_run(writer, keys_of(rows[0]).slice(0, 0), **known)
+        run._num_rows = 6
+        if said is None:
+            run._check_complete()
+            old = page_rows("d", [3], 4, "caption")  # of an earlier version, and about to go
+            writer.commit([write(writer, old)])
+            run._stale = keys_of(old)
+            run._check_complete()
+            return
+        with pytest.raises(RunStoppedError, match=said):
+            run._check_complete()
+
+
+@pytest.mark.parametrize("num_rows", [2, 4])
+def test_as_many_images_come_out_as_went_in(tmp_path: Any, num_rows: int) -> None:
+    """Each is one row."""
+    with open_table(str(tmp_path / "table")) as writer:
+        run = shard_run(writer, keys_of(image_rows({})), num_rows=3)
+        run._num_rows = num_rows
+        with pytest.raises(RunStoppedError, match=rf"{num_rows} rows came out .* 3 went in"):
+            run._check_complete()
