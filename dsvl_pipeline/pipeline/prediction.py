@@ -158,7 +158,10 @@ def measure(wanted: Wanted, todo: pa.Table) -> Measured:
         RunStoppedError: Ray could not go on.
     """
     config = StageConfig(
-        job=wanted.job, dtype=wanted.scale.dtype, recipe=wanted.recipe, lineage=dict(wanted.model)
+        job=wanted.pinned_job,
+        dtype=wanted.scale.dtype,
+        recipe=wanted.recipe,
+        lineage=dict(wanted.model),
     )
     plan = ShardPlan(
         shard=0,

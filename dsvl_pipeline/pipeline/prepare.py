@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from dsvl_pipeline import hub, keys, storage
 from dsvl_pipeline.config import JobConfig, check_grammars
-from dsvl_pipeline.errors import RunStoppedError
+from dsvl_pipeline.errors import AccessError, NotFoundError, RunStoppedError
 from dsvl_pipeline.pipeline import plan, settings, work
 from dsvl_pipeline.pipeline.patience import patiently
 from dsvl_pipeline.pipeline.plan import ShardPlan, Spool
@@ -30,6 +30,7 @@ from dsvl_pipeline.sources.open import open_input, with_absolute_paths
 from dsvl_pipeline.sources.uris import local_path, scheme_of
 from dsvl_pipeline.table import reader
 from dsvl_pipeline.table.failures import read_selected
+from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.lineage import RunManifest, RunStatus, write_run
 from dsvl_pipeline.table.schema import output_schema
 from dsvl_pipeline.table.writer import TableWriter
@@ -155,6 +156,19 @@ class Wanted:
     rows: Iterator[Row]
 
     @property
+    def pinned_job(self) -> JobConfig:
+        """The job for the workers, with the commit that a hub checkpoint's revision is now.
+
+        A branch may move, and a node that comes later must not answer with other weights.
+        """
+        name = self.job.model.checkpoint
+        if name == hub.DEMO or Path(name).expanduser().is_dir():
+            return self.job
+        # The hub's cache has a directory for each commit, of its name.
+        model = self.job.model.model_copy(update={"revision": self.checkpoint.name})
+        return self.job.model_copy(update={"model": model})
+
+    @property
     def recipe(self) -> str:
         return keys.recipe_digest(self.recipe_parts)
 
@@ -228,8 +242,12 @@ def prepare(
     spool = base.spool(itertools.islice(base.rows, limit))
     try:
         run_id, work_key = uuid.uuid4().hex[:16], work.new_key()
+        try:
+            num_shards = read_format(job.output.uri).num_shards
+        except (NotFoundError, AccessError):  # the writer says which setting is wrong
+            num_shards = base.num_shards(spool)
         writer = TableWriter.open(
-            job.output.uri, num_shards=base.num_shards(spool), run_id=run_id, recipe=recipe
+            job.output.uri, num_shards=num_shards, run_id=run_id, recipe=recipe
         )
         try:
             shards = []
@@ -271,9 +289,13 @@ def prepare(
             raise
     finally:
         spool.close()
-    dtype = wanted.scale.dtype
     return Prepared(
-        config=StageConfig(job=job, dtype=dtype, recipe=base.recipe, lineage=_lineage(manifest)),
+        config=StageConfig(
+            job=wanted.pinned_job,
+            dtype=wanted.scale.dtype,
+            recipe=base.recipe,
+            lineage=_lineage(manifest),
+        ),
         scale=wanted.scale,
         writer=writer,
         shards=shards,

@@ -1,14 +1,23 @@
-"""The recipe: what makes every row of a table run again, and what does not."""
+"""What a run settles before its first row.
+
+The recipe: what makes every row of a table run again, and what does not.
+"""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dsvl_pipeline import keys
-from dsvl_pipeline.pipeline.prepare import _recipe_parts
-from tests.pipeline.jobs import fake_job, parse
+from dsvl_pipeline import hub, keys
+from dsvl_pipeline.pipeline import prepare
+from dsvl_pipeline.pipeline.prepare import Prepared, _recipe_parts
+from dsvl_pipeline.pipeline.settings import Scale
+from tests.pipeline.jobs import fake_job, parse, write_manifest
 
 
 def recipe(**sections: Any) -> str:
@@ -46,3 +55,65 @@ def test_what_changes_no_answer_runs_nothing_again(change: dict[str, Any]) -> No
 def test_what_changes_answers_runs_everything_again(change: dict[str, Any]) -> None:
     """Two rows of one recipe were made in one way."""
     assert recipe(**change) != recipe()
+
+
+@pytest.fixture
+def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the cluster be one that was joined already."""
+    scale = Scale(replicas=1, num_gpus=0, rows_per_batch=16, batches_in_flight=2, dtype="float32")
+    for name, answer in (("connect", None), ("configure", None), ("scale_of", scale)):
+        monkeypatch.setattr(prepare.settings, name, lambda *_, answer=answer: answer)
+
+
+def prepared(job: dict[str, Any], limit: int | None = None) -> Prepared:
+    """Prepare a run, and let the table go again."""
+    run = prepare.prepare(parse(job), limit=limit, is_fresh=False, stop=threading.Event())
+    run.close()
+    return run
+
+
+@pytest.mark.usefixtures("_no_cluster")
+def test_all_workers_load_the_commit_that_the_driver_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is pushed to the hub during a run; the recipe and the job stay as they were."""
+    snapshot = tmp_path / "snapshots" / "c0ffee"
+    snapshot.parent.mkdir()
+    snapshot.symlink_to(hub.resolve(hub.DEMO))
+    monkeypatch.setattr(hub, "_download", lambda name, revision: snapshot)
+    job = fake_job(write_manifest(str(tmp_path / "in"), 3), str(tmp_path / "out"))
+    for checkpoint, pinned in (
+        ("some/model", "c0ffee"),
+        (str(snapshot), None),
+        (hub.DEMO, None),
+    ):
+        run = prepared(job | {"model": {"checkpoint": checkpoint}})
+        assert run.config.job.model.revision == pinned
+        assert run.manifest.job["model"]["revision"] is None
+        assert run.manifest.model["model_revision"] is None
+
+
+@pytest.mark.usefixtures("_no_cluster")
+def test_a_trial_reads_no_further_once_there_is_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a new table's number of shards hangs on how much input there is beyond the limit."""
+    read: list[str] = []
+    open_input = prepare.open_input
+
+    def counting(section: Any) -> Any:
+        source = open_input(section)
+
+        def rows() -> Iterator[Any]:
+            for row in source.rows():
+                read.append(row.row_id)
+                yield row
+
+        return SimpleNamespace(carry_schema=source.carry_schema, rows=rows)
+
+    monkeypatch.setattr(prepare, "open_input", counting)
+    job = fake_job(write_manifest(str(tmp_path / "in"), 30), str(tmp_path / "out"))
+    for num_read in (30, 5):
+        read.clear()
+        prepared(job, limit=5)
+        assert len(read) == num_read
