@@ -48,7 +48,7 @@ demo: $(READY)  ## the main job over the sample images and PDF, on the demo chec
 	$(BIN)/dsvl report out/demo out/demo.html
 
 test: $(READY)  ## all tests that need no GPU, Ray and S3 included
-	$(BIN)/python -m pytest -m "not gpu and not corpora and not drain"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not gpu and not corpora"
 
 test-corpora: $(READY)  ## bad files of other projects' tests through whole runs (70 MB once, minutes)
 	$(BIN)/python -m pytest -m corpora tests/input
@@ -67,8 +67,7 @@ test-kernels: requirements/torch-cpu.txt  ## the GPU kernels on a CPU, in Triton
 
 # One seed gives one run; each draws another fault. RUNS=20 SEED=7 make fault
 RUNS ?= 200
-fault: $(READY)  ## drained nodes, and runs with random faults, rows counted after each (variables: RUNS, MINUTES, SEED)
-	$(BIN)/python -m pytest -m drain tests/pipeline/test_drain.py
+fault: $(READY)  ## runs with random faults, rows counted after each (variables: RUNS, MINUTES, SEED)
 	$(BIN)/python -m tests.fault --runs $(RUNS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 test-ceph: $(READY)  ## what touches S3, the short fault campaign too, on a real Ceph (needs its Debian packages)

@@ -26,7 +26,7 @@ from tests.fault.cluster import LocalCluster, wait_until
 from tests.pipeline import generated
 from tests.pipeline.jobs import fake_job, parse, write_manifest
 
-pytestmark = [pytest.mark.ray, pytest.mark.drain]
+pytestmark = pytest.mark.ray
 
 LIMIT_S = 240
 """Machines are shared; what takes longer hangs."""
