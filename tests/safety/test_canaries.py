@@ -132,7 +132,7 @@ def test_no_secret_appears_in_anything_a_run_writes(tmp_path: Path, ray_folder: 
         if "://" in row_id:
             dsvl("lineage", str(output), row_id)
     # A run that did not end well leaves its work files behind, where workers find what to fetch.
-    signed = "\n".join(f"https://127.0.0.1:9/{n}.jpg?{SIGNED}" for n in range(40))
+    signed = "\n".join(f"https://127.0.0.1:9/{n}.jpg?{SIGNED}" for n in range(400))
     (tmp_path / "in" / "signed.csv").write_text(f"image\n{signed}\n")
     source |= {"manifest": str(tmp_path / "in" / "signed.csv"), "columns": {"image": "image"}}
     job |= {"input": source | {"carry": []}, "limits": {"first_rows": 1}}
