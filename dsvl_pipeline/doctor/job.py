@@ -31,6 +31,7 @@ from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.sources.images import SUFFIXES as IMAGES
 from dsvl_pipeline.sources.listing import find
 from dsvl_pipeline.sources.manifest import Manifest
+from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.table.claim import check_claims
 from dsvl_pipeline.table.format import read_format
 
@@ -79,7 +80,8 @@ def _inputs(job: JobConfig) -> Iterator[Finding]:
     if wanted.manifest:
 
         def read() -> str:
-            source = Manifest(wanted.manifest, wanted.columns, wanted.carry)
+            prefixes = Prefixes(wanted)
+            source = Manifest(wanted.manifest, wanted.columns, wanted.carry, prefixes=prefixes)
             first = next((row for rows in source.batches() for row in rows), None)
             return f"columns are there; the first row asks of {first.row_id if first else 'none'}"
 

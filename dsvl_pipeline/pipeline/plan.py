@@ -43,6 +43,7 @@ MOST_COUNTED_BEYOND_LIMIT = 200_000
 """Inputs that a limited run counts beyond its limit; more of them make `_SHARDS_IF_MANY`."""
 _SHARDS_IF_MANY = 16
 _ROWS_PER_CHUNK = 20_000
+_CHARACTERS_PER_CHUNK = 64 << 20
 _NO_PROMPT = RowFailure(
     code="no_prompt",
     message="the row's prompt column is empty and the job has no other prompt; fill it in, or "
@@ -170,7 +171,7 @@ class Spool:
     def _write(self, rows: Iterable[Row]) -> None:
         with pq.ParquetWriter(self._all, self.schema, compression="zstd") as writer:
             wanted = itertools.chain.from_iterable(map(self._asks, rows))
-            while chunk := list(itertools.islice(wanted, _ROWS_PER_CHUNK)):
+            for chunk in _chunks(wanted):
                 table = pa.Table.from_pylist(chunk, schema=self.schema)
                 writer.write_table(table)
                 self._state.update(b"".join(_wanted_key(table).to_pylist()))
@@ -197,6 +198,19 @@ class Spool:
                 digest = prompt_digest_of(prompt)
                 row_key = keys.row_key(row.content_id, None, digest, self._recipe)
             yield asked | prompt | {"row_key": row_key}
+
+
+def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Cut rows into chunks of bounded number and text: a manifest may hold a prompt in each row."""
+    chunk, size = list[dict[str, Any]](), 0
+    for row in rows:
+        chunk.append(row)
+        size += sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(chunk) == _ROWS_PER_CHUNK or size > _CHARACTERS_PER_CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
 from dsvl_pipeline import keys
 from dsvl_pipeline.config import PromptConfig
@@ -417,3 +419,25 @@ def test_a_plan_of_another_schema_is_another_plan() -> None:
         return spool.digest
 
     assert len({digest(prompt) for prompt in (COLOUR, BY_SCHEMA, BY_REGEX)}) == 3
+
+
+def test_a_spool_holds_few_long_prompts_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest may have a prompt of megabytes in each row; the plan is the same."""
+    rows = [image(f"i{n}", prompt="x" * 100) for n in range(10)]
+    written = []
+    write = pq.ParquetWriter.write_table
+
+    def counting(writer: pq.ParquetWriter, table: pa.Table) -> None:
+        written.append(table.num_rows)
+        write(writer, table)
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", counting)
+    digests = set()
+    for most in (1 << 20, 300):
+        monkeypatch.setattr(plan, "_CHARACTERS_PER_CHUNK", most)
+        spool = Spool(rows, (), RECIPE, pa.schema([]))
+        digests.add(spool.digest)
+        spool.close()
+    assert written[0] == 10
+    assert max(written[1:]) == 3
+    assert (sum(written[1:]), len(digests)) == (10, 1)
