@@ -1,6 +1,6 @@
 """What a killed driver costs: rows that were answered, but not committed.
 
-    python -m benchmarks.resume [--kills 3] [--rows 20000]
+    python -m benchmarks.resume [--kills 3] [--rows 100000]
 
 Runs a job of the fake engine with a cluster of its own, kills the driver and all of the cluster
 with SIGKILL at a random time, and compares what had come out of the graph with what the log names;
@@ -12,6 +12,7 @@ the rows that were in flight.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -43,7 +44,7 @@ with open(sys.argv[2], "w", buffering=1) as file:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -76,7 +77,8 @@ def _kill(folder: Path, rows: int) -> dict[str, Any]:
         time.sleep(running_s)
         assert driver.poll() is None, "the job was done before its kill; give more --rows"
     finally:
-        os.killpg(driver.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)
     killed_s = time.time()
     driver.wait()
     committed = counts(str(table)).total - before
