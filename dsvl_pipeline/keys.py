@@ -78,6 +78,11 @@ def content_id_of_many(content_ids: Sequence[bytes]) -> bytes:
     return _digest(b"dsvl.contents", content_ids)
 
 
+def content_id_rendered(content_id: bytes, *, dpi: int, max_page_px: int) -> bytes:
+    """Identify what the pages of a document look like: its content, and how they are rendered."""
+    return _digest(b"dsvl.rendered", [content_id, _utf8(f"{dpi} {max_page_px}")])
+
+
 @lru_cache(maxsize=1024)  # of a job's own prompts, asked of 10^9 rows
 def prompt_digest(text: str, *, schema: str | None = None, regex: str | None = None) -> bytes:
     """Digest a rendered prompt with what its answer must satisfy, 16 bytes.

@@ -35,6 +35,10 @@ RECIPE = keys.recipe_digest({"a": 1.0, "b": [1, 2]})
         ),
         (keys.content_id_from(uri="/x").hex(), "4b84a2a8c6306e0e8cf6eb52520a183f"),
         (keys.content_id_of_many([CONTENT, CONTENT]).hex(), "0b64640cc246a96ac579cfecfd674741"),
+        (
+            keys.content_id_rendered(CONTENT, dpi=144, max_page_px=2048).hex(),
+            "dbe689ac51bf77713501d87eec512cae",
+        ),
         (PROMPT.hex(), "f308b8c805d00285b1e7b7d2df606cdf"),
         (RECIPE, "a51c89c3b296467cb352dc89c353547e"),
         (keys.row_key(CONTENT, None, PROMPT, RECIPE).hex(), "bfd60aab928b01172799a5d2bae405db"),

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from dsvl_pipeline import hub, keys, storage
-from dsvl_pipeline.config import JobConfig, check_grammars
+from dsvl_pipeline.config import DocumentConfig, JobConfig, check_grammars
 from dsvl_pipeline.errors import AccessError, NotFoundError, RunStoppedError
 from dsvl_pipeline.pipeline import plan, settings, work
 from dsvl_pipeline.pipeline.patience import patiently
@@ -212,7 +212,7 @@ def read_job(job: JobConfig, *, stop: threading.Event) -> Wanted:
         model=model,
         recipe_parts=_recipe_parts(job, model),
         carry_schema=source.carry_schema,
-        rows=_until(stop, source.rows()),
+        rows=_rendered(_until(stop, source.rows()), job.input.document),
     )
 
 
@@ -315,6 +315,17 @@ def _until(stop: threading.Event, items: Iterable[T]) -> Iterator[T]:
         yield item
 
 
+def _rendered(rows: Iterable[Row], config: DocumentConfig) -> Iterator[Row]:
+    """Let the content of documents be that of their pages: other pixels are other pages."""
+    for row in rows:
+        if row.kind == "document" and row.content_id:
+            content_id = keys.content_id_rendered(
+                row.content_id, dpi=config.dpi, max_page_px=config.max_page_px
+            )
+            row = replace(row, content_id=content_id)
+        yield row
+
+
 def _work(table_uri: str) -> str:
     return storage.join(table_uri, "_dsvl", "plan")
 
@@ -349,18 +360,16 @@ def _model(job: JobConfig, checkpoint: Path, scale: Scale) -> dict[str, str | No
 
 
 def _recipe_parts(job: JobConfig, model: Mapping[str, Any]) -> dict[str, Any]:
-    """What changes the results of every row.
+    """What changes the results of every row; how documents are rendered is in their keys.
 
     Where a checkpoint lies does not, its bytes do. Drafts, graphs and shared prefixes do not: they
     change how long an answer takes.
     """
-    document = job.input.document
     return {
         "model": {name: value for name, value in model.items() if name != "model"},
         "generation": asdict(job.generation),
         "quantization": job.engine.quantization,
         "transform": TRANSFORM,
-        "document": {"dpi": document.dpi, "max_page_px": document.max_page_px},
         "fake": asdict(job.engine.fake) if job.engine.fake else job.engine.kind == "fake",
     }
 

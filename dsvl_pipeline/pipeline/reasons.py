@@ -38,7 +38,7 @@ NOT_ASKED = "prompt not asked any more"
 def changed_parts(
     row: Mapping[str, Any], before: Mapping[str, Any], recipe: str
 ) -> tuple[str, ...]:
-    """Name what of ``content``, ``prompt`` and ``recipe`` differs from that of a committed row.
+    """Name what of content, prompt and recipe differs from that of a committed row.
 
     Args:
         row: A work row.
@@ -53,7 +53,8 @@ def changed_parts(
     old_recipe = before["recipe"] or recipe
     page = before["page_index"]
     is_same = keys.row_key(row["content_id"], page, old_digest, old_recipe) == before["row_key"]
-    parts = [] if is_same else ["content"]
+    content = "content or rendering" if row["kind"] == "document" else "content"
+    parts = [] if is_same else [content]
     if old_digest != digest:
         parts.append("prompt")
     if old_recipe != recipe:
@@ -72,7 +73,8 @@ def reasons_to_run(
         recipe: Wanted now.
     """
     todo = compared.todo
-    names = ("row_id", "content_id", "prompt_id", "prompt", "schema", "regex", "error_message")
+    names = ["row_id", "kind", "content_id", "prompt_id"]
+    names += ["prompt", "schema", "regex", "error_message"]
     of_rows = committed.filter(pc.is_in(committed["row_id"], pc.unique(todo["row_id"])))
     answered = of_rows.filter(pc.not_equal(of_rows["prompt_id"], ""))
     is_known = pc.is_in(todo["row_id"], pc.unique(of_rows["row_id"]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,11 @@ from typing import Any
 import pytest
 
 from dsvl_pipeline import hub, keys
+from dsvl_pipeline.config import DocumentConfig
 from dsvl_pipeline.pipeline import prepare
 from dsvl_pipeline.pipeline.prepare import Prepared, _recipe_parts
 from dsvl_pipeline.pipeline.settings import Scale
+from dsvl_pipeline.records import Row
 from tests.pipeline.jobs import fake_job, parse, write_manifest
 
 
@@ -49,12 +52,26 @@ def test_what_changes_no_answer_runs_nothing_again(change: dict[str, Any]) -> No
         {"generation": {"max_loop_tokens": 0}},
         {"generation": {"max_new_tokens": 17}},
         {"engine": {"quantization": "fp8"}},
-        {"input": {"document": {"dpi": 100}}},
     ],
 )
 def test_what_changes_answers_runs_everything_again(change: dict[str, Any]) -> None:
     """Two rows of one recipe were made in one way."""
     assert recipe(**change) != recipe()
+
+
+def test_how_pages_are_rendered_is_part_of_documents_alone() -> None:
+    """Images of the same job have nothing to do with it."""
+    picture = Row(row_id="a", kind="image", sources=("a",), content_id=b"a")
+    document = Row(row_id="d", kind="document", sources=("d",), content_id=b"d")
+    rows = [picture, document, replace(document, content_id=b"")]
+    one, other, same = (
+        [row.content_id for row in prepare._rendered(rows, DocumentConfig(**settings))]
+        for settings in ({}, {"dpi": 100}, {"draft": True, "memory_gib": 2.0})
+    )
+    assert one[0] == other[0] == b"a"
+    assert one[1] not in (b"d", other[1])
+    assert one[2] == other[2] == b""  # gone, as before
+    assert one == same
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_a_document_runs_for_its_missing_pages_or_its_change() -> None:
     """A page's row key tells for the document, although the work row has no page."""
     old = [committed(page) for page in committed_pages(document("d"), [1], 3)]
     assert why([document("d")], old)[0] == [reasons.PAGES_MISSING]
-    assert why([document("d", version="2")], old)[0] == ["content changed"]
+    assert why([document("d", version="2")], old)[0] == ["content or rendering changed"]
     assert why([document("d")], old, recipe="r2")[0] == ["recipe changed"]
 
 
