@@ -151,7 +151,8 @@ class InputConfig(Section):
     @classmethod
     def _are_prefixes(cls, values: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for value in values or ():
-            if not value.startswith("s3://") or "*" in value:
+            bucket = value.removeprefix("s3://").partition("/")[0]
+            if not value.startswith("s3://") or "*" in value or not (bucket or value == "s3://"):
                 raise ValueError("give s3://BUCKET or s3://BUCKET/PREFIX, without a pattern")
         return values
 

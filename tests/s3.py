@@ -47,7 +47,6 @@ Action = Literal[
     "flip_sent",
     "stall",
     "hang",
-    "unconditional",
 ]
 _REFUSALS = {
     "slow_down": (503, "SlowDown"),
@@ -69,7 +68,6 @@ class Rule:
             400 in the store's stead; ``reset_before`` cuts the connection before the store has
             heard, ``reset_after`` when it has acted; ``truncate`` cuts the answer in the middle;
             ``flip`` changes a byte of what the store sends, ``flip_sent`` of what it is sent;
-            ``unconditional`` leaves out ``If-None-Match``, as stores do that do not know it;
             ``stall`` lets the request wait for `STALL_S`, ``hang`` for ever.
         count: How often; -1 for ever.
         every: Act on each n-th request that matches only.
@@ -249,7 +247,6 @@ async def _start_proxy(faults: FaultyServer, upstream: str, port: int) -> web.Ap
             name: value
             for name, value in request.headers.items()
             if name.lower() not in ("transfer-encoding", "connection", "expect")
-            and not (action == "unconditional" and name.lower() == "if-none-match")
         }
         async with session.request(
             request.method,

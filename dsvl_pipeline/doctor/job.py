@@ -205,11 +205,11 @@ def _on_hub(name: str, revision: str | None) -> Finding:
 
 def _ray(address: str) -> Finding:
     try:
-        check_reachable(address)
+        answer = "something answers at" if check_reachable(address) else "not tried:"
     except OSError as error:
         text, advice = f"{address} does not answer: {error}", "check cluster.address, RAY_ADDRESS"
         return Finding(about="Ray cluster", grade="problem", text=text, advice=advice)
-    return Finding(about="Ray cluster", grade="ok", text=f"the job joins {address}")
+    return Finding(about="Ray cluster", grade="ok", text=f"{answer} {address}")
 
 
 def _kubernetes(job: JobConfig) -> Finding:

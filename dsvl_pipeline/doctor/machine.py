@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -130,7 +131,7 @@ def check_shared_memory() -> Finding:
         # Docker gives 64 MiB; a single batch of pictures is larger.
         grade="problem" if size < GIB else "warning",
         text=f"{shown}; Ray's object store wants {_OBJECT_STORE:.0%} of it, and goes to a disk",
-        advice=f"docker run --shm-size={as_size(_OBJECT_STORE * memory).replace(' GiB', 'g')}; on "
+        advice=f"docker run --shm-size={math.ceil(_OBJECT_STORE * memory / (1 << 20))}m; on "
         "Kubernetes KubeRay mounts it, as large as the memory limit",
     )
 

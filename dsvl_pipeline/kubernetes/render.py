@@ -208,10 +208,13 @@ def _check(job: JobConfig) -> None:
             f"output.uri is {job.output.uri!r}, a place on the disk of a pod, which is gone when "
             "the job ends; give s3://BUCKET/PREFIX"
         )
-    places = [*job.input.manifest, *job.input.images, *job.input.documents]
-    if os.path.isdir(os.path.expanduser(job.model.checkpoint)) and job.model.checkpoint != DEMO:
-        places.append(job.model.checkpoint)
-    for place in places:
+    name = job.model.checkpoint
+    if name != DEMO and os.path.isdir(os.path.expanduser(name)) and not os.path.isabs(name):
+        raise ConfigError(
+            f"model.checkpoint is {name!r}, a directory on this machine, which pods do not have; "
+            "give a hub id, or an absolute path that is there on a volume of the pods"
+        )
+    for place in (*job.input.manifest, *job.input.images, *job.input.documents):
         if "://" not in place and not os.path.isabs(place):
             raise ConfigError(
                 f"{place!r} is a path on this machine, which pods do not have; give s3://..., or "

@@ -25,7 +25,7 @@ def work_schema(carry: pa.Schema) -> pa.Schema:
 
     ``schema`` and ``regex`` are what the answer must satisfy, if anything (at most one of them).
     ``row_key`` is null for documents (their pages have keys, not they); ``done_pages`` lists the
-    pages that need not run again.
+    pages that need not run again, and ``num_pages`` says of how many they were.
     """
     return pa.schema(
         [

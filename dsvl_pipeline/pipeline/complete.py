@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dsvl_pipeline import storage
 from dsvl_pipeline.pipeline import work
 from dsvl_pipeline.pipeline.plan import ShardPlan
 from dsvl_pipeline.table import reader
@@ -28,8 +32,9 @@ def problems_of(
         num_shards: Of the table.
         stale: Logical keys of committed rows that are about to leave it.
     """
-    files = [work.read(uri, plan.work_key).select(LOGICAL_KEY) for uri in plan.work_files]
-    wanted = without_pages(pa.concat_tables(files))
+    with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+        read = partial(work.read, key=plan.work_key, columns=list(LOGICAL_KEY))
+        wanted = without_pages(pa.concat_tables(threads.map(read, plan.work_files)))
     rows = reader.committed_keys(snapshot, plan.shard, (*LOGICAL_KEY, "num_pages"))
     rows = rows.filter(pc.invert(is_among(rows, stale)))
     rows = rows.filter(is_among(without_pages(rows), wanted))

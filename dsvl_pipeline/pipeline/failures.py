@@ -13,7 +13,7 @@ from dsvl_pipeline import storage
 from dsvl_pipeline.errors import ConfigError, DsvlError, RunStoppedError
 
 _RAISED = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
-_SAFE = "what was committed is safe, run the same command again to go on"
+SAFE = "what was committed is safe, and the same command goes on"
 _MARKS = (SystemException, UserCodeException)
 
 
@@ -38,7 +38,7 @@ def under_way() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise RunStoppedError(f"{error}; {_SAFE}") from error
+        raise RunStoppedError(f"{error}; {SAFE}") from error
 
 
 def explained(error: RayError) -> DsvlError:
@@ -47,7 +47,7 @@ def explained(error: RayError) -> DsvlError:
     if isinstance(cause, DsvlError):
         return cause
     message = _message(cause)
-    return RunStoppedError(f"Ray could not go on: {message}; {_SAFE}")
+    return RunStoppedError(f"Ray could not go on: {message}; {SAFE}")
 
 
 def _innermost(error: BaseException) -> BaseException:

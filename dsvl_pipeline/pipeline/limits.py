@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import RunStoppedError
+from dsvl_pipeline.pipeline.failures import SAFE
 
 _STARTS_PER_ENGINE = 8
-_SAFE = "what was committed is safe, and the same command goes on"
 # How many, how many of them are errors, and how many have each code.
 _Rows: TypeAlias = tuple[int, int, Mapping[str, int]]
 
@@ -64,12 +64,14 @@ class ErrorLimits:
             raise RunStoppedError(
                 f"stopped: all {self._num_rows:,} rows answered so far failed with {code!r}; "
                 f"{self._look()}, mend the cause, and run the same command again; with "
-                f"limits.first_rows: 0 it goes on all the same; {_SAFE}"
+                f"limits.first_rows: 0 it goes on all the same; {SAFE}"
             )
-        num_errors = sum(errors for _, errors, _ in self._recent)
-        # The errors before these have used up their share of what is allowed.
-        num_errors -= max(0, self._num_retried - (self._num_errors - num_errors))
         assert self._most is not None
+        num_errors = sum(errors for _, errors, _ in self._recent)
+        # Of the errors before these, those beyond the share that new rows may have were retried.
+        new_before = max(0, self._num_rows - self._num_recent - self._num_retried)
+        used = max(0, self._num_errors - num_errors - int(self._most * new_before))
+        num_errors -= max(0, self._num_retried - used)
         is_full = self._num_recent >= self._job.limits.window_rows
         if is_full and num_errors > self._most * self._num_recent:
             codes: Counter[str] = Counter()
@@ -80,7 +82,7 @@ class ErrorLimits:
                 f"stopped: {num_errors:,} of the last {self._num_recent:,} rows failed "
                 f"({num_errors / self._num_recent:.1%}, at most {self._most:.1%} are allowed): "
                 f"{found}; {self._look()}, mend the cause or raise limits.max_error_fraction; "
-                f"{_SAFE}"
+                f"{SAFE}"
             )
 
     def _look(self) -> str:
@@ -111,7 +113,7 @@ class Stall:
         if still_s > self._limit_s:
             raise RunStoppedError(
                 f"stopped: no row has finished for {still_s:.0f} s (limits.stall_timeout_s is "
-                f"{self._limit_s:g}); {waiting()}; {_SAFE}"
+                f"{self._limit_s:g}); {waiting()}; {SAFE}"
             )
 
 
@@ -125,5 +127,5 @@ def check_starts(num_starts: int, num_engines: int) -> None:
         raise RunStoppedError(
             f"stopped: {num_starts} engine processes died one after the other and nothing was "
             "answered; their last words stand in the log above and in Ray's worker logs; "
-            f"try `dsvl generate` with the checkpoint on that machine; {_SAFE}"
+            f"try `dsvl generate` with the checkpoint on that machine; {SAFE}"
         )

@@ -11,8 +11,7 @@ import contextlib
 import gc
 import itertools
 import tempfile
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 from dsvl_pipeline import keys
 from dsvl_pipeline.config import PromptConfig
 from dsvl_pipeline.pipeline import work
-from dsvl_pipeline.pipeline.blocks import prompt_digest_of, work_row, work_schema
+from dsvl_pipeline.pipeline.blocks import CARRY, prompt_digest_of, work_row, work_schema
 from dsvl_pipeline.pipeline.redrive import IS_ANSWER
 from dsvl_pipeline.records import Row, RowFailure
 from dsvl_pipeline.table.schema import (
@@ -105,6 +104,7 @@ class Spool:
         ]
         self._recipe = recipe
         self._carry = carry.names
+        self._long = ("prompt", "schema", *(CARRY + name for name in carry.names))
         self.schema = work_schema(carry)
         self._folder = tempfile.TemporaryDirectory(prefix="dsvl-plan-")
         self._all = Path(self._folder.name) / "all.parquet"
@@ -171,7 +171,7 @@ class Spool:
     def _write(self, rows: Iterable[Row]) -> None:
         with pq.ParquetWriter(self._all, self.schema, compression="zstd") as writer:
             wanted = itertools.chain.from_iterable(map(self._asks, rows))
-            for chunk in _chunks(wanted):
+            for chunk in _chunks(wanted, self._long):
                 table = pa.Table.from_pylist(chunk, schema=self.schema)
                 writer.write_table(table)
                 self._state.update(b"".join(_wanted_key(table).to_pylist()))
@@ -200,12 +200,20 @@ class Spool:
             yield asked | prompt | {"row_key": row_key}
 
 
-def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Cut rows into chunks of bounded number and text: a manifest may hold a prompt in each row."""
+def _chunks(rows: Iterable[dict[str, Any]], names: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+    """Cut rows into chunks of a bounded number, and bounded where a manifest may have long texts.
+
+    Args:
+        rows: Work rows.
+        names: Columns that may hold much.
+    """
     chunk, size = list[dict[str, Any]](), 0
     for row in rows:
         chunk.append(row)
-        size += sum(len(value) for value in row.values() if isinstance(value, str))
+        for name in names:
+            value = row[name]
+            if isinstance(value, (str, bytes, list)):
+                size += len(value)
         if len(chunk) == _ROWS_PER_CHUNK or size > _CHARACTERS_PER_CHUNK:
             yield chunk
             chunk, size = [], 0
@@ -252,6 +260,8 @@ def compare(
     """
     retry = pc.fill_null(committed["is_retryable"], False)
     is_final = pc.invert(pc.and_(pc.equal(committed["status"], "error"), retry))
+    # What stands twice (see `complete`) is answered again, which replaces both.
+    is_final = pc.and_(is_final, pc.invert(_is_doubled(committed)))
     final = committed.filter(is_final) if not is_fresh else committed.slice(0, 0)
     has_input = pc.is_in(committed["row_id"], pc.unique(wanted["row_id"]))
     is_asked = pc.is_in(committed["prompt_id"], pa.array(sorted(asked), pa.string()))
@@ -279,6 +289,15 @@ def compare(
         is_current = pc.or_(is_current, is_among(without_pages(concerned), gone))
     kept, stale = (concerned.filter(m) for m in (is_current, pc.invert(is_current)))
     return Comparison(todo=pa.concat_tables(missing), kept=kept, stale=stale, staying=staying)
+
+
+def _is_doubled(committed: pa.Table) -> pa.ChunkedArray:
+    """Tell for each row whether another one has its logical key."""
+    key = logical_key(committed)
+    if pc.count_distinct(key).as_py() == len(key):
+        return pa.chunked_array([pa.repeat(pa.scalar(False), len(key))])
+    counts = pc.value_counts(key)
+    return pc.is_in(key, counts.field("values").filter(pc.greater(counts.field("counts"), 1)))
 
 
 def _answered_before(wanted: pa.Table, committed: pa.Table) -> pa.Table:
@@ -371,18 +390,19 @@ def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table
     for row in documents.to_pylist():
         content_id, digest = row["content_id"], prompt_digest_of(row)
         before = committed.get((row["row_id"], row["prompt_id"]), [])
-        # A page that stands twice (see `complete`) is answered again, which replaces both.
-        times = Counter(r["page_index"] for r in before)
         current = [
             r
             for r in before
-            if times[r["page_index"]] == 1
-            and r["row_key"] == keys.row_key(content_id, r["page_index"], digest, recipe)
+            if r["row_key"] == keys.row_key(content_id, r["page_index"], digest, recipe)
         ]
-        good.extend(current)
         pages = [r["page_index"] for r in current]
-        if None not in pages and (not pages or len(pages) < current[0]["num_pages"]):
-            todo.append(row | {"done_pages": sorted(pages)})
+        sizes = {r["num_pages"] for r in current if r["page_index"] is not None}
+        if len(sizes) > 1:  # it was replaced, and nothing tells which of its pages are of today
+            current, pages, sizes = [], [], set()
+        good.extend(current)
+        num_pages = next(iter(sizes), None)
+        if None not in pages and (num_pages is None or len(pages) < num_pages):
+            todo.append(row | {"done_pages": sorted(pages), "num_pages": num_pages})
     identities = _identity(pa.Table.from_pylist(good, schema=final.schema))
     return pa.Table.from_pylist(todo, schema=documents.schema), identities
 

@@ -85,11 +85,13 @@ def _pages_of(asked: list[dict[str, Any]], config: StageConfig) -> Iterable[dict
         for row in asked:
             digest = blocks.prompt_digest_of(row)
             row_key = keys.row_key(row["content_id"], None, digest, config.recipe)
-            yield row | _failure(error) | {"done_pages": [], "row_key": row_key}
+            row |= {"done_pages": [], "num_pages": None, "row_key": row_key}
+            yield row | _failure(error)
         return
     for page in range(num_pages):
         for row in asked:
-            if page not in row["done_pages"]:
+            # A document that has another number of pages by now is read from its first one on.
+            if row["num_pages"] not in (None, num_pages) or page not in row["done_pages"]:
                 digest = blocks.prompt_digest_of(row)
                 yield row | {
                     "page_index": page,

@@ -76,18 +76,23 @@ def address_of(job: JobConfig) -> str:
     return os.environ.get("RAY_ADDRESS") or "local"
 
 
-def check_reachable(address: str) -> None:
+def check_reachable(address: str) -> bool:
     """Try the port of a cluster's address; Ray itself would try for minutes, and say nothing.
 
     Args:
         address: ``HOST:PORT``, with ``ray://`` or without; nothing else is tried.
 
+    Returns:
+        Whether it was tried.
+
     Raises:
         OSError: Nothing answers there.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    if not (host and port.isdecimal()):
+        return False
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    return True
 
 
 def _start() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Sequence
 from hashlib import blake2b
 from io import BytesIO
 
@@ -39,11 +40,12 @@ def write(uri: str, rows: pa.Table, key: bytes) -> None:
     storage.put(uri, buffer.getvalue())
 
 
-def read(uri: str, key: bytes) -> pa.Table:
-    """Read a work file of the run that has this key."""
+def read(uri: str, key: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a work file of the run that has this key; all of its columns, or some."""
     factory = encryption.CryptoFactory(lambda _: _Wrapper(key))
     properties = factory.file_decryption_properties(encryption.KmsConnectionConfig())
-    return pq.read_table(BytesIO(storage.read(uri)), decryption_properties=properties)
+    file = BytesIO(storage.read(uri))
+    return pq.read_table(file, columns=columns, decryption_properties=properties)
 
 
 class _Wrapper(encryption.KmsClient):  # type: ignore[misc]

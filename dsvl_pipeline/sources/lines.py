@@ -331,7 +331,9 @@ def _parse_csv(text: _TextLines) -> Iterator[tuple[int, list[str], str | None]]:
     def texts() -> Iterator[str]:
         nonlocal problem, quote_line, is_in_quotes, is_at_end
         for number, raw in text:
-            if number > first and text.num_bytes - start > MAX_LINE_BYTES:  # quoted line breaks
+            # A quote that is never closed would take the rest of the file into memory; a line that
+            # is too long by itself was skipped, and is a row's matter.
+            if raw is not None and number > first and text.num_bytes - start > MAX_LINE_BYTES:
                 raise ConfigError(
                     f"manifest {text.name}: the record that begins in line {first} is longer than "
                     f"{MAX_LINE_BYTES >> 20} MiB; is a quote in it never closed?"

@@ -46,6 +46,7 @@ from dsvl_pipeline.sources.uris import directory_of, join, local_path, name_of, 
 from dsvl_pipeline.stores.store import ObjectInfo
 
 _ROLES = ("id", "image", "document", "prompt", "schema", "sha256", "etag")
+_JUDGED_ROWS = 1000  # so many are looked at before a whole job is refused for what rows name
 _MAY_BE_LISTS = ("image", "sha256", "etag")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -97,9 +98,11 @@ class Manifest:
         if "id" not in self._columns:
             by_file = map(number_equal_rows, by_file)
         batches = chain.from_iterable(by_file)
-        first = next(batches, [])
-        self._check_prefixes(first)
-        yield from chain([first], batches)
+        first = list[list[Row]]()
+        while sum(map(len, first)) < _JUDGED_ROWS and (batch := next(batches, None)) is not None:
+            first.append(batch)
+        self._check_prefixes(list(chain.from_iterable(first)))
+        yield from chain(first, batches)
 
     def _check_prefixes(self, rows: Sequence[Row]) -> None:
         """Say before anything starts what would otherwise be said by each row, one by one."""

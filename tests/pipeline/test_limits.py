@@ -73,8 +73,17 @@ def test_what_may_fail_again_is_allowed_once() -> None:
     """Not in every window: twenty thousand dead links hide nothing of what comes after them."""
     limits = limits_of(num_retried=20_000)
     add(limits, *[part(2000, not_found=2000)] * 10, *[part(2000)] * 5)
+    add(limits, part(2000, denied=600))  # 100 may still be old ones: 2,000 rows before were good
     with pytest.raises(RunStoppedError, match=r"501 of the last 10,000 rows failed"):
-        add(limits, part(2000, denied=501))
+        add(limits, *[part(2000)] * 4, part(2000, denied=501))
+
+
+def test_each_shard_may_repeat_its_own_errors() -> None:
+    """New rows that fail as seldom as they may do not use up what later shards are allowed."""
+    limits = limits_of()
+    for _ in range(5):
+        limits.allow(2000)
+        add(limits, part(2000, not_found=2000), *[part(2000, denied=40)] * 20)
 
 
 def test_the_share_is_the_job_s_own_unless_it_says_otherwise() -> None:

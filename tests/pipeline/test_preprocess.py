@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from dsvl_pipeline import hub
 from dsvl_pipeline.pipeline import blocks
-from dsvl_pipeline.pipeline.preprocess import StageConfig, _tools, preprocess
+from dsvl_pipeline.pipeline.preprocess import StageConfig, _tools, list_pages, preprocess
 from dsvl_pipeline.processor.processor import Processor
 from tests.pipeline.jobs import fake_job, parse
 from tests.sources.test_documents import written
@@ -55,3 +55,28 @@ def test_a_draft_is_no_longer_than_an_answer_can_use(tmp_path: Path) -> None:
     one, _ = drafts(pdf, draft=True, max_new_tokens=32)
     assert one is not None
     assert len(one) == 64
+
+
+def test_a_document_that_was_replaced_is_read_from_its_first_page_on(tmp_path: Path) -> None:
+    """Pages that were done are not those of today; without it a shorter one would have no rows."""
+    pdf = tmp_path / "a.pdf"
+    pdf.write_bytes(written("one page"))
+    job = parse(fake_job({"documents": str(pdf)}, "out"))
+    row = {
+        "row_id": "d",
+        "kind": "document",
+        "sources": [str(pdf)],
+        "content_id": b"c",
+        "prompt_id": "p",
+        "prompt": "What?",
+        "done_pages": [0],
+    }
+    config = StageConfig(job=job, dtype="float32", recipe="r", lineage={})
+    listed = {}
+    for before in (1, 3):
+        batch = pa.Table.from_pylist(
+            [row | {"num_pages": before}], schema=blocks.work_schema(pa.schema([]))
+        )
+        listed[before] = list_pages(batch, config=config)["page_index"].to_pylist()
+    _tools(job).renderer.close()
+    assert listed == {1: [], 3: [0]}

@@ -122,6 +122,10 @@ def test_a_manifest_that_names_only_what_is_refused_stops_the_job(s3_bucket: str
         list(open_input(config(**settings)).rows())
     job = config(**settings, allowed_prefixes=["s3://photos"])
     assert len(list(open_input(job).rows())) == 2
+    # A file of one stray row, the first of two, is that row's matter.
+    storage.put(f"{s3_bucket}/n.csv", f"image\n{s3_bucket}/a.jpg\n".encode())
+    job = config(manifest=f"{s3_bucket}/*.csv", columns={"image": "image"})
+    assert len(list(open_input(job).rows())) == 3
 
 
 def test_a_large_manifest_is_read_by_ranges(

@@ -273,7 +273,7 @@ def test_a_table_that_cannot_be_opened_is_given_back(table_uri: str) -> None:
     storage.put(entry, body)
     started = time.monotonic()
     open_table(table_uri).close()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < lease.LEASE_TIME_S / 4  # nobody's lease was waited for
 
 
 @pytest.mark.parametrize("seed", range(4))
