@@ -19,6 +19,7 @@ examples:
   dsvl plan job.yaml
   dsvl plan job.yaml --set generation.max_new_tokens=64
   dsvl plan job.yaml --explain SKU-0042
+  dsvl plan job.yaml --explain "$PWD/photos/a.jpg"        of a file that input.images names
   dsvl plan job.yaml --sample 500
 
 It reads the whole input and the keys of the table, and may run beside a job. What a run would take

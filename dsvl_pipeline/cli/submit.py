@@ -102,7 +102,8 @@ def _anywhere(job: JobConfig) -> JobConfig:
         if name in job.input.model_fields_set
     }
     checkpoint = job.model.checkpoint
-    if checkpoint != "demo" and os.path.isdir(os.path.expanduser(checkpoint)):
+    is_here = checkpoint[:1] in (".", "~") or os.path.isdir(checkpoint)
+    if checkpoint != "demo" and is_here:
         checkpoint = absolute(checkpoint)
     return job.model_copy(
         update={

@@ -98,7 +98,7 @@ def _remarks(result: RunSummary) -> Iterator[str]:
         yield f"{amount(result.errors_kept, 'error row')} kept; --fresh computes them again"
     if result.rows_staying:
         yield (
-            f"{amount(result.rows_staying, 'row')} of earlier inputs stay "
+            f"{amount(result.rows_staying, 'row')} of earlier inputs or prompts stay "
             f"({amount(result.errors_staying, 'error')})"
         )
 

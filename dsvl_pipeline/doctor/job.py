@@ -83,7 +83,15 @@ def _inputs(job: JobConfig) -> Iterator[Finding]:
             prefixes = Prefixes(wanted)
             source = Manifest(wanted.manifest, wanted.columns, wanted.carry, prefixes=prefixes)
             first = next((row for rows in source.batches() for row in rows), None)
-            return f"columns are there; the first row asks of {first.row_id if first else 'none'}"
+            if first is None:
+                return "columns are there, but no row"
+            uri = next(iter(first.sources), "")
+            if prefixes.refuse(uri):
+                raise ConfigError(f"the first row: {prefixes.refusal(uri)}")
+            if uri.startswith("s3://"):  # who may list may not always read
+                with suppress(NotFoundError):  # a row's own matter
+                    storage.read_range(uri, 0, 1)
+            return f"columns are there; the first row asks of {first.row_id}"
 
         yield _tried("input.manifest", read)
     if wanted.images:

@@ -209,12 +209,14 @@ def _check(job: JobConfig) -> None:
             "the job ends; give s3://BUCKET/PREFIX"
         )
     name = job.model.checkpoint
-    if name != DEMO and os.path.isdir(os.path.expanduser(name)) and not os.path.isabs(name):
+    is_here = name[:1] in (".", "~") or os.path.isdir(name)
+    if name != DEMO and is_here and not os.path.isabs(name):
         raise ConfigError(
             f"model.checkpoint is {name!r}, a directory on this machine, which pods do not have; "
             "give a hub id, or an absolute path that is there on a volume of the pods"
         )
-    for place in (*job.input.manifest, *job.input.images, *job.input.documents):
+    wanted = job.input
+    for place in (*wanted.manifest, *wanted.images, *wanted.documents, *wanted.allowed_roots):
         if "://" not in place and not os.path.isabs(place):
             raise ConfigError(
                 f"{place!r} is a path on this machine, which pods do not have; give s3://..., or "

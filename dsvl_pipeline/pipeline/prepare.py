@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from dsvl_pipeline import hub, keys, storage
 from dsvl_pipeline.config import DocumentConfig, JobConfig, check_grammars
-from dsvl_pipeline.errors import AccessError, NotFoundError, RunStoppedError
+from dsvl_pipeline.errors import AccessError, ConfigError, NotFoundError, RunStoppedError
 from dsvl_pipeline.pipeline import plan, settings, work
 from dsvl_pipeline.pipeline.patience import patiently
 from dsvl_pipeline.pipeline.plan import ShardPlan, Spool
@@ -27,7 +27,7 @@ from dsvl_pipeline.pipeline.redrive import Redrive
 from dsvl_pipeline.pipeline.settings import Scale
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.open import open_input, with_absolute_paths
-from dsvl_pipeline.sources.uris import local_path, scheme_of
+from dsvl_pipeline.sources.uris import local_path, scheme_of, shown
 from dsvl_pipeline.table import reader
 from dsvl_pipeline.table.failures import read_selected
 from dsvl_pipeline.table.format import read_format
@@ -250,12 +250,13 @@ def prepare(
             job.output.uri, num_shards=num_shards, run_id=run_id, recipe=recipe
         )
         try:
-            shards = []
+            shards, unknown = [], redrive.named_rows if redrive else frozenset()
             for shard, rows in _until(stop, spool.shards(writer.num_shards)):
                 committed = reader.committed_keys(writer.snapshot, shard)
                 others = committed.slice(0, 0)
                 if redrive is not None:
                     selected = read_selected(writer.snapshot, shard, redrive.selection)
+                    unknown = unknown.difference(selected["row_id"].to_pylist())
                     rows, committed, others = redrive.narrow(rows, committed, selected)
                 compared = plan.compare(
                     rows,
@@ -270,6 +271,12 @@ def prepare(
                 work_uri = storage.join(_work(writer.uri), f"{run_id}-{shard:05d}")
                 shards.append(
                     plan.plan_shard(shard, compared, work_uri=work_uri, work_key=work_key)
+                )
+            if unknown:
+                raise ConfigError(
+                    f"redrive: the table has no row {', '.join(map(shown, sorted(unknown)[:3]))}; "
+                    "a row's id is that of its manifest, or the URI of its file, as `dsvl export` "
+                    "shows it"
                 )
             manifest = RunManifest(
                 run_id=run_id,

@@ -52,7 +52,10 @@ def changed_parts(
     old_digest = bytes.fromhex(before["prompt_digest"]) if before["prompt_digest"] else digest
     old_recipe = before["recipe"] or recipe
     page = before["page_index"]
-    is_same = keys.row_key(row["content_id"], page, old_digest, old_recipe) == before["row_key"]
+    # A redriven row has its key by the job file's recipe, though another one made it.
+    is_same = before["row_key"] in (
+        keys.row_key(row["content_id"], page, old_digest, one) for one in (old_recipe, recipe)
+    )
     content = "content or rendering" if row["kind"] == "document" else "content"
     parts = [] if is_same else [content]
     if old_digest != digest:

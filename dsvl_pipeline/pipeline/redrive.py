@@ -40,6 +40,12 @@ class Redrive:
     selection: Selection
     base: JobConfig
 
+    @property
+    def named_rows(self) -> frozenset[str]:
+        """Rows that are selected by their id alone, so that each of them must be there."""
+        wanted = self.selection
+        return frozenset() if wanted.codes or wanted.stages else wanted.row_ids
+
     def check(self, job: JobConfig) -> None:
         """Refuse a job that is another one, or has no table yet.
 

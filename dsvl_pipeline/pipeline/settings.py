@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -19,6 +20,7 @@ from dsvl_pipeline.pipeline.signals import kept_handlers
 
 _logger = logging.getLogger(__name__)
 _CONNECT_S = 10.0
+_ANSWER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +88,20 @@ def check_reachable(address: str) -> bool:
         Whether it was tried.
 
     Raises:
-        OSError: Nothing answers there.
+        OSError: Nothing answers there, or what answers is no Ray head.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):
         return False
-    socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S) as connection:
+        connection.settimeout(_ANSWER_S)
+        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")  # a head speaks another protocol
+        with contextlib.suppress(TimeoutError, ConnectionResetError):
+            if connection.recv(7).startswith(b"HTTP/1."):
+                raise OSError(
+                    "a web server answers there; a Ray head listens on 6379, or on 10001 for "
+                    "ray://, and 8265, its dashboard, is for `dsvl submit`"
+                )
     return True
 
 

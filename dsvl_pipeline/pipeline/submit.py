@@ -19,6 +19,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 import dsvl_pipeline
 from dsvl_pipeline.errors import ConfigError, RunStoppedError
+from dsvl_pipeline.pipeline.settings import check_reachable
 
 _POLL_S = 1.0
 _START_S = 60.0  # a head answers before its own agent does
@@ -41,8 +42,12 @@ class RayHead:
         # They tell of every upload, and warn of the demo checkpoint's size.
         logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
         logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.ERROR)
-        self._named = address or os.environ.get("RAY_API_SERVER_ADDRESS") or "this machine"
+        variables = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+        found = [address, *map(os.environ.get, variables)]
+        self._named = next(filter(None, found), "this machine")
         try:
+            if not self._named.startswith("http"):
+                check_reachable(self._named)
             self._client = JobSubmissionClient(address)
         except AuthenticationError as error:
             raise ConfigError(

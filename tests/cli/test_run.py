@@ -204,7 +204,7 @@ def test_what_the_counts_do_not_say_is_said(
         "degraded: 15 answers cut off; raise generation.max_new_tokens",
         "degraded: 2 pages blank; the model was not asked",
         "3 error rows kept; --fresh computes them again",
-        "7 rows of earlier inputs stay (1 error)",
+        "7 rows of earlier inputs or prompts stay (1 error)",
     ]
 
 

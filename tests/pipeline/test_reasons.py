@@ -152,3 +152,10 @@ def test_nothing_to_run_has_no_reasons() -> None:
     spool.close()
     compared = Comparison(todo=todo, kept=nothing, stale=nothing, staying=nothing)
     assert list(reasons.reasons_to_run(compared, EXPLAINED.empty_table(), RECIPE)) == []
+
+
+def test_a_redriven_row_whose_prompt_changed_has_the_same_content() -> None:
+    """Its key is that of the job file, its recipe that of the redrive."""
+    old = [committed(committed_image(image("a"))) | {"recipe": "of the redrive"}]
+    reworded = PromptConfig(id="caption", text="Describe it well.")
+    assert why([image("a")], old, prompts=(reworded,))[0] == ["prompt and recipe changed"]

@@ -494,6 +494,8 @@ def test_a_row_and_a_document_are_redriven_by_name(tmp_path: Path) -> None:
     failed = redriven(job, one)  # three answers, and now one error for the whole document
     assert (failed.rows_new, failed.answers_kept, failed.exit_code) == (1, 1, 1)
     assert assert_every_row_once_so_far(tmp_path / "out", 4).equals(pages)
+    with pytest.raises(ConfigError, match=r"redrive: the table has no row nobody; a row's id is"):
+        redriven(job, Selection(row_ids=one.row_ids | {"nobody"}))
 
 
 def test_an_error_of_a_redrive_never_costs_an_answer(tmp_path: Path) -> None:

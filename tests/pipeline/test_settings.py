@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,17 @@ def test_a_cluster_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(ConfigError, match=rf"cannot join the Ray cluster at {address}.*refuse"):
             connect(monkeypatch, clusters, address=address)
         assert clusters.asked == []
+
+
+def test_a_web_server_is_no_ray_head() -> None:
+    """Ray would wait for it without end; 8265 is the port that people take for the head's."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    with pytest.raises(OSError, match=r"a web server answers there.* 6379"):
+        settings.check_reachable(f"127.0.0.1:{server.server_port}")
+    thread.join()
+    server.server_close()
 
 
 def test_joining_leaves_the_handlers_of_signals_alone(monkeypatch: pytest.MonkeyPatch) -> None:

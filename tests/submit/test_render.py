@@ -118,6 +118,7 @@ def test_a_name_the_operator_refuses_is_told_before(kind: str, name: str) -> Non
     [
         ({"output": {"uri": "out/captions"}}, "out/captions.*disk of a pod"),
         ({"input": {"images": "photos/*.jpg"}}, "'photos/.*jpg' is a path on this machine"),
+        ({"model": {"checkpoint": "./gone"}}, "'./gone', a directory on this machine"),
         ({"model": {"checkpoint": "tests"}}, "'tests', a directory on this machine"),
         ({"cluster": {"address": "ray://head:10001"}}, "a RayJob brings its own cluster"),
         ({"prompts": [{"id": "a", "text": "x" * 1_000_001}]}, "Kubernetes takes at most"),
