@@ -117,7 +117,8 @@ def _log(stages: Iterable[Stage]) -> Iterator[str]:
             row = stage.row
             yield (
                 f"  run {row['run_id']}, {row['status']}, recipe {row['recipe']}, "
-                f"row_key {_text(row['row_key'])}: {shorten(row['text'] or '', 60)}"
+                f"row_key {_text(row['row_key'])}: "
+                f"{shorten(row['text'] or row['error_code'] or 'no text', 60)}"
             )
 
 
@@ -126,4 +127,4 @@ def _text(value: Any) -> str:
         return value.hex()
     if isinstance(value, list):
         return ", ".join("-" if item is None else _text(item) for item in value)
-    return shorten(str(value), 200)
+    return shorten(str(value), 1000)  # a message ends with what to do

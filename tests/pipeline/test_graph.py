@@ -22,7 +22,7 @@ def _cluster_with_a_gpu() -> Iterator[None]:
     import ray
 
     ray.shutdown()
-    ray.init(num_cpus=3, num_gpus=1, include_dashboard=False)
+    ray.init("local", num_cpus=3, num_gpus=1, include_dashboard=False)
     yield
     ray.shutdown()
 

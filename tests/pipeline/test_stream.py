@@ -18,7 +18,7 @@ pytestmark = pytest.mark.ray
 @pytest.fixture
 def _cluster() -> Iterator[None]:
     ray.shutdown()  # a run before it may have left its own
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     settings.configure()
     yield
     ray.shutdown()
