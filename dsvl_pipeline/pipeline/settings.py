@@ -95,8 +95,8 @@ def check_reachable(address: str) -> bool:
         return False
     with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S) as connection:
         connection.settimeout(_ANSWER_S)
-        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")  # a head speaks another protocol
-        with contextlib.suppress(TimeoutError, ConnectionResetError):
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")  # a head speaks another protocol
             if connection.recv(7).startswith(b"HTTP/1."):
                 raise OSError(
                     "a web server answers there; a Ray head listens on 6379, or on 10001 for "
