@@ -288,8 +288,8 @@ class _ShardRun:
             found = "; ".join(map(str, problems[:_MOST_NAMED]))
         if found:
             raise RunStoppedError(
-                f"shard {plan.shard}: {found}; was a node lost? Run the same command again to "
-                "compute the rest"
+                f"shard {plan.shard}: {found}; a node may have been lost, or a document replaced "
+                "while it was read; run the same command again to compute the rest"
             )
 
     def _answer(self) -> None:

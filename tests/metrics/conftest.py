@@ -46,16 +46,23 @@ def prometheus_tools(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 def _unpack(folder: Path) -> None:
-    """Download the package with lists of its own, which needs no root, and unpack it."""
-    apt = ["apt-get", "-qq", "-o", f"Dir::State={folder}/state", "-o", f"Dir::Cache={folder}/cache"]
+    """Download the package with lists of its own, which needs no root, and unpack it.
+
+    Another process of the same test run may be at it too; whichever is first, the tools are whole.
+    """
+    place = folder / f"fetch-{os.getpid()}"
+    apt = ["apt-get", "-qq", "-o", f"Dir::State={place}/state", "-o", f"Dir::Cache={place}/cache"]
     apt += ["-o", "APT::Sandbox::User=", "-o", "Dir::State::status=/var/lib/dpkg/status"]
     for name in ("state/lists/partial", "cache/archives/partial"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        (place / name).mkdir(parents=True)
     subprocess.run([*apt, "update"], check=True)
-    subprocess.run([*apt, "download", "prometheus"], check=True, cwd=folder)
-    (package,) = folder.glob("prometheus_*.deb")
-    subprocess.run(["dpkg-deb", "-x", str(package), str(folder)], check=True)
-    shutil.rmtree(folder / "state")
+    subprocess.run([*apt, "download", "prometheus"], check=True, cwd=place)
+    (package,) = place.glob("prometheus_*.deb")
+    subprocess.run(["dpkg-deb", "-x", str(package), str(place)], check=True)
+    (folder / "usr/bin").mkdir(parents=True, exist_ok=True)
+    for name in reversed(TOOLS):  # the first is the one that is looked for
+        os.replace(place / "usr/bin" / name, folder / "usr/bin" / name)
+    shutil.rmtree(place)
 
 
 @pytest.fixture(scope="session")
