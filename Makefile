@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-corpora test-gpu test-kernels fault test-ceph image-check check lock clean
+.PHONY: help env demo test test-corpora test-gpu test-kernels fault fuzz test-ceph image-check check lock clean
 
 # The first that works and is of a version the lock was made for.
 IS_LOCKED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -69,6 +69,10 @@ test-kernels: requirements/torch-cpu.txt  ## the GPU kernels on a CPU, in Triton
 RUNS ?= 200
 fault: $(READY)  ## runs with random faults, rows counted after each (variables: RUNS, MINUTES, SEED)
 	$(BIN)/python -m tests.fault --runs $(RUNS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+# FUZZ="--images 100000 --seed 7" make fuzz
+fuzz: $(READY)  ## 23,000 damaged pictures, PDFs and manifests through the CPU stages (a quarter of an hour; variable: FUZZ)
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 test-ceph: $(READY)  ## what touches S3, the short fault campaign too, on a real Ceph (needs its Debian packages)
 	tests/ceph.sh $(BIN)/python -m pytest -m s3
