@@ -18,6 +18,7 @@ from dsvl_pipeline.records import ImageInput, Row
 
 CARRY = "carry."
 """Prefix of carried columns until the output row is made: their names are the user's."""
+_PLACE = "place"
 
 
 def work_schema(carry: pa.Schema) -> pa.Schema:
@@ -71,6 +72,31 @@ def work_row(row: Row, carry_names: Sequence[str]) -> dict[str, Any]:
         # A bad line carries nothing.
         **dict(zip((CARRY + name for name in carry_names), row.carry, strict=failure is None)),
     }
+
+
+def plain_rows(work: pa.Table) -> list[dict[str, Any]]:
+    """Give work rows without their carried columns, of which Python cannot hold all values."""
+    plain = work.drop_columns([name for name in work.column_names if name.startswith(CARRY)])
+    rows: list[dict[str, Any]] = plain.to_pylist()
+    for place, row in enumerate(rows):
+        row[_PLACE] = place
+    return rows
+
+
+def work_table(rows: Sequence[Mapping[str, Any]], work: pa.Table) -> pa.Table:
+    """Make a table of rows that were made from `plain_rows`, each with what its origin carries.
+
+    Args:
+        rows: In any order and number; keys beyond the columns are left out.
+        work: What they were made from.
+    """
+    plain = pa.schema([field for field in work.schema if not field.name.startswith(CARRY)])
+    table = pa.Table.from_pylist(rows, schema=plain)
+    places = pa.array([row[_PLACE] for row in rows], pa.int64())
+    for field in work.schema:
+        if field.name.startswith(CARRY):
+            table = table.append_column(field, work[field.name].take(places))
+    return table.select(work.column_names)
 
 
 def prompt_digest_of(row: Mapping[str, Any]) -> bytes:

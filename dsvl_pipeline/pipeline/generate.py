@@ -241,7 +241,7 @@ def _results(
     place = {"device": device, "node": os.uname().nodename, "produced_at": datetime.now(UTC)}
     place |= {"attempt": attempt}
     out = []
-    for index, row in enumerate(rows.to_pylist()):
+    for index, row in enumerate(blocks.plain_rows(rows)):
         uris = row.pop("sources")
         row["source_uris"] = [storage.redact(uri) for uri in uris]
         # Signed URLs lose their query: the digest still tells one from another.
@@ -253,11 +253,14 @@ def _results(
             answer |= _typed(answer["text"], fields.get(row["prompt_id"], {}))
         # A property may be called as a column that we do not put out.
         row |= config.lineage | place | dict.fromkeys(job.fields) | answer
-        # A user's `is_blank` or `kind` stands before our own, which is no output column; output
-        # columns have no such double, `output_schema` refused it.
-        row |= {name: row[CARRY + name] for name in carry.names}
-        out.append({name: row.get(name) for name in schema.names})
-    return pa.Table.from_pylist(out, schema=schema)
+        out.append(row)
+    ours = pa.schema([field for field in schema if field.name not in carry.names])
+    table = pa.Table.from_pylist(out, schema=ours)
+    # From Arrow to Arrow. A user's `is_blank` or `kind` stands before our own, which is no output
+    # column; output columns have no such double, `output_schema` refused it.
+    for field in carry:
+        table = table.append_column(field, rows[CARRY + field.name])
+    return table.select(schema.names)
 
 
 _LOOPS = {

@@ -25,7 +25,14 @@ import pyarrow.parquet as pq
 from dsvl_pipeline import keys
 from dsvl_pipeline.config import PromptConfig
 from dsvl_pipeline.pipeline import work
-from dsvl_pipeline.pipeline.blocks import CARRY, prompt_digest_of, work_row, work_schema
+from dsvl_pipeline.pipeline.blocks import (
+    CARRY,
+    plain_rows,
+    prompt_digest_of,
+    work_row,
+    work_schema,
+    work_table,
+)
 from dsvl_pipeline.pipeline.redrive import IS_ANSWER
 from dsvl_pipeline.records import Row, RowFailure
 from dsvl_pipeline.table.schema import (
@@ -214,11 +221,22 @@ def _chunks(rows: Iterable[dict[str, Any]], names: Sequence[str]) -> Iterator[li
             value = row[name]
             if isinstance(value, (str, bytes, list)):
                 size += len(value)
+            elif isinstance(value, pa.Scalar):
+                size += _size(value)
         if len(chunk) == _ROWS_PER_CHUNK or size > _CHARACTERS_PER_CHUNK:
             yield chunk
             chunk, size = [], 0
     if chunk:
         yield chunk
+
+
+def _size(value: Any) -> int:
+    """Of what a carried list or struct holds, about; a date or a number is as good as nothing."""
+    if isinstance(value, pa.ListScalar):
+        return int(value.values.nbytes)
+    if isinstance(value, pa.StructScalar):
+        return sum(map(_size, value.values()))
+    return len(value.as_buffer() or b"") if isinstance(value, pa.BinaryScalar) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,7 +405,7 @@ def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table
         committed.setdefault((row["row_id"], row["prompt_id"]), []).append(row)
     todo: list[dict[str, Any]] = []
     good: list[dict[str, Any]] = []
-    for row in documents.to_pylist():
+    for row in plain_rows(documents):
         content_id, digest = row["content_id"], prompt_digest_of(row)
         before = committed.get((row["row_id"], row["prompt_id"]), [])
         current = [
@@ -404,7 +422,7 @@ def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table
         if None not in pages and (num_pages is None or len(pages) < num_pages):
             todo.append(row | {"done_pages": sorted(pages), "num_pages": num_pages})
     identities = _identity(pa.Table.from_pylist(good, schema=final.schema))
-    return pa.Table.from_pylist(todo, schema=documents.schema), identities
+    return work_table(todo, documents), identities
 
 
 def _write_work(todo: pa.Table, work_uri: str, work_key: bytes) -> Iterator[str]:

@@ -60,14 +60,14 @@ def list_pages(batch: pa.Table, *, config: StageConfig) -> pa.Table:
     """
     out: list[dict[str, Any]] = []
     documents: dict[str, list[dict[str, Any]]] = {}
-    for row in batch.to_pylist():
+    for row in blocks.plain_rows(batch):
         if row["kind"] == "document" and row["error_code"] is None:
             documents.setdefault(row["row_id"], []).append(row)
         else:
             out.append(row)
     for asked in documents.values():
         out.extend(_pages_of(asked, config))
-    return pa.Table.from_pylist(out, schema=batch.schema)
+    return blocks.work_table(out, batch)
 
 
 def _pages_of(asked: list[dict[str, Any]], config: StageConfig) -> Iterable[dict[str, Any]]:
@@ -114,11 +114,11 @@ def preprocess(batch: pa.Table, *, config: StageConfig, is_isolated: bool = Fals
     """
     if is_isolated:
         with contextlib.closing(Isolated(config.job)) as isolated:
-            prepared = [_prepare_apart(row, isolated) for row in batch.to_pylist()]
+            prepared = [_prepare_apart(row, isolated) for row in blocks.plain_rows(batch)]
     else:
         tools = _tools(config.job)
         seen: dict[tuple[str, int | None], _Picture | RowError] = {}
-        prepared = [_prepare(row, tools, seen) for row in batch.to_pylist()]
+        prepared = [_prepare(row, tools, seen) for row in blocks.plain_rows(batch)]
     for name in ("error_code", "error_message", "is_retryable"):
         column = pa.array([one[name] for one in prepared], batch.schema.field(name).type)
         batch = batch.set_column(batch.schema.get_field_index(name), name, column)

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dsvl_pipeline import columns as users
 from dsvl_pipeline.errors import ConfigError
 
 SUFFIXES = (".parquet", ".jsonl", ".csv", ".jsonl.gz", ".csv.gz")
@@ -56,7 +57,20 @@ class Line(NamedTuple):
     problem: str | None = None
 
 
+class UnfitError(ValueError):
+    """A value does not fit the type that the files of a manifest have in common.
+
+    Attributes:
+        column: Its name.
+    """
+
+    def __init__(self, column: str, problem: str) -> None:
+        super().__init__(problem)
+        self.column = column
+
+
 _BAD_TEXT = object()  # stands for a value that is not valid UTF-8
+_BAD_TIME = object()  # stands for one that microseconds cannot count
 
 
 def read_schema(name: str, file: BinaryIO) -> pa.Schema:
@@ -80,7 +94,7 @@ def read_schema(name: str, file: BinaryIO) -> pa.Schema:
             keys: dict[str, None] = {}
             text = _TextLines(name, file)
             for number, raw in islice(text, NUM_LINES_SAMPLED):
-                record, _ = _parse_json(number, raw)
+                record, _ = _parse_json(number, raw, is_strict=False)
                 keys.update(dict.fromkeys(record or {}))
                 if text.num_bytes > MAX_TEXT_BYTES:
                     break
@@ -92,7 +106,7 @@ def read_lines(
     name: str,
     file: BinaryIO,
     columns: Sequence[str],
-    types: Mapping[str, pa.DataType] = MappingProxyType({}),
+    carry: Mapping[str, pa.DataType] = MappingProxyType({}),
 ) -> Iterator[list[Line]]:
     """Read the named columns of a manifest file, in bounded batches.
 
@@ -100,11 +114,17 @@ def read_lines(
         name: Location for messages; its suffix says the format.
         file: At its start; Parquet needs it seekable.
         columns: What to read. All must exist, save in JSONL, where a missing key is None.
-        types: What columns of a Parquet file are converted to.
+        carry: What else to read, and the types that those columns of a Parquet file are converted
+            to. Their values may be Arrow's (`columns.scalars`).
+
+    Raises:
+        ConfigError: The file is damaged, or expands beyond what a manifest needs.
+        UnfitError: A carried value does not fit its type.
     """
     if format_of(name) == "parquet":
-        yield from _parquet_batches(name, file, columns, types)
+        yield from _parquet_batches(name, file, columns, carry)
         return
+    columns = [*columns, *carry]
     reader = _csv_lines if format_of(name) == "csv" else _jsonl_lines
     text = _TextLines(name, file)
     batch, start = list[Line](), 0
@@ -127,40 +147,40 @@ def format_of(name: str) -> Literal["parquet", "jsonl", "csv"]:
     return cast('Literal["parquet", "jsonl", "csv"]', suffix)
 
 
-def portable_type(found: pa.DataType) -> pa.DataType:
-    """Give the type that a carried column of this type has in the output.
-
-    Nanoseconds become microseconds (Python's own clock has no more), dictionaries and views what
-    they stand for.
-    """
-    if pa.types.is_timestamp(found):
-        return pa.timestamp("us", tz=found.tz)
-    if pa.types.is_time64(found):
-        return pa.time64("us")
-    if pa.types.is_duration(found):
-        return pa.duration("us")
-    if pa.types.is_dictionary(found):
-        return portable_type(found.value_type)
-    return pa.string() if pa.types.is_string_view(found) else found
-
-
 # ------------------------------------------------------------------ Parquet
 
 
 def _open_parquet(name: str, file: BinaryIO) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file, pre_buffer=False)
+        parquet = pq.ParquetFile(file, pre_buffer=False)
+        parquet.schema_arrow.names  # noqa: B018 - decoded when they are asked for
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"manifest {name}: the name of a column is not UTF-8; write it anew with other names"
+        ) from None
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise ConfigError(f"manifest {name} is not a readable Parquet file: {error}") from None
+    return parquet
+
+
+def types_of(name: str, file: BinaryIO) -> pa.Schema | None:
+    """Give the columns of a Parquet file; None for one without rows.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
+    parquet = _open_parquet(name, file)
+    return parquet.schema_arrow if parquet.metadata.num_rows else None
 
 
 def _parquet_batches(
-    name: str, file: BinaryIO, columns: Sequence[str], types: Mapping[str, pa.DataType]
+    name: str, file: BinaryIO, columns: Sequence[str], carry: Mapping[str, pa.DataType]
 ) -> Iterator[list[Line]]:
     parquet = _open_parquet(name, file)
     budget = FREE_EXPANSION_BYTES + MAX_EXPANSION * file.seek(0, 2)
     first = 1
-    batches = parquet.iter_batches(PARQUET_ROWS_PER_BATCH, columns=list(columns))
+    names = [*columns, *carry]
+    batches = parquet.iter_batches(PARQUET_ROWS_PER_BATCH, columns=list(dict.fromkeys(names)))
     while True:
         try:
             batch = next(batches, None)
@@ -173,13 +193,16 @@ def _parquet_batches(
                     f"(at most {MAX_EXPANSION} times its size, and {MAX_BATCH_BYTES >> 20} MiB in "
                     f"{PARQUET_ROWS_PER_BATCH} rows); keep only ids, URIs and texts in it"
                 )
-            values = [_python_values(batch.column(c), types.get(c)) for c in columns]
+            values = [_python_values(batch.column(c)) for c in columns]
+            values += [_carried_values(c, batch.column(c), kind) for c, kind in carry.items()]
+        except UnfitError:
+            raise
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             raise ConfigError(
                 f"manifest {name} is damaged: reading on from row {first} failed: {error}"
             ) from None
         rows = zip(*values, strict=True) if values else ((),) * batch.num_rows
-        yield [_parquet_line(number, row, columns) for number, row in enumerate(rows, first)]
+        yield [_parquet_line(number, row, names) for number, row in enumerate(rows, first)]
         first += batch.num_rows
     if first - 1 != parquet.metadata.num_rows:
         raise ConfigError(
@@ -188,9 +211,7 @@ def _parquet_batches(
         )
 
 
-def _python_values(column: pa.Array, wanted: pa.DataType | None) -> list[Any]:
-    if wanted is not None and column.type != wanted:
-        column = column.cast(wanted, safe=not pa.types.is_temporal(wanted))
+def _python_values(column: pa.Array) -> list[Any]:
     try:
         return cast("list[Any]", column.to_pylist())
     except UnicodeDecodeError:
@@ -204,10 +225,48 @@ def _python_value(value: pa.Scalar) -> Any:
         return _BAD_TEXT
 
 
+def _carried_values(name: str, column: pa.Array, wanted: pa.DataType) -> list[Any]:
+    """Give the values of a carried column in its type, those of no use as what stands for them.
+
+    Raises:
+        UnfitError: One does not fit, because the type is that of another file.
+    """
+    try:
+        return _in_type(column, wanted)
+    except (pa.ArrowException, UnicodeDecodeError, OverflowError):
+        return [
+            _carried_value(name, column.take(pa.array([at])), wanted) for at in range(len(column))
+        ]
+
+
+def _in_type(column: pa.Array, wanted: pa.DataType) -> list[Any]:
+    column = users.convert(column, wanted)
+    if pa.types.is_nested(wanted):
+        column.validate(full=True)  # text within is not decoded on its way
+    return users.scalars(column)
+
+
+def _carried_value(name: str, column: pa.Array, wanted: pa.DataType) -> Any:
+    try:
+        return _in_type(column, wanted)[0]
+    except UnicodeDecodeError:
+        return _BAD_TEXT
+    except (pa.ArrowException, OverflowError) as error:
+        if "UTF8" in str(error):
+            return _BAD_TEXT
+        if users.portable_type(column.type) != wanted:
+            raise UnfitError(name, str(error)) from None
+        return _BAD_TIME
+
+
 def _parquet_line(number: int, row: tuple[Any, ...], columns: Sequence[str]) -> Line:
-    if _BAD_TEXT in row:
-        column = columns[row.index(_BAD_TEXT)]
-        return Line(number, (), f"column {column!r} holds bytes that are not UTF-8")
+    # By identity: values of Arrow are equal to nothing else.
+    for column, value in zip(columns, row, strict=True):
+        if value is _BAD_TEXT:
+            return Line(number, (), f"column {column!r} holds bytes that are not UTF-8")
+        if value is _BAD_TIME:
+            problem = f"column {column!r} holds a time or duration beyond what microseconds count"
+            return Line(number, (), f"{problem}; expected one within 290,000 years of 1970")
     return Line(number, row)
 
 
@@ -279,12 +338,29 @@ def _jsonl_lines(text: _TextLines, columns: Sequence[str]) -> Iterator[Line]:
             yield Line(number, tuple(map(record.get, columns)))
 
 
-def _parse_json(number: int, raw: bytes | None) -> tuple[dict[str, Any] | None, str]:
+class _TwiceError(Exception):
+    """An object has a key twice; which value is meant?"""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return record
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_object)  # to make one takes as long as a line does
+
+
+def _parse_json(
+    number: int, raw: bytes | None, *, is_strict: bool = True
+) -> tuple[dict[str, Any] | None, str]:
     if raw is None:
         return None, _TOO_LONG
     try:
         text = raw.decode()
-        record = json.loads(text)
+        record = _STRICT.decode(text) if is_strict else json.loads(text)
         # Escapes can spell half a character, which no UTF-8 file could then hold.
         if "\\u" in text and _SURROGATE_ESCAPE.search(text):
             json.dumps(record, ensure_ascii=False).encode()
@@ -295,6 +371,8 @@ def _parse_json(number: int, raw: bytes | None) -> tuple[dict[str, Any] | None, 
             None,
             "found half of a surrogate pair (\\ud800 to \\udfff), expected whole characters",
         )
+    except _TwiceError as error:
+        return None, f"found the key {str(error)!r} twice in one object, expected it once"
     except json.JSONDecodeError as error:
         return None, (
             f"found no valid JSON ({error.msg}, column {error.colno}), expected one object per line"

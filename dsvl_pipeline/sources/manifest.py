@@ -20,6 +20,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from dsvl_pipeline import storage
+from dsvl_pipeline.columns import common_type, portable_type
 from dsvl_pipeline.config import ColumnsConfig
 from dsvl_pipeline.errors import (
     AccessError,
@@ -34,10 +35,11 @@ from dsvl_pipeline.records import Row, RowFailure
 from dsvl_pipeline.sources.lines import (
     SUFFIXES,
     Line,
+    UnfitError,
     format_of,
-    portable_type,
     read_lines,
     read_schema,
+    types_of,
 )
 from dsvl_pipeline.sources.listing import find, open_file
 from dsvl_pipeline.sources.prefixes import Prefixes
@@ -48,6 +50,19 @@ from dsvl_pipeline.stores.store import ObjectInfo
 _ROLES = ("id", "image", "document", "prompt", "schema", "sha256", "etag")
 _JUDGED_ROWS = 1000  # so many are looked at before a whole job is refused for what rows name
 _MAY_BE_LISTS = ("image", "sha256", "etag")
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
+_BYTES = (
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_fixed_size_binary,
+    pa.types.is_binary_view,
+)
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -63,8 +78,9 @@ class Manifest:
 
     Attributes:
         kind: What the rows are.
-        carry_schema: Types of the carried columns. Parquet keeps its own (times in microseconds);
-            CSV gives strings, JSONL too (a value that is no string as JSON text).
+        carry_schema: Types of the carried columns. Parquet keeps its own (times in microseconds),
+            or what its files have in common; CSV gives strings, JSONL too (a value that is no
+            string as JSON text).
 
     Raises:
         ConfigError: No file, no row, a file that cannot be read, or a column that is missing or of
@@ -116,13 +132,14 @@ class Manifest:
     # ---------------------------------------------------------------- columns
 
     def _one_format(self) -> str:
-        formats = sorted({format_of(file.uri) for file in self._files})
+        formats = {format_of(file.uri): shown(file.uri) for file in reversed(self._files)}
         if len(formats) > 1:
             raise ConfigError(
-                f"input.manifest names files of several formats ({', '.join(formats)}); "
+                f"input.manifest names files of several formats ({', '.join(sorted(formats))}), "
+                f"such as {' and '.join(formats[name] for name in sorted(formats))}; "
                 "give each format a job of its own"
             )
-        return formats[0]
+        return next(iter(formats))
 
     def _first_schema(self) -> pa.Schema:
         for file in self._files:
@@ -140,13 +157,60 @@ class Manifest:
         self._check(self._files[0].uri, schema)
         if self._format != "parquet":
             return pa.schema([(name, pa.string()) for name in self._carry])
-        return pa.schema([(name, portable_type(schema.field(name).type)) for name in self._carry])
+        # Types differ from file to file, as each was written from what its rows happened to hold.
+        self._types: dict[str, dict[pa.DataType, str]] = {name: {} for name in self._carry}
+        with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+            schemas = threads.map(_types_of, self._files if self._carry else ())
+            for file, found in zip(self._files, schemas, strict=False):
+                if found is not None:
+                    self._note_types(file.uri, found)
+        return pa.schema([(name, self._common(name)) for name in self._carry])
+
+    def _note_types(self, uri: str, schema: pa.Schema) -> None:
+        self._check(uri, schema)
+        for name in self._carry:
+            try:
+                kind = portable_type(schema.field(name).type)
+            except ValueError as error:
+                raise ConfigError(
+                    f"manifest {shown(uri)}: column {name!r} cannot be carried: {error}; leave it "
+                    "out of input.carry, or write it with another type"
+                ) from None
+            self._types[name].setdefault(kind, shown(uri))
+
+    def _common(self, column: str) -> pa.DataType:
+        """Give the type that a carried column has in all files together.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        first = common = next(iter(self._types[column]))
+        for kind, name in self._types[column].items():
+            if (wider := common_type(common, kind)) is None:
+                raise self._unlike(column, self._types[column][first], first, name, kind)
+            if wider != common:
+                first, common = kind, wider
+        return common
+
+    def _unlike(
+        self, column: str, name: str, kind: pa.DataType, other: str, other_kind: pa.DataType
+    ) -> ConfigError:
+        return ConfigError(
+            f"input.carry: column {column!r} holds {kind} in {name}, but {other_kind} in {other}; "
+            "no type holds both without loss, so write all files of a manifest with one type, or "
+            "leave the column out"
+        )
 
     def _check(self, name: str, schema: pa.Schema) -> None:
         for key, column in [
             *((f"columns.{role}", column) for role, column in self._columns.items()),
             *(("carry", column) for column in self._carry),
         ]:
+            if schema.names.count(column) > 1:
+                raise ConfigError(
+                    f"manifest {shown(name)} has the column {column!r}, which input.{key} names, "
+                    f"{schema.names.count(column)} times; rename all but one"
+                )
             if column not in schema.names:
                 near = difflib.get_close_matches(column, schema.names, n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]!r}? " if near else ""
@@ -162,15 +226,15 @@ class Manifest:
             if not _fits(role, found):
                 wanted = "strings" + (" or lists of strings" if role in _MAY_BE_LISTS else "")
                 raise ConfigError(
-                    f"manifest {shown(name)}: column {column!r} holds {found}, but "
+                    f"manifest {shown(name)}: column {column!r} holds {_shown_type(found)}, but "
                     f"input.columns.{role} needs {wanted}"
                 )
 
     # ------------------------------------------------------------------- rows
 
     def _read(self, file: ObjectInfo) -> Iterator[list[Row]]:
-        wanted = [*self._columns.values(), *self._carry]
-        carry_types = {field.name: field.type for field in self.carry_schema}
+        wanted = list(self._columns.values())
+        carry = {field.name: field.type for field in self.carry_schema}
         directory, name = directory_of(file.uri), shown(file.uri)
         with open_file(file) as stream:
             if self._format != "jsonl":  # a JSONL file has no schema: a key may come late, or never
@@ -182,8 +246,22 @@ class Manifest:
             threads = ThreadPoolExecutor(storage.NUM_THREADS) if self._check_changes else None
             with threads or nullcontext():
                 run = threads.map if threads else map
-                for lines in read_lines(file.uri, stream, wanted, carry_types):
-                    yield list(run(lambda line: self._row(line, directory, name), lines))
+                try:
+                    for lines in read_lines(file.uri, stream, wanted, carry):
+                        yield list(run(lambda line: self._row(line, directory, name), lines))
+                except UnfitError as error:
+                    raise self._unfit(name, schema.field(error.column).type, error) from None
+
+    def _unfit(self, name: str, kind: pa.DataType, error: UnfitError) -> ConfigError:
+        """Say which file made a column's type, and which one has a value that does not fit it."""
+        column, kind = error.column, portable_type(kind)
+        others = [(k, n) for k, n in self._types[column].items() if k != kind] or [(kind, name)]
+        other_kind, other = others[0]
+        return ConfigError(
+            f"input.carry: column {column!r} holds {kind} in {name} and {other_kind} in {other}, "
+            f"which makes it {self.carry_schema.field(column).type}, but: {error}; write all files "
+            "of a manifest with one type, or leave the column out"
+        )
 
     def _row(self, line: Line, directory: str, name: str) -> Row:
         try:
@@ -346,6 +424,18 @@ class Manifest:
         )
 
 
+def _types_of(file: ObjectInfo) -> pa.Schema | None:
+    with open_file(file) as stream:
+        return types_of(file.uri, stream)
+
+
+def _shown_type(kind: pa.DataType) -> str:
+    try:
+        return str(kind)
+    except UnicodeDecodeError:  # the name of a time zone
+        return "a type with a name that is not UTF-8"
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
@@ -357,11 +447,11 @@ def _is_sha256(value: object) -> bool:
 def _fits(role: str, found: pa.DataType) -> bool:
     if pa.types.is_dictionary(found):
         found = found.value_type
-    if role in _MAY_BE_LISTS and (pa.types.is_list(found) or pa.types.is_large_list(found)):
+    if role in _MAY_BE_LISTS and any(is_one(found) for is_one in _LISTS):
         found = found.value_type
     if role == "id" and pa.types.is_integer(found):
         return True
-    if role == "sha256" and (pa.types.is_binary(found) or pa.types.is_fixed_size_binary(found)):
+    if role == "sha256" and any(is_one(found) for is_one in _BYTES):
         return True
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     # The columns of CSV and JSONL are null; their values are checked one by one.

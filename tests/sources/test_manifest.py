@@ -129,10 +129,11 @@ def test_carried_columns_keep_the_types_of_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{"image": "a", **values}], schema), tmp_path / "m.parquet")
     opened = source(tmp_path / "m.parquet", columns={"image": "image"}, carry=list(values))
     [row] = opened.rows()
-    assert dict(zip(values, row.carry, strict=True)) == values
+    kinds = opened.carry_schema.types
+    carried = [pa.array([v], kind)[0].as_py() for v, kind in zip(row.carry, kinds, strict=True)]
+    assert dict(zip(values, carried, strict=True)) == values
     types = [pa.float32(), pa.bool_(), pa.list_(pa.int16()), schema.field("d").type]
-    assert opened.carry_schema.types == [*types, pa.timestamp("us"), pa.string()]
-    pa.array([row.carry[4]], opened.carry_schema.field("t").type)  # they fit
+    assert kinds == [*types, pa.timestamp("us"), pa.string()]
 
 
 @pytest.mark.parametrize("name", FORMATS[:3])

@@ -1,0 +1,367 @@
+"""Users' columns: types that every reader of Parquet knows, and changes of type that lose nothing.
+
+Values stay in Arrow all the way: Python has no date after the year 9999, and no longer duration
+than 2.7 million years, but a manifest may.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zoneinfo
+from collections.abc import Iterable
+from functools import lru_cache, reduce
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_UTC = "UTC"
+_OFFSET = re.compile(r"[+-]\d\d:\d\d")
+_SIMPLE = (
+    pa.types.is_null,
+    pa.types.is_boolean,
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_binary,
+)
+
+
+def portable_type(found: pa.DataType) -> pa.DataType:
+    """Give the type that a user's column of this type has in the output.
+
+    Nanoseconds become microseconds (Python's own clock has no more), dictionaries, views and
+    extensions what they stand for, also within lists and structs.
+
+    Raises:
+        ValueError: The type cannot stand in a table.
+    """
+    kind = found
+    if isinstance(kind, pa.BaseExtensionType):
+        return portable_type(kind.storage_type)
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return portable_type(kind.value_type)
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", tz=_portable_zone(kind))
+    if pa.types.is_time64(kind):
+        return pa.time64("us")
+    if pa.types.is_duration(kind):
+        return pa.duration("us")
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_struct(kind):
+        if not kind.num_fields:
+            raise ValueError(f"{kind} has no fields, which Parquet cannot hold")
+        return pa.struct([(field.name, portable_type(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(portable_type(kind.key_type), portable_type(kind.item_type))
+    if pa.types.is_list(kind) or pa.types.is_list_view(kind):
+        return pa.list_(portable_type(kind.value_type))
+    if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind):
+        return pa.large_list(portable_type(kind.value_type))
+    if pa.types.is_fixed_size_list(kind):
+        inner = portable_type(kind.value_type)
+        is_same = inner == kind.value_type
+        return pa.list_(inner, kind.list_size) if is_same else pa.list_(inner)
+    if pa.types.is_union(kind) or pa.types.is_interval(kind):
+        raise ValueError(f"{kind} is a type that Parquet cannot hold")
+    return kind
+
+
+def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """Give the portable type that holds the values of two; None if there is none.
+
+    Whole numbers and floats have a common one, although it does not hold every whole number:
+    `convert` refuses those. Decimals and floats have none, nor text and anything else.
+    """
+    if one == other:
+        return one
+    if pa.types.is_null(one) or pa.types.is_null(other):
+        return other if pa.types.is_null(one) else one
+    if pa.types.is_struct(one) and pa.types.is_struct(other):
+        return _common_struct(one, other)
+    if _is_list(one) and _is_list(other):
+        inner = common_type(one.value_type, other.value_type)
+        if inner is None:
+            return None
+        is_large = pa.types.is_large_list(one) or pa.types.is_large_list(other)
+        return pa.large_list(inner) if is_large else pa.list_(inner)
+    kinds = (one, other)
+    if all(map(pa.types.is_timestamp, kinds)):
+        if (one.tz is None) != (other.tz is None):
+            return None
+        return pa.timestamp("us", tz=one.tz if one.tz == other.tz else one.tz and _UTC)
+    if any(map(pa.types.is_timestamp, kinds)) and any(map(pa.types.is_date, kinds)):
+        zoned = [kind for kind in kinds if pa.types.is_timestamp(kind) and kind.tz is not None]
+        return None if zoned else pa.timestamp("us")
+    if any(map(pa.types.is_decimal, kinds)):
+        return _common_decimal(one, other)
+    if any(map(_is_bytes, kinds)) and not all(map(_is_bytes, kinds)):
+        return None
+    schemas = [pa.schema([("it", kind)]) for kind in kinds]
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return None
+
+
+def holding_all(kinds: Iterable[pa.DataType]) -> pa.DataType:
+    """Give the type that holds whatever values columns of these types have: at worst text."""
+
+    def widen(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+        common = common_type(one, other)
+        if common is None or _may_not_fit(one, common) or _may_not_fit(other, common):
+            return pa.string()
+        return common
+
+    return reduce(widen, sorted(kinds, key=str), pa.null())
+
+
+def convert(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """Give a column in a portable type, with the very same values; only times are cut, to µs.
+
+    Raises:
+        pa.ArrowInvalid: A value does not fit.
+        pa.ArrowNotImplementedError: The types have nothing to do with each other.
+    """
+    column = _plain(column)
+    if column.type == wanted:
+        return column
+    try:
+        return _cast(column, wanted)
+    except pa.ArrowNotImplementedError:
+        if pa.types.is_string(wanted):
+            return as_text(column)
+        raise
+
+
+def as_text(column: pa.Array) -> pa.Array:
+    """Give a column as strings: numbers as they are written, bytes in hex, lists as JSON."""
+    column = _plain(column)
+    if pa.types.is_null(column.type) or not (_is_nested(column.type) or _is_bytes(column.type)):
+        return _text(column)
+    values = python_values(column)
+    texts = [None if v is None else v if isinstance(v, str) else _json(v) for v in values]
+    return pa.array(texts, pa.string())
+
+
+def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """Give values for people and JSON: those that Python cannot hold as text, bytes in hex."""
+    if isinstance(column, pa.ChunkedArray):
+        return [value for chunk in column.chunks for value in python_values(chunk)]
+    column = _plain(column)
+    kind = column.type
+    if pa.types.is_struct(kind):
+        inner = [python_values(child) for child in column.flatten()]
+        rows = zip(*inner, strict=True)
+        names = [field.name for field in kind]
+        return [
+            dict(zip(names, row, strict=True)) if is_valid else None
+            for row, is_valid in zip(rows, column.is_valid().to_pylist(), strict=True)
+        ]
+    if pa.types.is_map(kind):
+        keys, items = python_values(column.keys), python_values(column.items)
+        return _cut([list(pair) for pair in zip(keys, items, strict=True)], column)
+    if _is_list(kind):
+        if pa.types.is_fixed_size_list(kind):
+            column = column.cast(pa.list_(kind.value_type))
+        return _cut(python_values(column.values), column)
+    if _is_bytes(kind):
+        return [None if value is None else value.hex() for value in column.to_pylist()]
+    try:
+        return list(column.to_pylist())
+    except (OverflowError, ValueError, pa.ArrowInvalid):
+        return [_python_value(value) for value in column]
+
+
+def scalars(column: pa.Array) -> list[Any]:
+    """Give a column's values as `pa.array` takes them back, whether or not Python can hold them."""
+    if any(is_one(column.type) for is_one in _SIMPLE):
+        return list(column.to_pylist())
+    return [value if value.is_valid else None for value in column]
+
+
+def differs(before: pa.Array, now: pa.Array) -> pa.Array:
+    """Tell for each place whether two columns of one portable type hold other values there.
+
+    NaN is itself, 0.0 is not -0.0, and null is only null.
+    """
+    kind = before.type
+    is_other = pc.not_equal(before.is_valid(), now.is_valid())
+    if pa.types.is_null(kind):
+        return is_other
+    if pa.types.is_struct(kind):
+        children = zip(before.flatten(), now.flatten(), strict=True)
+        return reduce(pc.or_, (differs(*pair) for pair in children), is_other)
+    if pa.types.is_map(kind):
+        pairs = pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)]))
+        return differs(*(_map_as_list(column, pairs) for column in (before, now)))
+    if _is_list(kind):
+        lengths = [pc.fill_null(pc.list_value_length(c), 0) for c in (before, now)]
+        is_other = pc.or_(is_other, pc.not_equal(*lengths))
+        like = pc.invert(is_other)
+        parents = pc.list_parent_indices(before.filter(like))
+        inner = differs(*(c.filter(like).flatten() for c in (before, now)))
+        changed = pc.indices_nonzero(like).take(pc.unique(parents.filter(inner)))
+        places = pa.array(range(len(before)), pa.uint64())
+        return pc.or_(is_other, pc.is_in(places, value_set=changed.cast(pa.uint64())))
+    if pa.types.is_floating(kind):
+        before, now = (column.view(f"uint{kind.bit_width}") for column in (before, now))
+    return pc.or_(is_other, pc.fill_null(pc.not_equal(before, now), False))
+
+
+# ------------------------------------------------------------------------ parts
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """Give an array without dictionaries, views and extensions; of Arrow's own casts some err."""
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(array.storage)
+    if pa.types.is_dictionary(kind):
+        return _plain(array.dictionary_decode())
+    if pa.types.is_run_end_encoded(kind):
+        return _plain(pc.run_end_decode(array))
+    if not _is_nested(kind) or portable_type(kind) == kind:
+        return array
+    if pa.types.is_struct(kind):
+        children = [_plain(child) for child in array.flatten()]
+        names = [field.name for field in kind]
+        return pa.StructArray.from_arrays(children, names, mask=array.is_null())
+    if pa.types.is_map(kind):
+        keys, items = _plain(array.keys), _plain(array.items)
+        return pa.MapArray.from_arrays(_offsets(array), keys, items, mask=array.is_null())
+    lengths = pc.fill_null(pc.list_value_length(array), 0)
+    is_large = pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind)
+    offsets = pc.cumulative_sum(pa.concat_arrays([pa.array([0], lengths.type), lengths]))
+    make = pa.LargeListArray if is_large else pa.ListArray
+    return make.from_arrays(
+        offsets.cast(pa.int64() if is_large else pa.int32()),
+        _plain(array.flatten()),
+        mask=array.is_null(),
+    )
+
+
+def _cast(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+    if pa.types.is_string(wanted):
+        return as_text(column)
+    return pc.cast(column, options=pc.CastOptions(wanted, allow_time_truncate=True))
+
+
+def _text(column: pa.Array) -> pa.Array:
+    kind = column.type
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        column = column.cast(pa.timestamp(kind.unit, tz=_UTC))
+    return column.cast(pa.string())
+
+
+def _python_value(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except (OverflowError, ValueError, pa.ArrowInvalid):
+        return _text(pa.array([value], value.type))[0].as_py()
+
+
+def _cut(values: list[Any], lists: pa.Array) -> list[Any]:
+    """Cut the values of all lists into those of each."""
+    offsets, is_valid = lists.offsets.to_pylist(), lists.is_valid().to_pylist()
+    spans = zip(offsets, offsets[1:], is_valid, strict=False)
+    return [values[start:end] if there else None for start, end, there in spans]
+
+
+def _offsets(lists: pa.Array) -> pa.Array:
+    """Give a list's offsets as an array that is no slice, as Arrow takes them beside a mask."""
+    return pc.add(lists.offsets, pa.scalar(0, lists.offsets.type))
+
+
+def _map_as_list(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+    pairs = pa.StructArray.from_arrays([column.keys, column.items], ["key", "value"])
+    lists = pa.ListArray.from_arrays(_offsets(column), pairs, mask=column.is_null())
+    return lists.cast(wanted)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _is_nested(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_nested(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def _common_struct(one: pa.StructType, other: pa.StructType) -> pa.DataType | None:
+    kinds: dict[str, pa.DataType] = {}
+    for field in (*one, *other):
+        kind = common_type(kinds.get(field.name, pa.null()), field.type)
+        if kind is None:
+            return None
+        kinds[field.name] = kind
+    return pa.struct(list(kinds.items()))
+
+
+def _may_not_fit(kind: pa.DataType, wanted: pa.DataType) -> bool:
+    """Tell whether a type has values that `convert` to a common type refuses."""
+    if _is_list(kind):
+        return _may_not_fit(kind.value_type, wanted.value_type)
+    if pa.types.is_struct(kind):
+        return any(_may_not_fit(field.type, wanted.field(field.name).type) for field in kind)
+    if pa.types.is_integer(kind):
+        if pa.types.is_floating(wanted):
+            return bool(kind.bit_width > {16: 11, 32: 24, 64: 53}[wanted.bit_width])
+        return bool(pa.types.is_uint64(kind) and pa.types.is_signed_integer(wanted))
+    return bool(pa.types.is_date(kind) and pa.types.is_timestamp(wanted))
+
+
+def _common_decimal(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    sizes = []
+    for kind in (one, other):
+        if pa.types.is_decimal(kind):
+            sizes.append((kind.precision - kind.scale, kind.scale))
+        elif pa.types.is_integer(kind):
+            sizes.append((len(str(2**kind.bit_width)), 0))
+        else:
+            return None
+    (digits, scale), (other_digits, other_scale) = sizes
+    scale = max(scale, other_scale)
+    precision = max(digits, other_digits) + scale
+    if precision > 76:
+        return None
+    return pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
+
+
+def _portable_zone(kind: pa.TimestampType) -> str | None:
+    """Give a time zone that readers know; the moments are the same in any other one."""
+    try:
+        zone: str | None = kind.tz
+    except UnicodeDecodeError:
+        raise ValueError("its time zone has a name that is not UTF-8") from None
+    return zone if zone is None or _is_known(zone) else _UTC
+
+
+@lru_cache(maxsize=64)
+def _is_known(zone: str) -> bool:
+    if _OFFSET.fullmatch(zone):
+        return True
+    try:
+        zoneinfo.ZoneInfo(zone)
+    except (KeyError, OSError, ValueError):
+        # Where the machine has no time zones at all, nothing can be told.
+        return not zoneinfo.available_timezones()
+    return True
