@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from fsspec.utils import glob_translate
 
 from dsvl_pipeline.errors import ConfigError, NotFoundError
+from dsvl_pipeline.stores import patterns
 from dsvl_pipeline.stores.local import LocalStore
-from dsvl_pipeline.stores.redact import has_secret, redact, redact_text
+from dsvl_pipeline.stores.redact import has_secret, name_of, redact, redact_text
 from dsvl_pipeline.stores.s3 import S3Store
 from dsvl_pipeline.stores.store import ObjectInfo, Store
 
@@ -28,6 +29,7 @@ __all__ = [
     "has_secret",
     "join",
     "list_objects",
+    "name_of",
     "put",
     "put_if_absent",
     "read",
@@ -45,7 +47,6 @@ NUM_THREADS = 16
 _LOCAL = LocalStore()
 _S3 = S3Store()
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_MAGIC = re.compile(r"[*?\[]")
 
 
 def read(uri: str, *, max_bytes: int | None = None) -> bytes:
@@ -111,34 +112,49 @@ def list_objects(prefix: str, *, start_after: str | None = None) -> Iterator[Obj
         yield stat(prefix)
 
 
-def glob_objects(pattern: str) -> Iterator[ObjectInfo]:
+def glob_objects(pattern: str, *, tells_problems: bool = False) -> Iterator[ObjectInfo]:
     """Yield the objects that a user's pattern names, sorted by URI; as `list_objects` without one.
 
     Args:
         pattern: With ``*``, ``?``, ``[...]`` inside path components and ``**`` for any number of
-            them.
+            them. What exists is not looked at: see `dsvl_pipeline.sources.listing.resolve`.
+        tells_problems: Whether files and directories that cannot be read are yielded with their
+            problem (`ObjectInfo.problem`); otherwise they end the listing.
 
     Raises:
         ConfigError: The pattern is malformed, or its bucket is not spelled out.
     """
     store = _store(pattern)
-    magic = _MAGIC.search(pattern)
-    if magic is None:
-        yield from list_objects(pattern)
+    head, tail = patterns.split(pattern)
+    if not tail:
+        # In a store "a//" is another place than "a/".
+        directory = head if store is _S3 and head.endswith("/") else head.rstrip("/") + "/"
+        found = store.walk(
+            directory, is_flat=False, start_after=None, tells_problems=tells_problems
+        )
+        first = next(found, None)
+        if first is not None:
+            yield first
+            yield from found
+        elif _is_object(head):
+            yield stat(head)
         return
-    head, tail = pattern[: magic.start()], pattern[magic.start() :]
     if store is _S3 and "/" not in head.removeprefix("s3://"):
         raise ConfigError(
             f"list {pattern}: a pattern cannot stand for buckets; spell the bucket out"
         )
     try:
-        wanted = re.compile(glob_translate(pattern))
+        wanted = re.compile(glob_translate(tail))
     except ValueError as error:
         raise ConfigError(f"list {pattern}: {error}") from error
     is_flat = "/" not in tail and tail != "**"
-    for found in store.walk(head, is_flat=is_flat, start_after=None):
-        if wanted.match(found.uri):
-            yield found
+    prefix = head + patterns.literal_start(tail)
+    for found_one in store.walk(
+        prefix, is_flat=is_flat, start_after=None, tells_problems=tells_problems
+    ):
+        # Of a directory that cannot be listed nobody knows what would match.
+        if found_one.uri.endswith("/") or wanted.match(found_one.uri.removeprefix(head)):
+            yield found_one
 
 
 def put(uri: str, body: bytes) -> None:

@@ -77,10 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Find the rows, print their stories."""
+    from dsvl_pipeline.sources.uris import row_id_of
     from dsvl_pipeline.table.story import tell
 
     with named_by_user():
-        stories = tell(args.out, args.row, page_index=args.page, prompt_id=args.prompt)
+        stories = tell(args.out, row_id_of(args.row), page_index=args.page, prompt_id=args.prompt)
     print("\n\n".join("\n".join(_describe(story)) for story in stories))
     return 0
 

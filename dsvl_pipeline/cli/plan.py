@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dsvl_pipeline.cli.arguments import add_job, positive_int
+from dsvl_pipeline.cli.summary import print_skipped
 from dsvl_pipeline.cli.text import amount, columns, duration, hours, money, shorten
 
 if TYPE_CHECKING:
@@ -55,9 +56,10 @@ def execute(args: argparse.Namespace) -> int:
 
     job = load_job(args.job or args.config, args.set)
     from dsvl_pipeline.pipeline.preview import explain, preview
+    from dsvl_pipeline.sources.uris import row_id_of
 
     if args.explain is not None:
-        for found in explain(job, args.explain, fresh=args.fresh):
+        for found in explain(job, row_id_of(args.explain), fresh=args.fresh):
             _print_explanation(args.explain, found)
         return 0
     result = preview(job, limit=args.limit, fresh=args.fresh, sample=args.sample)
@@ -71,6 +73,7 @@ def execute(args: argparse.Namespace) -> int:
     if result.num_dropped:
         dropped = amount(result.num_dropped, "row")
         print(f"{dropped} dropped: not in this input, and output.vanished is drop")
+    print_skipped(result.skipped)
     if result.prediction is not None:
         _print_prediction(result.prediction)
     elif result.to_run:

@@ -44,6 +44,7 @@ def execute(args: argparse.Namespace) -> int:
     from dsvl_pipeline.cli import progress, summary
     from dsvl_pipeline.cli.text import amount, duration
     from dsvl_pipeline.config import load_job
+    from dsvl_pipeline.sources.uris import row_id_of
     from dsvl_pipeline.table.failures import Selection
 
     if not (args.code or args.stage or args.row):
@@ -52,7 +53,9 @@ def execute(args: argparse.Namespace) -> int:
             "what there is)"
         )
     selection = Selection(
-        codes=frozenset(args.code), stages=frozenset(args.stage), row_ids=frozenset(args.row)
+        codes=frozenset(args.code),
+        stages=frozenset(args.stage),
+        row_ids=frozenset(map(row_id_of, args.row)),
     )
     file = args.job or args.config
     base, job = load_job(file), load_job(file, args.set)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from dsvl_pipeline.cli.text import amount, columns, duration, hours, money, shorten
 
 if TYPE_CHECKING:
     from dsvl_pipeline.pipeline.run import RunSummary
+    from dsvl_pipeline.sources.skips import Skipped
 
 MAX_ROWS_SHOWN = 50
 """A table of at most this many rows (the demo, a trial with --limit) is shown after its run."""
@@ -39,6 +41,7 @@ def print_run(result: RunSummary, *, max_error_fraction: float) -> None:
         print(line)
     for line in _remarks(result):
         print(line)
+    print_skipped(result.skipped)
     if result.exit_code == 1:
         print(
             f"exit code 1: {result.errors_wanted / result.rows_wanted:.1%} of the rows failed, "
@@ -46,6 +49,17 @@ def print_run(result: RunSummary, *, max_error_fraction: float) -> None:
         )
     uri = result.output_uri
     print(f"table: {uri}    more: dsvl status {uri}, dsvl export {uri} rows.csv")
+
+
+def print_skipped(skipped: Iterable[Skipped]) -> None:
+    """Print what the input holds beside its rows; nothing where that is nothing."""
+    for setting, same in groupby(skipped, key=lambda one: one.setting):
+        reasons = list(same)
+        count = sum(one.count for one in reasons)
+        print(f"skipped of {setting}: {count:,}")
+        for one in reasons:
+            examples = ", ".join(shorten(repr(name), 120) for name in one.examples)
+            print(f"  {one.count:,}: {shorten(one.reason, 200)}; e.g. {examples}")
 
 
 def engine_line(engine: Mapping[str, float]) -> str:

@@ -26,8 +26,9 @@ from dsvl_pipeline.pipeline.preprocess import StageConfig
 from dsvl_pipeline.pipeline.redrive import Redrive
 from dsvl_pipeline.pipeline.settings import Scale
 from dsvl_pipeline.records import Row
-from dsvl_pipeline.sources.open import open_input, with_absolute_paths
-from dsvl_pipeline.sources.uris import local_path, scheme_of, shown
+from dsvl_pipeline.sources.open import Input, open_input, with_absolute_paths
+from dsvl_pipeline.sources.skips import Skipped
+from dsvl_pipeline.sources.uris import as_text, local_path, scheme_of, shown
 from dsvl_pipeline.table import reader
 from dsvl_pipeline.table.failures import read_selected
 from dsvl_pipeline.table.format import read_format
@@ -62,6 +63,7 @@ class Prepared:
         writer: Holds the table's lease.
         shards: What is missing, shard by shard.
         manifest: What the table's `lineage` keeps of this run.
+        skipped: What the input holds beside its rows.
     """
 
     config: StageConfig
@@ -69,6 +71,7 @@ class Prepared:
     writer: TableWriter
     shards: list[ShardPlan]
     manifest: RunManifest
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def part_metadata(self) -> dict[str, str]:
@@ -144,7 +147,8 @@ class Wanted:
         model: What answers, as lineage names it.
         recipe_parts: What changes the results of every row.
         carry_schema: Of the carried columns.
-        rows: The input, not yet read.
+        source: The input, not yet read.
+        rows: Its rows.
     """
 
     job: JobConfig
@@ -153,6 +157,7 @@ class Wanted:
     model: dict[str, str | None]
     recipe_parts: dict[str, Any]
     carry_schema: pa.Schema
+    source: Input
     rows: Iterator[Row]
 
     @property
@@ -212,6 +217,7 @@ def read_job(job: JobConfig, *, stop: threading.Event) -> Wanted:
         model=model,
         recipe_parts=_recipe_parts(job, model),
         carry_schema=source.carry_schema,
+        source=source,
         rows=_rendered(_until(stop, source.rows()), job.input.document),
     )
 
@@ -307,6 +313,7 @@ def prepare(
         writer=writer,
         shards=shards,
         manifest=manifest,
+        skipped=base.source.skipped,
     )
 
 
@@ -341,7 +348,7 @@ def _with_absolute_paths(job: JobConfig) -> JobConfig:
     """The same job for workers, whose working directory is another."""
     uri, checkpoint = job.output.uri, job.model.checkpoint
     if scheme_of(uri) == "file":
-        uri = local_path(uri)
+        uri = as_text(local_path(uri))
     if Path(checkpoint).is_dir():
         checkpoint = str(Path(checkpoint).absolute())
     return job.model_copy(

@@ -19,6 +19,7 @@ from dsvl_pipeline.pipeline import plan, prediction, reasons
 from dsvl_pipeline.pipeline.plan import Comparison
 from dsvl_pipeline.pipeline.prediction import Measured, Prediction
 from dsvl_pipeline.pipeline.prepare import Wanted, drops_vanished, read_job
+from dsvl_pipeline.sources.skips import Skipped
 from dsvl_pipeline.table import reader
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.lineage import read_run
@@ -38,6 +39,7 @@ class Preview:
         num_dropped: Rows of the table that leave it, because the input has them no more.
         num_shards: Of the table.
         prediction: What a run would take; None where nothing was measured, or nothing is to run.
+        skipped: What the input holds beside its rows.
     """
 
     to_run: dict[str, int]
@@ -47,6 +49,7 @@ class Preview:
     num_dropped: int
     num_shards: int
     prediction: Prediction | None = None
+    skipped: tuple[Skipped, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +133,7 @@ def preview(
             replicas=wanted.scale.replicas,
             cluster=wanted.job.cluster,
         ),
+        skipped=wanted.source.skipped,
     )
 
 

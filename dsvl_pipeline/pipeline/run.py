@@ -35,6 +35,7 @@ from dsvl_pipeline.pipeline.prepare import Prepared, prepare
 from dsvl_pipeline.pipeline.progress import ProgressSink, Tracker
 from dsvl_pipeline.pipeline.redrive import IS_ANSWER, Redrive, is_kept, replacing
 from dsvl_pipeline.pipeline.signals import stop_on_signals
+from dsvl_pipeline.sources.skips import Skipped
 from dsvl_pipeline.table import part, reader
 from dsvl_pipeline.table.lineage import RunStatus
 from dsvl_pipeline.table.part import Receipt
@@ -76,6 +77,7 @@ class RunSummary:
         replicas: Engines.
         price: Of their time from the start of the run to its end, in ``currency``; None without a
             price in the job file. The start and the end of nodes are not in it.
+        skipped: What the input's directories and globs hold beside its rows.
         exit_code: 0, or 1 when more than ``max_error_fraction`` of the rows asked for failed.
     """
 
@@ -99,6 +101,7 @@ class RunSummary:
     replicas: int = 1
     price: float | None = None
     currency: str = "USD"
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def rows_per_s(self) -> float:
@@ -521,5 +524,6 @@ def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
         replicas=prepared.scale.replicas,
         price=job.cluster.price(prepared.scale.replicas, progress.elapsed_s),
         currency=job.cluster.currency,
+        skipped=prepared.skipped,
         exit_code=int(num_errors + progress.kept > job.max_error_fraction * num_rows),
     )

@@ -15,6 +15,7 @@ from dsvl_pipeline.errors import DocumentError
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.child import Child
 from dsvl_pipeline.sources.listing import file_rows, find
+from dsvl_pipeline.sources.skips import Skips
 
 DOCUMENTS_PER_CHILD = 200
 TEXT_TIMEOUT_S = 5.0
@@ -25,13 +26,15 @@ _CHILD = Path(__file__).with_name("pdf_child.py")
 T = TypeVar("T")
 
 
-def document_rows(patterns: Sequence[str], *, num_carried: int = 0) -> Iterator[Row]:
+def document_rows(
+    patterns: Sequence[str], *, num_carried: int = 0, skips: Skips | None = None
+) -> Iterator[Row]:
     """Make a row of each document that the patterns name, sorted by URI.
 
     Raises:
         ConfigError: They name nothing (at once, not when the rows are read).
     """
-    files = find(patterns, setting="input.documents", suffixes=(".pdf",))
+    files = find(patterns, setting="input.documents", suffixes=(".pdf",), skips=skips)
     return file_rows(files, "document", num_carried)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.listing import file_rows, find
+from dsvl_pipeline.sources.skips import Skips
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
@@ -13,11 +14,13 @@ SUFFIXES = (
 )  # fmt: skip
 
 
-def image_rows(patterns: Sequence[str], *, num_carried: int = 0) -> Iterator[Row]:
+def image_rows(
+    patterns: Sequence[str], *, num_carried: int = 0, skips: Skips | None = None
+) -> Iterator[Row]:
     """Make a row of each image that the patterns name, sorted by URI.
 
     Raises:
         ConfigError: They name nothing (at once, not when the rows are read).
     """
-    files = find(patterns, setting="input.images", suffixes=SUFFIXES)
+    files = find(patterns, setting="input.images", suffixes=SUFFIXES, skips=skips)
     return file_rows(files, "image", num_carried)

@@ -7,23 +7,79 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
-from itertools import chain
-from typing import Any, BinaryIO, Literal, cast
+from functools import lru_cache
+from itertools import chain, groupby, islice
+from operator import itemgetter
+from typing import Any, BinaryIO, Literal, TypeAlias, cast
+
+from fsspec.utils import glob_translate
 
 from dsvl_pipeline import storage
-from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.errors import AccessError, ConfigError
 from dsvl_pipeline.keys import content_id_from
 from dsvl_pipeline.records import Row
-from dsvl_pipeline.sources.uris import as_text, local_path, name_of, scheme_of, shown
+from dsvl_pipeline.sources.skips import Skips, describe
+from dsvl_pipeline.sources.uris import as_text, local_path, scheme_of, shown
+from dsvl_pipeline.stores.patterns import escape, has_magic, split, unescape
 from dsvl_pipeline.stores.store import ObjectInfo
 
 MAX_WHOLE_BYTES = 64 << 20
 RANGE_BYTES = 8 << 20
-_MAGIC = re.compile(r"[*?\[]")
+# What file managers, cameras, cloud drives and engines put beside the files of their users. Of
+# directories also those whose name begins with "_": Spark keeps unfinished copies there; a file
+# may be called so by a camera (_DSC0001.JPG). Columns of a partitioned table may be as well.
+_ASIDE = re.compile(
+    r"(?:^|/)(?:\.(?!\.?(?:/|$))|_[^/=]*/"
+    r"|(?:@eaDir|#recycle|#snapshot|\$RECYCLE\.BIN|lost\+found|System Volume Information)/)"
+)
+_ASIDE_MANIFEST = re.compile(r"(?:^|/)_[^/=]*$")
+_SET_ASIDE = "hidden or set aside (a part of the path that no pattern names: .NAME, _NAME/, @eaDir)"
+_NO_FILE = "patterns that name no file"
+_PICTURES = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
+    ".jxl": "JPEG XL",
+    **dict.fromkeys((".jxr", ".wdp", ".hdp"), "JPEG XR"),
+    **dict.fromkeys(
+        (".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef"),
+        "camera raw",
+    ),
+    **dict.fromkeys((".psd", ".psb"), "Photoshop"),
+    **dict.fromkeys((".svg", ".svgz"), "SVG"),
+    **dict.fromkeys((".eps", ".ai"), "PostScript"),
+    **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
+    **dict.fromkeys((".djvu", ".djv"), "DjVu"),
+    **dict.fromkeys((".wmf", ".emf"), "Windows metafile"),
+    **dict.fromkeys((".exr", ".hdr", ".tga", ".dds", ".ico", ".icns", ".pcx", ".xcf"), "other"),
+}
+"""Pictures that nobody here can read, by suffix."""
+
+Entry: TypeAlias = tuple[str, ObjectInfo, str | None]
+"""URI, file, and why it is not meant; None where it is."""
+
+
+def resolve(pattern: str) -> str:
+    """Spell a local pattern absolutely, with the wildcards escaped that are part of a name.
+
+    What exists is what is meant, whatever characters its name holds: of ``a[1]/*.png`` in a
+    directory ``x*`` both directories are names if they are there, and no wildcards. So are
+    objects of a store.
+    """
+    is_local = scheme_of(pattern) == "file"
+    parts = (local_path(pattern) if is_local else pattern).split("/")
+    for at, part in enumerate(parts):
+        if has_magic(part):
+            if not _exists("/".join([*map(unescape, parts[:at]), part]), is_local):
+                break
+            parts[at] = escape(part)
+    return "/".join(parts)
 
 
 def find(
-    patterns: Sequence[str], *, setting: str, suffixes: tuple[str, ...]
+    patterns: Sequence[str],
+    *,
+    setting: str,
+    suffixes: tuple[str, ...],
+    skips: Skips | None = None,
 ) -> Iterator[ObjectInfo]:
     """List what patterns name, sorted by URI, each file once however many patterns name it.
 
@@ -31,17 +87,20 @@ def find(
         patterns: Files, directories (all files below) and globs, local or ``s3://``.
         setting: Where the patterns stand in the job file, for messages.
         suffixes: What counts in directories and in globs whose last part names no suffix.
+        skips: Takes what is passed over: hidden files, those of other types, what cannot be read.
 
     Raises:
         ConfigError: Nothing at all was found (at once, not when the stream is read).
     """
-    absolute = [_absolute(pattern, setting) for pattern in patterns]
-    found = _unique(
-        heapq.merge(*(_list(pattern, suffixes) for pattern in absolute), key=lambda file: file.uri)
-    )
+    skips = skips if skips is not None else Skips()
+    resolved = [_checked(pattern, setting) for pattern in patterns]
+    lists = [_list(pattern, setting, suffixes, skips) for pattern in resolved]
+    found = _meant(heapq.merge(*lists, key=itemgetter(0)), setting, skips)
     first = next(found, None)
     if first is None:
-        raise ConfigError("; ".join(_nothing(pattern, setting, suffixes) for pattern in absolute))
+        nothing = [_nothing(pattern, setting, suffixes) for pattern in resolved]
+        passed_over = [one for one in skips.report() if one.reason != _NO_FILE]
+        raise ConfigError("; ".join([*nothing, *([describe(passed_over)] if passed_over else [])]))
     return chain([first], found)
 
 
@@ -58,7 +117,7 @@ def file_rows(
     for file in files:
         uri = as_text(file.uri)
         yield Row(
-            row_id=name_of(uri),
+            row_id=storage.name_of(uri),
             kind=kind,
             sources=(uri,),
             content_id=content_id_from(
@@ -90,17 +149,14 @@ def root_of(pattern: str) -> str | None:
     """Give the directory that a local pattern looks into, None for a remote one."""
     if scheme_of(pattern) != "file":
         return None
-    path = local_path(pattern)
-    magic = _MAGIC.search(path)
-    if magic is not None:
-        return os.path.dirname(path[: magic.start()])
-    return path if os.path.isdir(path) else os.path.dirname(path)
+    head, tail = split(resolve(pattern))
+    return head if tail or os.path.isdir(head) else os.path.dirname(head)
 
 
 def prefix_of(pattern: str) -> str:
     """Give the place in a store below which a pattern looks."""
-    magic = _MAGIC.search(pattern)
-    return pattern[: magic.start()].rpartition("/")[0] if magic else pattern
+    head, tail = split(pattern)
+    return head.removesuffix("/") if tail else head
 
 
 class _Ranges(io.RawIOBase):
@@ -134,47 +190,117 @@ class _Ranges(io.RawIOBase):
         return len(data)
 
 
-def _absolute(pattern: str, setting: str) -> str:
-    scheme = scheme_of(pattern)
-    if scheme == "file":
-        return local_path(pattern)
-    if scheme != "s3":
+def _checked(pattern: str, setting: str) -> str:
+    if scheme_of(pattern) not in ("file", "s3"):
         raise ConfigError(
             f"{setting}: {shown(pattern)!r} cannot be listed; give paths or s3://BUCKET/KEY"
         )
-    return pattern
+    return resolve(pattern)
 
 
-def _list(pattern: str, suffixes: tuple[str, ...]) -> Iterator[ObjectInfo]:
-    last = pattern.rpartition("/")[2]
-    is_named = bool(_MAGIC.search(pattern)) and "." in last
-    for file in storage.glob_objects(pattern):
-        name = file.uri.rpartition("/")[2]
-        is_known = name.lower().endswith(suffixes) and not name.startswith(".")
-        if is_named or is_known or file.uri == pattern:
+def _exists(name: str, is_local: bool) -> bool:
+    if is_local:
+        return os.path.lexists(name)
+    try:
+        return next(storage.list_objects(name), None) is not None
+    except AccessError:  # who may list "photos/" may still not ask for "photos/*"
+        return False
+
+
+def _list(pattern: str, setting: str, suffixes: tuple[str, ...], skips: Skips) -> Iterator[Entry]:
+    head, tail = split(pattern)
+    is_aside = _aside_in(setting)
+    num_meant = 0
+    for file in storage.glob_objects(pattern, tells_problems=True):
+        if file.problem is not None:
+            reason: str | None = file.problem
+        elif not tail and file.uri == head:
+            reason = None
+        else:
+            path = file.uri.removeprefix(head).removeprefix("/" * (not tail))
+            reason = _reason_against(path, tail, suffixes, is_aside)
+        num_meant += reason is None
+        yield file.uri, file, reason
+    if not num_meant:
+        skips.add(setting, _NO_FILE, head + tail)
+
+
+def _meant(entries: Iterator[Entry], setting: str, skips: Skips) -> Iterator[ObjectInfo]:
+    """Give each file once; one that any pattern means was not passed over."""
+    for uri, same in groupby(entries, key=itemgetter(0)):
+        _, file, reason = min(same, key=lambda entry: entry[2] is not None)
+        if reason is None:
             yield file
+        else:
+            skips.add(setting, reason, uri)
 
 
-def _unique(files: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
-    before = None
-    for file in files:
-        if file.uri != before:
-            yield file
-        before = file.uri
+def _aside_in(setting: str) -> list[re.Pattern[str]]:
+    return [_ASIDE, _ASIDE_MANIFEST] if setting == "input.manifest" else [_ASIDE]
+
+
+def _reason_against(
+    path: str, tail: str, suffixes: tuple[str, ...], is_aside: Sequence[re.Pattern[str]]
+) -> str | None:
+    """Say why a file that a directory or glob holds is not meant; None if it is."""
+    if any(aside.search(path) for aside in is_aside):
+        parts = (tail or "**").split("/")
+        if not _names(parts, path.split("/"), is_aside):
+            return _SET_ASIDE
+    name = path.rpartition("/")[2]
+    if name.lower().endswith(suffixes) or "." in tail.rpartition("/")[2]:
+        return None
+    suffix = os.path.splitext(name)[1]
+    if name.rstrip().lower().endswith(suffixes):
+        return f"names that end in white space ({suffix!r}; rename them, or name them one by one)"
+    if kind := _PICTURES.get(suffix.lower()):
+        return (
+            f"{kind} pictures, which are not read ({suffix.lower()}; convert them to JPEG or PNG)"
+        )
+    return f"unknown type {shown(suffix[:20])}" if suffix else "no suffix"
+
+
+def _names(
+    pattern: Sequence[str], path: Sequence[str], is_aside: Sequence[re.Pattern[str]]
+) -> bool:
+    """Tell whether a pattern names the parts of a path that are set aside: by their first letter.
+
+    As in a shell, where ``*`` matches no name with a dot in front and ``.*`` does.
+    """
+    reached = {0}  # places in the pattern that the path so far leads to
+    for depth, name in enumerate(path):
+        reached |= {at + 1 for at in reached if pattern[at : at + 1] == ["**"]}
+        part = name if depth == len(path) - 1 else f"{name}/"
+        is_plain = not any(aside.search(part) for aside in is_aside)
+        before, reached = reached, set()
+        for at in before:
+            if at == len(pattern):
+                continue
+            if pattern[at] == "**":
+                reached |= {at} if is_plain else set()
+            elif _matcher(pattern[at]).match(name) and (is_plain or pattern[at][:1] == name[:1]):
+                reached.add(at + 1)
+    reached |= {at + 1 for at in reached if pattern[at : at + 1] == ["**"]}
+    return len(pattern) in reached
+
+
+@lru_cache(maxsize=64)
+def _matcher(part: str) -> re.Pattern[str]:
+    return re.compile(glob_translate(part))
 
 
 def _nothing(pattern: str, setting: str, suffixes: tuple[str, ...]) -> str:
     """Say what there is instead, for a message."""
-    magic = _MAGIC.search(pattern)
-    place = pattern[: magic.start()].rpartition("/")[0] + "/" if magic else pattern
-    others = storage.list_objects(place)
-    names = [file.uri.removeprefix(place) for _, file in zip(range(3), others, strict=False)]
-    if names:
+    place, tail = split(pattern)
+    others = storage.glob_objects(escape(place), tells_problems=True)
+    names = [shown(file.uri.removeprefix(place)) for file in islice(others, 3)]
+    asked, place = shown(place + tail), shown(place)
+    if any(names):
         return (
-            f"{setting}: nothing found at {pattern}; {place} holds others, e.g. "
+            f"{setting}: nothing found at {asked}; {place} holds others, e.g. "
             f"{', '.join(names)}; known suffixes are {', '.join(suffixes)}, and a glob may name "
             "another (*.xyz)"
         )
-    if scheme_of(place) == "file" and not os.path.exists(place):
-        return f"{setting}: nothing found at {pattern}: {place} does not exist"
-    return f"{setting}: nothing found at {pattern}: {place} holds no file"
+    if scheme_of(place) == "file" and not os.path.lexists(place):
+        return f"{setting}: nothing found at {asked}: {place} does not exist"
+    return f"{setting}: nothing found at {asked}: {place} holds no file"

@@ -43,8 +43,17 @@ from dsvl_pipeline.sources.lines import (
 )
 from dsvl_pipeline.sources.listing import find, open_file
 from dsvl_pipeline.sources.prefixes import Prefixes
+from dsvl_pipeline.sources.skips import Skips
+from dsvl_pipeline.sources.table_formats import refuse_tables
 from dsvl_pipeline.sources.unique import number_equal_rows
-from dsvl_pipeline.sources.uris import directory_of, join, local_path, name_of, scheme_of, shown
+from dsvl_pipeline.sources.uris import (
+    directory_of,
+    join,
+    local_path,
+    row_id_of,
+    scheme_of,
+    shown,
+)
 from dsvl_pipeline.stores.store import ObjectInfo
 
 _ROLES = ("id", "image", "document", "prompt", "schema", "sha256", "etag")
@@ -75,6 +84,7 @@ class Manifest:
         carry: Columns copied to the output.
         check_changes: Whether to ask the store about every object that the rows name.
         prefixes: Which of them may be asked about and read; all without it.
+        skips: Takes what the patterns pass over.
 
     Attributes:
         kind: What the rows are.
@@ -96,6 +106,7 @@ class Manifest:
         *,
         check_changes: bool = False,
         prefixes: Prefixes | None = None,
+        skips: Skips | None = None,
     ) -> None:
         self.kind: Literal["image", "document"] = "document" if columns.document else "image"
         named = columns.model_dump()
@@ -104,7 +115,9 @@ class Manifest:
         self._carry = tuple(carry)
         self._check_changes = check_changes
         self._prefixes = prefixes
-        self._files = list(find(patterns, setting="input.manifest", suffixes=SUFFIXES))
+        setting = "input.manifest"
+        self._files = list(find(patterns, setting=setting, suffixes=SUFFIXES, skips=skips))
+        refuse_tables(patterns, [file.uri for file in self._files])
         self._format = self._one_format()
         self.carry_schema = self._carry_schema(self._first_schema())
 
@@ -290,7 +303,7 @@ class Manifest:
         if row_id is None:
             # A document is its URI, unless several rows ask different things about it.
             by_uri = self.kind == "document" and "prompt" not in self._at
-            row_id = name_of(sources[0]) if by_uri else row_id_for(sources, prompt)
+            row_id = storage.name_of(sources[0]) if by_uri else row_id_for(sources, prompt)
         return Row(
             row_id=row_id,
             kind=self.kind,
@@ -311,10 +324,7 @@ class Manifest:
         value = self._value("id", values) if values else None
         if type(value) is int:  # not bool
             return str(value)
-        if not isinstance(value, str):
-            return None
-        # A signed URL as an id would stand in the table for all to read.
-        return name_of(value) if storage.has_secret(value) else value
+        return row_id_of(value) if isinstance(value, str) else None
 
     def _names(self, values: Sequence[Any]) -> Sequence[str]:
         role = self.kind

@@ -11,10 +11,12 @@ from dsvl_pipeline.config import InputConfig
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.documents import document_rows
 from dsvl_pipeline.sources.images import image_rows
+from dsvl_pipeline.sources.listing import resolve
 from dsvl_pipeline.sources.manifest import Manifest
 from dsvl_pipeline.sources.prefixes import Prefixes
+from dsvl_pipeline.sources.skips import Skipped, Skips
 from dsvl_pipeline.sources.unique import refuse_repeats
-from dsvl_pipeline.sources.uris import local_path, scheme_of
+from dsvl_pipeline.sources.uris import as_text, local_path, scheme_of
 
 ROWS_PER_BATCH = 4096
 
@@ -28,6 +30,7 @@ class Input:
 
     def __init__(self, config: InputConfig) -> None:
         self._config = config
+        self._manifest_skips, self._file_skips = Skips(), Skips()
         self._manifest = (
             Manifest(
                 config.manifest,
@@ -35,12 +38,18 @@ class Input:
                 config.carry,
                 check_changes=config.check_changes,
                 prefixes=Prefixes(config),
+                skips=self._manifest_skips,
             )
             if config.manifest
             else None
         )
         self.carry_schema = self._manifest.carry_schema if self._manifest else pa.schema([])
         self._files()
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """What was passed over beside the rows that have been read so far."""
+        return (*self._file_skips.report(), *self._manifest_skips.report())
 
     def rows(self) -> Iterator[Row]:
         """Read all rows: the manifest's in its order, then images, then documents, by URI.
@@ -56,9 +65,10 @@ class Input:
     def _files(self) -> Iterator[Row]:
         images, documents = self._config.images, self._config.documents
         num_carried = len(self.carry_schema)
+        self._file_skips = skips = Skips()
         return chain(
-            image_rows(images, num_carried=num_carried) if images else (),
-            document_rows(documents, num_carried=num_carried) if documents else (),
+            image_rows(images, num_carried=num_carried, skips=skips) if images else (),
+            document_rows(documents, num_carried=num_carried, skips=skips) if documents else (),
         )
 
 
@@ -72,14 +82,19 @@ def open_input(config: InputConfig) -> Input:
 
 
 def with_absolute_paths(config: InputConfig) -> InputConfig:
-    """Make local paths absolute, so that they mean the same in another working directory."""
+    """Make local paths absolute, so that they mean the same elsewhere.
+
+    In another working directory, on another machine, and when other files have come: what is a
+    name here (see `listing.resolve`) stays one.
+    """
+    spell = dict.fromkeys(("manifest", "images", "documents"), resolve)
     return config.model_copy(
         update={
             name: tuple(
-                local_path(value) if scheme_of(value) == "file" else value
+                as_text(absolute(value)) if scheme_of(value) == "file" else value
                 for value in getattr(config, name)
             )
-            for name in ("manifest", "images", "documents", "allowed_roots")
+            for name, absolute in {**spell, "allowed_roots": local_path}.items()
         }
     )
 

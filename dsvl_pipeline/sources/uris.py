@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import posixpath
 import re
 from urllib.parse import quote, unquote_to_bytes
 
-from dsvl_pipeline.storage import redact
+from dsvl_pipeline.storage import has_secret, name_of, redact
 
 # Windows drive letters are no concern here; "data:" and "file:" are schemes even without slashes.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://|(data|file|javascript):", re.IGNORECASE)
@@ -38,12 +36,14 @@ def shown(uri: str) -> str:
     return text if len(text) <= 300 else text[:300] + "..."
 
 
-def name_of(uri: str) -> str:
-    """Give a name for rows: the URI without secrets, a digest where that removed something."""
-    name = redact(uri)
-    if name == uri:
-        return uri
-    return f"{name}#{hashlib.sha256(uri.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+def row_id_of(named: str) -> str:
+    """Give the row id of what a user or a manifest calls a row.
+
+    Where that is a signed URL, or no text, the table has another name for it.
+    """
+    named = as_text(named)
+    # A signed URL as an id would stand in the table for all to read.
+    return name_of(named) if has_secret(named) else named
 
 
 def directory_of(uri: str) -> str:
@@ -71,6 +71,13 @@ def join(directory: str, name: str) -> str:
         return name
     if "://" not in directory or name.startswith("/"):
         return as_text(os.path.normpath(os.path.join(directory, name)))
-    scheme, _, rest = directory.partition("://")
+    scheme, _, rest = f"{directory}/".partition("://")
     bucket, _, prefix = rest.partition("/")
-    return f"{scheme}://{bucket}{posixpath.normpath(posixpath.join('/', prefix, name))}"
+    key = list[str]()
+    # Not posixpath.normpath: in a store "a//b" is another key than "a/b".
+    for part in (prefix + name).split("/"):
+        if part == "..":
+            del key[-1:]
+        elif part != ".":
+            key.append(part)
+    return f"{scheme}://{bucket}/{'/'.join(key)}"

@@ -8,6 +8,8 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 from dsvl_pipeline.errors import AccessError, NotFoundError, StorageError, TooLargeError
 from dsvl_pipeline.stores.store import ObjectInfo
@@ -51,17 +53,15 @@ class LocalStore:
                 raise NotFoundError(f"stat {uri}: this is not a regular file")
             return ObjectInfo(uri=uri, size=found.st_size, mtime_ns=found.st_mtime_ns)
 
-    def walk(self, prefix: str, *, is_flat: bool, start_after: str | None) -> Iterator[ObjectInfo]:
+    def walk(
+        self, prefix: str, *, is_flat: bool, start_after: str | None, tells_problems: bool = False
+    ) -> Iterator[ObjectInfo]:
         # "photos/2024-" names the directory "photos/"; the rest filters its entries.
         directory, slash, name_prefix = prefix.rpartition("/")
         with _explained("list", prefix):
-            for uri, entry in _files(directory + slash, name_prefix, is_flat, frozenset()):
-                if start_after is not None and uri <= start_after:
-                    continue
-                # Another process may delete it between listing and stat.
-                with suppress(FileNotFoundError):
-                    found = entry.stat()
-                    yield ObjectInfo(uri=uri, size=found.st_size, mtime_ns=found.st_mtime_ns)
+            for found in _files(directory + slash, name_prefix, is_flat, tells_problems):
+                if start_after is None or found.uri > start_after:
+                    yield found
 
     def put(self, uri: str, body: bytes) -> None:
         with _explained("put", uri), _temporary(local_path(uri), body) as temporary:
@@ -83,8 +83,10 @@ class LocalStore:
 
 
 def local_path(uri: str) -> str:
-    """Strip ``file://``; nothing is percent-decoded, as in fsspec."""
-    return uri.removeprefix("file://")
+    """Turn ``file://`` into a path, percent-decoded; a bare path is taken as it stands."""
+    if not uri.startswith("file://"):
+        return uri
+    return os.fsdecode(unquote_to_bytes(os.fsencode(uri.removeprefix("file://"))))
 
 
 def remove_temporaries(directory: str, *, grace_s: float) -> int:
@@ -107,36 +109,108 @@ def remove_temporaries(directory: str, *, grace_s: float) -> int:
     return num_removed
 
 
-def _files(
-    directory: str, name_prefix: str, is_flat: bool, ancestors: frozenset[tuple[int, int]]
-) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    path = local_path(directory) or "."
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """A directory to be listed, and which ones (device and inode) lie above it."""
+
+    uri: str
+    ancestors: frozenset[tuple[int, int]] = frozenset()
+
+
+def _files(top: str, name_prefix: str, is_flat: bool, tells_problems: bool) -> Iterator[ObjectInfo]:
+    """Walk a directory, sorted by URI; not by recursion, as directories may be thousands deep."""
+    stack = [_entries(_Directory(uri=top), name_prefix, is_flat, tells_problems)]
+    while stack:
+        found = next(stack[-1], None)
+        if found is None:
+            stack.pop()
+        elif isinstance(found, _Directory):
+            stack.append(_entries(found, "", is_flat, tells_problems))
+        else:
+            yield found
+
+
+def _entries(
+    directory: _Directory, name_prefix: str, is_flat: bool, tells_problems: bool
+) -> Iterator[ObjectInfo | _Directory]:
+    path = local_path(directory.uri) or "."
+    spell = _quoted if directory.uri.startswith("file://") else str
     try:
-        identity = (os.stat(path).st_dev, os.stat(path).st_ino)
-        if identity in ancestors:  # a link to a directory above: a walk without end
+        status = os.stat(path)
+        identity = (status.st_dev, status.st_ino)
+        if identity in directory.ancestors:  # a walk without end
+            if tells_problems:
+                yield _unreadable(directory.uri, "links to a directory above it")
             return
         with os.scandir(path) as entries:
-            found = [
-                (entry.name + "/" if entry.is_dir() else entry.name, entry)
+            named = [
+                # With its slash a directory sorts where its files' URIs do.
+                (spell(entry.name) + "/" * _is_directory(entry), entry)
                 for entry in entries
-                if entry.name.startswith(name_prefix) and not entry.name.endswith(_TEMPORARY_SUFFIX)
+                if not entry.name.endswith(_TEMPORARY_SUFFIX)
             ]
     except (FileNotFoundError, NotADirectoryError):
         return
-    # With its slash a directory sorts where its files' URIs do.
-    for name, entry in sorted(found, key=lambda item: item[0]):
+    except OSError as error:
+        if not tells_problems:
+            raise
+        yield _unreadable(directory.uri, f"directories that cannot be listed ({error.strerror})")
+        return
+    ancestors = directory.ancestors | {identity}
+    for name, entry in sorted(named, key=lambda item: item[0]):
+        if not name.startswith(name_prefix):
+            continue
         if not name.endswith("/"):
-            yield directory + name, entry
+            yield from _file(directory.uri + name, entry, tells_problems)
         elif not is_flat:
-            yield from _files(directory + name, "", False, ancestors | {identity})
+            yield _Directory(uri=directory.uri + name, ancestors=ancestors)
+
+
+def _file(uri: str, entry: os.DirEntry[str], tells_problems: bool) -> Iterator[ObjectInfo]:
+    try:
+        found = entry.stat()
+    except FileNotFoundError:
+        # Another process may delete a file between listing and stat.
+        if tells_problems and entry.is_symlink():
+            yield _unreadable(uri, "links to nothing")
+    except OSError as error:
+        if not tells_problems:
+            raise
+        yield _unreadable(uri, f"files that cannot be read ({error.strerror})")
+    else:
+        if tells_problems and not stat_bits.S_ISREG(found.st_mode):
+            yield _unreadable(uri, "pipes, sockets and devices")
+        else:
+            yield ObjectInfo(uri=uri, size=found.st_size, mtime_ns=found.st_mtime_ns)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _unreadable(uri: str, problem: str) -> ObjectInfo:
+    return ObjectInfo(uri=uri, size=0, mtime_ns=0, problem=problem)
+
+
+def _quoted(name: str) -> str:
+    """Spell a name in a ``file://`` URI: what would read back as another name is encoded."""
+    return "".join(
+        f"%{byte:02X}" if byte == ord("%") or 0xDC80 <= ord(char) <= 0xDCFF else char
+        for char in name
+        for byte in os.fsencode(char)[:1]
+    )
 
 
 @contextmanager
 def _temporary(path: str, body: bytes) -> Iterator[str]:
     """Give a flushed temporary file beside ``path``, and make what became of it durable."""
-    directory, name = os.path.split(os.path.abspath(path))
+    directory = os.path.dirname(os.path.abspath(path))
     _make_directory(directory)
-    temporary = os.path.join(directory, f".{name[:100]}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}")
+    # Without the file's own name, which may be as long as a name can be.
+    temporary = os.path.join(directory, f".{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}")
     try:
         with open(temporary, "xb") as file:
             file.write(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from urllib.parse import urlsplit, urlunsplit
@@ -27,14 +28,31 @@ _LEAST_SECRET_LENGTH = 12
 
 
 def redact(uri: str) -> str:
-    """Drop user info, query string and fragment, where signed URLs carry credentials."""
+    """Drop user info, query string and fragment, where signed URLs carry credentials.
+
+    Paths and ``s3://`` have neither query nor fragment: there ``?`` and ``#`` are characters of a
+    name, which stays whole unless what follows looks like a signature.
+    """
     if "://" not in uri or uri.startswith("file://"):
         return uri
+    if uri.startswith("s3://"):
+        bucket, slash, key = uri.removeprefix("s3://").partition("/")
+        if found := _SECRET_PARAMETER.search(key):
+            key = re.split(r"[?#]", key[: found.start()], maxsplit=1)[0]
+        return f"s3://{bucket.rpartition('@')[2]}{slash}{key}"
     try:
         pieces = urlsplit(uri)
     except ValueError:  # a bracket that opens no address
         return uri.partition("://")[0] + "://" + HIDDEN
     return urlunsplit((pieces.scheme, pieces.netloc.rpartition("@")[2], pieces.path, "", ""))
+
+
+def name_of(uri: str) -> str:
+    """Give a name for rows: the URI without secrets, a digest where that removed something."""
+    name = redact(uri)
+    if name == uri:
+        return uri
+    return f"{name}#{hashlib.sha256(uri.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
 def has_secret(uri: str) -> bool:

@@ -132,7 +132,9 @@ class S3Store:
 
         return _call("stat", uri, head)
 
-    def walk(self, prefix: str, *, is_flat: bool, start_after: str | None) -> Iterator[ObjectInfo]:
+    def walk(
+        self, prefix: str, *, is_flat: bool, start_after: str | None, tells_problems: bool = False
+    ) -> Iterator[ObjectInfo]:
         bucket, key_prefix = _split(prefix, is_key_needed=False)
         request = {"Bucket": bucket, "Prefix": key_prefix, "MaxKeys": LIST_PAGE_SIZE}
         if is_flat:

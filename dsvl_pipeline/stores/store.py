@@ -17,6 +17,8 @@ class ObjectInfo:
         etag: Without quotes; None for local files.
         version: Version id of a versioned bucket; a listing does not give it.
         mtime_ns: Last modified, nanoseconds since the epoch.
+        problem: Why it cannot be read, in a listing that tells of such things. A directory that
+            cannot be listed ends in a slash.
     """
 
     uri: str
@@ -24,6 +26,7 @@ class ObjectInfo:
     etag: str | None = None
     version: str | None = None
     mtime_ns: int
+    problem: str | None = None
 
 
 class Store(Protocol):
@@ -39,13 +42,17 @@ class Store(Protocol):
 
     def stat(self, uri: str) -> ObjectInfo: ...
 
-    def walk(self, prefix: str, *, is_flat: bool, start_after: str | None) -> Iterator[ObjectInfo]:
+    def walk(
+        self, prefix: str, *, is_flat: bool, start_after: str | None, tells_problems: bool = False
+    ) -> Iterator[ObjectInfo]:
         """Yield every object whose URI starts with ``prefix``, sorted by URI.
 
         Args:
             prefix: Any leading part of a URI; it need not end at a slash.
             is_flat: Leave out objects that have another slash after the prefix.
             start_after: Leave out this URI and all that sort before it.
+            tells_problems: Whether what cannot be read is yielded with its problem, and the walk
+                goes on; otherwise it ends with an error.
         """
         ...
 
