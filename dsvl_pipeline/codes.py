@@ -14,8 +14,10 @@ _CODES: dict[Stage, str] = {
     "url_invalid",
     "image": "image_format image_too_large image_truncated image_unreadable image_timeout "
     "image_crashed",
+    # The last four are defects of pages whose picture is there.
     "document": "document_crashed document_empty document_encrypted document_timeout "
-    "document_too_long document_unreadable page_crashed page_timeout page_unreadable",
+    "document_too_long document_unreadable page_crashed page_timeout page_unreadable "
+    "document_portfolio document_xfa page_count page_shape",
     "prompt": "draft_invalid image_count image_invalid image_token_count prompt_crashed "
     "prompt_invalid prompt_malformed prompt_template prompt_timeout prompt_too_long "
     "request_invalid schema_invalid schema_unsupported",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -18,6 +20,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -34,6 +37,7 @@ _PROMPT_ID = r"^[A-Za-z0-9_.-]{1,64}$"
 _NAMESPACE = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 _IMAGE = r"^[a-z0-9][A-Za-z0-9._/:-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|@sha256:[0-9a-f]{64})$"
 _CURRENCY = r"^[A-Z]{3}$"
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _IN_WORDS = {
     _CURRENCY: "use the three letters of ISO 4217, e.g. USD or EUR",
     _JOB_NAME: "use lower case letters, digits and dashes (not first or last), at most 40",
@@ -75,6 +79,19 @@ class ColumnsConfig(Section):
     etag: str | None = None
 
 
+class FromEnvironment(Section):
+    """A secret that the driver reads from its environment.
+
+    Attributes:
+        env: Name of the variable.
+    """
+
+    env: str
+
+
+Password = SecretStr | FromEnvironment | None
+
+
 class DocumentConfig(Section):
     """How pages are rendered.
 
@@ -88,6 +105,9 @@ class DocumentConfig(Section):
             verifies several of its tokens a step, which makes transcription up to three times as
             fast and changes no answer. Off by default: where something else is asked, reading
             the text layer and trying it costs a little for nothing.
+        password: For documents that need one: the text itself, in quotes, or ``{env: NAME}`` for
+            what an environment variable of the driver holds. It changes no row that was read
+            without it, and is written nowhere.
     """
 
     dpi: int = Field(default=144, ge=18, le=1200)
@@ -96,6 +116,50 @@ class DocumentConfig(Section):
     page_timeout_s: float = Field(default=30.0, gt=0)
     memory_gib: float = Field(default=4.0, gt=0)
     draft: bool = False
+    password: Password = None
+
+    @field_validator("password", mode="before")
+    @classmethod
+    def _is_text_or_names_a_variable(cls, value: Any) -> Any:
+        if isinstance(value, FromEnvironment):
+            return value
+        if isinstance(value, Mapping):
+            name = value.get("env")
+            if set(value) == {"env"} and isinstance(name, str) and _VARIABLE.fullmatch(name):
+                return value
+        elif value is None or _is_password(value):
+            return value
+        raise ValueError(
+            "give the password as text in quotes (not empty), or {env: NAME} with the name of the "
+            "environment variable that holds it"
+        )
+
+    @property
+    def password_text(self) -> str | None:
+        """The password itself.
+
+        Raises:
+            ConfigError: The environment variable is not set, or holds no password.
+        """
+        if not isinstance(self.password, FromEnvironment):
+            return None if self.password is None else self.password.get_secret_value()
+        name = self.password.env
+        found = os.environ.get(name)
+        if not _is_password(found):
+            what = "is not set" if found is None else "holds no password"
+            raise ConfigError(
+                f"input.document.password: the environment variable {name} {what}; set it where "
+                "the run is started (for `dsvl submit`: on the cluster)"
+            )
+        return found
+
+
+def _is_password(value: Any) -> bool:
+    """Tell whether something can be one: text that PDFs can hold."""
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    # Surrogates are what Python makes of bytes that are no UTF-8.
+    return isinstance(value, str) and re.fullmatch("[^\0\ud800-\udfff]+", value) is not None
 
 
 class InputConfig(Section):
@@ -376,9 +440,31 @@ class JobConfig(Section):
         return merged((prompt.id, prompt.fields) for prompt in self.prompts)
 
     def as_yaml(self) -> str:
-        """Write a job file that means the same, with ``--set`` and the files of schemas in it."""
+        """Write a job file that means the same, with ``--set`` and the files of schemas in it.
+
+        Raises:
+            ConfigError: It has a password in it, which would then stand where the file goes.
+        """
+        if isinstance(self.input.document.password, SecretStr):
+            raise ConfigError(
+                "input.document.password: a job that is sent elsewhere would hold the password for "
+                "all to read; name an environment variable of the cluster, {env: NAME}, instead"
+            )
         values = self.model_dump(mode="json", exclude_unset=True)
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+
+    def with_password(self) -> JobConfig:
+        """The same job for workers, whose environment is another: with the password itself.
+
+        Raises:
+            ConfigError: See `DocumentConfig.password_text`.
+        """
+        text = self.input.document.password_text
+        password = None if text is None else SecretStr(text)
+        document = self.input.document.model_copy(update={"password": password})
+        return self.model_copy(
+            update={"input": self.input.model_copy(update={"document": document})}
+        )
 
     @field_validator("generation", mode="before")
     @classmethod

@@ -58,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "triton": {"ops"},
     "safetensors": {"ops", "model"},
     "pypdfium2": {"sources"},
+    "pikepdf": {"sources"},
     "tokenizers": {"processor", "engine"},
     "aiohttp": {"sources", "pipeline"},
     "rich": {"cli"},

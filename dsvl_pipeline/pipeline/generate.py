@@ -251,6 +251,7 @@ def _results(
         answer = _answer(row, answers.get(index))
         if row["schema"] is not None and answer.get("finish_reason") == "stop":
             answer |= _typed(answer["text"], fields.get(row["prompt_id"], {}))
+        answer |= _defect(row, answer)
         # A property may be called as a column that we do not put out.
         row |= config.lineage | place | dict.fromkeys(job.fields) | answer
         out.append(row)
@@ -261,6 +262,21 @@ def _results(
     for field in carry:
         table = table.append_column(field, rows[CARRY + field.name])
     return table.select(schema.names)
+
+
+def _defect(row: dict[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What a page's own defect makes of an answer to it; what is wrong with that is told as well.
+
+    An answer that is cut, or repeats itself, says so in its ``finish_reason`` too.
+    """
+    if row.get("defect_code") is None or answer["status"] == "error":
+        return {}
+    messages = (row["defect_message"], answer.get("error_message"))
+    return {
+        "status": "degraded",
+        "error_code": row["defect_code"],
+        "error_message": "; ".join(filter(None, messages)),
+    }
 
 
 _LOOPS = {

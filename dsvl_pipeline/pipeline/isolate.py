@@ -57,10 +57,11 @@ class Isolated:
             RowError: The row killed the process, or would not end.
         """
         if self._child is None:
-            self._child = Child(_CHILD, self._job.model_dump_json())
+            self._child = Child(_CHILD)
         limit_s = self._job.input.image_timeout_s * (1 + len(row["sources"])) + _LONGEST_FETCH_S
         try:
-            _, body = self._child.exchange({}, pickle.dumps(dict(row)), limit_s)
+            # Not as an argument of the process, which everybody may read: it may have a password.
+            _, body = self._child.exchange({}, pickle.dumps((dict(row), self._job)), limit_s)
         except (EOFError, BrokenPipeError, TimeoutError) as error:
             raise self._cause(row, is_late=isinstance(error, TimeoutError)) from None
         prepared: dict[str, Any] = pickle.loads(body)

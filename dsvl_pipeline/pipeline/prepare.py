@@ -203,7 +203,7 @@ def read_job(job: JobConfig, *, stop: threading.Event) -> Wanted:
     """
     check_grammars(job)  # again, for jobs that were made and not loaded
     checkpoint = hub.resolve(job.model.checkpoint, job.model.revision)
-    job = _with_absolute_paths(job)
+    job = _with_absolute_paths(job).with_password()
     source = open_input(job.input)
     output_schema(source.carry_schema, job.fields)  # refuses names that are taken
     settings.connect(job)

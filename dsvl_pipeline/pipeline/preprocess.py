@@ -17,14 +17,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dsvl_pipeline import hub, keys
-from dsvl_pipeline.config import JobConfig
+from dsvl_pipeline.config import JobConfig, Password
 from dsvl_pipeline.errors import DocumentError, RowError
 from dsvl_pipeline.pipeline import blocks, work
 from dsvl_pipeline.pipeline.isolate import Isolated, limited
 from dsvl_pipeline.pipeline.patience import patiently
 from dsvl_pipeline.processor import image
 from dsvl_pipeline.processor.processor import Processor
-from dsvl_pipeline.records import ImageInput
+from dsvl_pipeline.records import ImageInput, RowFailure
 from dsvl_pipeline.sources.documents import DocumentRenderer
 from dsvl_pipeline.sources.fetch import Fetched, Fetcher
 
@@ -138,6 +138,8 @@ _PREPARED: dict[str, pa.DataType] = {
     "image_widths": pa.list_(pa.int32()),
     "image_heights": pa.list_(pa.int32()),
     "is_blank": pa.bool_(),
+    "defect_code": pa.string(),
+    "defect_message": pa.string(),
     "prompt_ids": pa.list_(pa.int32()),
     "draft_ids": pa.list_(pa.int32()),
 }
@@ -147,7 +149,8 @@ _PREPARED: dict[str, pa.DataType] = {
 class _Picture:
     """A decoded source: the image, its size in pixels and where its bytes came from.
 
-    ``draft_ids`` is what the source itself says that it shows, where the job wants that.
+    ``draft_ids`` is what the source itself says that it shows, where the job wants that, and
+    ``defect`` why the picture is not all there is, if it is not.
 
     The bytes themselves are not kept: a batch of large files would stay in memory for nothing.
     """
@@ -160,6 +163,7 @@ class _Picture:
     sha256: str
     num_bytes: int
     is_blank: bool
+    defect: RowFailure | None
     draft_ids: NDArray[np.int32] | None
 
 
@@ -193,7 +197,10 @@ def _prepare(
             "images": tuple(p.image for p in pictures),
             "draft_ids": pictures[0].draft_ids if len(pictures) == 1 else None,
         }
+    defect = next((picture.defect for picture in pictures if picture.defect), None)
     return result | {
+        "defect_code": defect and defect.code,
+        "defect_message": defect and defect.message,
         "source_etags": [picture.etag for picture in pictures],
         "source_versions": [picture.version for picture in pictures],
         "source_sha256s": [picture.sha256 for picture in pictures],
@@ -234,11 +241,12 @@ def _failure(error: RowError) -> dict[str, Any]:
 class _Tools:
     """What one worker process keeps between tasks: tokenizer, fetcher, renderer."""
 
-    def __init__(self, job: JobConfig) -> None:
+    def __init__(self, job: JobConfig, password: Password) -> None:
         checkpoint = hub.resolve(job.model.checkpoint, job.model.revision)
         self.processor = Processor.from_pretrained(checkpoint)
         self.fetcher = Fetcher(job.input)
-        self.renderer = DocumentRenderer(job.input.document)
+        document = job.input.document.model_copy(update={"password": password})
+        self.renderer = DocumentRenderer(document)
         memory_bytes = int(job.input.image_memory_gib * 2**30)
         self._limited = functools.partial(limited, job.input.image_timeout_s, memory_bytes)
         self._has_drafts = job.input.document.draft
@@ -254,7 +262,7 @@ class _Tools:
 
     def picture(self, uri: str, page_index: int | None) -> _Picture:
         """Fetch and decode an image, or fetch a document and render a page of it."""
-        digest = draft_ids = None  # a page is not its document
+        digest = draft_ids = defect = None  # a page is not its document
         if page_index is None:
             fetched = self.fetcher.read(uri)
             digest = bytes.fromhex(fetched.sha256)[:16]
@@ -262,7 +270,8 @@ class _Tools:
                 picture = image.decode(fetched.data)
         else:
             fetched = self.document(uri)
-            picture = self.renderer.render(fetched.data, page_index)
+            page = self.renderer.page(fetched.data, page_index)
+            picture, defect = page.image, page.defect
             if self._has_drafts:
                 text = self.renderer.text(fetched.data, page_index)
                 draft_ids = self.processor.draft_ids(text, most=self._max_draft_tokens)
@@ -279,14 +288,16 @@ class _Tools:
             num_bytes=len(fetched.data),
             # Scanners leave dust and JPEG leaves ripples: a page is blank when no pixel is ink.
             is_blank=max(high) - min(low) < 16,
+            defect=defect,
             draft_ids=draft_ids,
         )
 
 
 @functools.lru_cache(maxsize=2)
-def _tools_of(job_json: str) -> _Tools:
-    return _Tools(JobConfig.model_validate_json(job_json))
+def _tools_of(job_json: str, password: Password) -> _Tools:
+    return _Tools(JobConfig.model_validate_json(job_json), password)
 
 
 def _tools(job: JobConfig) -> _Tools:
-    return _tools_of(job.model_dump_json())
+    # JSON has no secrets.
+    return _tools_of(job.model_dump_json(), job.input.document.password)

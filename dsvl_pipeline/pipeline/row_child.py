@@ -6,27 +6,25 @@ import os
 import pickle
 import sys
 
-from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.pipeline.preprocess import prepare_row
 from dsvl_pipeline.sources.pdf_child import limit_cpu, read_frame, write_frame
 
 
-def main(job_json: str) -> None:
-    """Answer rows until stdin ends."""
+def main() -> None:
+    """Answer rows, each of which comes with its job, until stdin ends."""
     rows, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     # Whatever a library prints must not get between the frames.
     os.dup2(2, 1)
-    job = JobConfig.model_validate_json(job_json)
     write_frame(answers, {"ready": True})
     while True:
         try:
             _, body = read_frame(rows)
         except EOFError:
             return
-        row = pickle.loads(body)
+        row, job = pickle.loads(body)
         limit_cpu(2 * job.input.image_timeout_s * (1 + len(row["sources"])))
         write_frame(answers, {}, pickle.dumps(prepare_row(row, job)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

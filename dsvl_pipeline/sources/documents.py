@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from dsvl_pipeline.config import DocumentConfig
 from dsvl_pipeline.errors import DocumentError
-from dsvl_pipeline.records import Row
+from dsvl_pipeline.records import Row, RowFailure
 from dsvl_pipeline.sources.child import Child
 from dsvl_pipeline.sources.listing import file_rows, find
 from dsvl_pipeline.sources.skips import Skips
@@ -38,6 +39,20 @@ def document_rows(
     return file_rows(files, "document", num_carried)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedPage:
+    """A page's picture.
+
+    Attributes:
+        image: RGB.
+        defect: Why this is not all there is to see, if it is not: ``page_count``,
+            ``document_portfolio``, ``document_xfa`` or ``page_shape``.
+    """
+
+    image: Image.Image
+    defect: RowFailure | None
+
+
 class DocumentRenderer:
     """Renders pages in a process of its own, which is killed and replaced when it misbehaves.
 
@@ -48,6 +63,7 @@ class DocumentRenderer:
 
     def __init__(self, config: DocumentConfig) -> None:
         self._config = config
+        self._password = config.password_text
         self._lock = threading.Lock()
         self._child: Child | None = None
         self._num_documents = 0
@@ -66,7 +82,11 @@ class DocumentRenderer:
             return self._num_pages
 
     def render(self, data: bytes, page_index: int) -> Image.Image:
-        """Render a page as RGB.
+        """Render a page as RGB, as `page` does."""
+        return self.page(data, page_index).image
+
+    def page(self, data: bytes, page_index: int) -> RenderedPage:
+        """Render a page, and tell whether it is all there is.
 
         Args:
             data: The document; pass the same object for all its pages.
@@ -89,7 +109,12 @@ class DocumentRenderer:
 
         with self._lock:
             header, pixels = self._surviving(ask)
-        return Image.frombytes("RGB", (header["width"], header["height"]), pixels)
+        defect = None
+        if header["defects"]:
+            messages = "; ".join(message for _, message in header["defects"])
+            defect = RowFailure(code=header["defects"][0][0], message=messages)
+        image = Image.frombytes("RGB", (header["width"], header["height"]), pixels)
+        return RenderedPage(image=image, defect=defect)
 
     def text(self, data: bytes, page_index: int, *, max_chars: int = MAX_TEXT_CHARS) -> str:
         """Read a page's text layer: what it says itself, which may be anything or nothing.
@@ -124,8 +149,10 @@ class DocumentRenderer:
         if self._num_documents >= DOCUMENTS_PER_CHILD:
             self._replace()
         self._document = None
-        header, _ = self._ask({"command": "open"}, data, what="document")
-        num_pages, max_pages = header["num_pages"], self._config.max_pages
+        max_pages = self._config.max_pages
+        command = {"command": "open", "password": self._password, "max_pages": max_pages}
+        header, _ = self._ask(command, data, what="document")
+        num_pages = header["num_pages"]
         if num_pages > max_pages:
             raise DocumentError(
                 "document_too_long",
@@ -173,7 +200,11 @@ class DocumentRenderer:
                 f"than input.document.memory_gib = {self._config.memory_gib:g}",
             ) from None
         if "error" in header:
-            raise DocumentError(header["error"], f"the {what} {header['message']}")
+            raise DocumentError(
+                header["error"],
+                f"the {what} {header['message']}",
+                is_retryable=header["is_retryable"],
+            )
         return header, pixels
 
     def _replace(self) -> str:

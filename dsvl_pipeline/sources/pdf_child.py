@@ -1,14 +1,15 @@
-"""The process that holds pdfium: reads commands on stdin, answers on stdout.
+"""The process that holds pdfium and qpdf: reads commands on stdin, answers on stdout.
 
 pdfium is not thread-safe, and a hostile document can make it hang, crash or eat memory: here it
-can be killed. Run as a script, with pypdfium2 and the standard library alone, so that it starts
-fast and imports nothing of the pipeline.
+can be killed. Run as a script, with pypdfium2, pikepdf and the standard library alone, so that it
+starts fast and imports nothing of the pipeline.
 
 Both directions carry frames: a JSON header, its length first, then ``num_bytes`` of payload.
-Commands: ``open`` with the document as payload, answered by ``num_pages``; ``render`` with
-``page_index``, ``dpi`` and ``max_px``, answered by ``width``, ``height`` and RGB bytes; ``text``
-with ``page_index`` and ``max_chars``, answered by the page's text layer as UTF-8. An answer with
-``error`` (a code) and ``message`` means that document or page are bad, not the process.
+Commands: ``open`` with the document as payload, ``password`` (or null) and ``max_pages``, answered
+by ``num_pages``; ``render`` with ``page_index``, ``dpi`` and ``max_px``, answered by ``width``,
+``height``, ``defects`` (codes and messages) and RGB bytes; ``text`` with ``page_index`` and
+``max_chars``, answered by the page's text layer as UTF-8. An answer with ``error`` (a code),
+``message`` and ``is_retryable`` means that document or page are bad, not the process.
 """
 
 from __future__ import annotations
@@ -20,10 +21,16 @@ import os
 import resource
 import struct
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+import pikepdf
 import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
+
+from dsvl_pipeline.sources import page_tree
 
 LENGTH = struct.Struct("<I")
 
@@ -55,47 +62,225 @@ def _read_exactly(stream: BinaryIO, count: int) -> bytes:
 
 
 class Refused(Exception):  # noqa: N818 (it is an answer, not an accident)
-    """Carries code and message of an answer with ``error``."""
+    """Carries code and message of an answer with ``error``, and whether it may pass."""
+
+    def __init__(self, code: str, message: str, *, is_retryable: bool = False) -> None:
+        super().__init__(code, message, is_retryable)
 
 
-def open_document(data: bytes) -> pdfium.PdfDocument:
-    """Parse a document.
+Defect = tuple[str, str]
+"""Code and message: the picture is there, but is not all that there is to see."""
+
+
+@dataclass(slots=True)
+class Document:
+    """A document that pdfium has opened.
+
+    Attributes:
+        data: The document.
+        password: Opens it; may be empty.
+        pdf: Of pdfium.
+        num_pages: Pages that rows are made of.
+        places: For each page its index in ``pdf``, None where there is nothing to render. All are
+            at their own where this is None.
+        user_units: See `page_tree.Survey`.
+        defects: Of every page.
+    """
+
+    data: bytes
+    password: str
+    pdf: pdfium.PdfDocument
+    num_pages: int
+    places: list[int | None] | None = None
+    user_units: dict[int, float] = field(default_factory=dict)
+    defects: list[Defect] = field(default_factory=list)
+    is_rewritten: bool = False
+
+    def page(self, page_index: int) -> pdfium.PdfPage:
+        """Load a page.
+
+        Raises:
+            Refused: ``page_unreadable``.
+        """
+        if not 0 <= page_index < self.num_pages:
+            raise Refused("page_unreadable", f"is not among the document's {self.num_pages} pages")
+        try:
+            return self._load(page_index)
+        except (pdfium.PdfiumError, IndexError, ValueError) as error:
+            reason = f"cannot be rendered ({error})"
+        # qpdf finds what a damaged index does not.
+        if not self.is_rewritten:
+            with suppress(*page_tree.FAILURES), self.structure() as structure:
+                self.rewrite(structure, page_tree.survey(structure, self.num_pages + 1))
+            with suppress(pdfium.PdfiumError, IndexError, ValueError):
+                return self._load(page_index)
+        raise Refused("page_unreadable", reason)
+
+    def _load(self, page_index: int) -> pdfium.PdfPage:
+        at = page_index if self.places is None else self.places[page_index]
+        if at is None:
+            raise Refused("page_unreadable", "is named by the document's page tree, but not there")
+        return self.pdf[at]
+
+    def structure(self) -> pikepdf.Pdf:
+        """Open the document with qpdf."""
+        return page_tree.open_pdf(self.data, self.password)
+
+    def rewrite(self, structure: pikepdf.Pdf, found: page_tree.Survey) -> None:
+        """Let pdfium read the document with a page tree in which it finds all pages."""
+        self.is_rewritten = True
+        if len(found.pages) != self.num_pages:
+            return
+        try:
+            pdf = pdfium.PdfDocument(page_tree.rewritten(structure, found))
+        except (pdfium.PdfiumError, *page_tree.FAILURES):
+            return  # pages beyond its own count are errors
+        self.pdf.close()
+        self.pdf = pdf
+        self.pdf.init_forms()
+        numbers = iter(range(len(found.pages)))
+        self.places = [None if page is None else next(numbers) for page in found.pages]
+
+
+def open_document(data: bytes, *, password: str | None, max_pages: int) -> Document:
+    """Parse a document, and find all of its pages.
+
+    Of one with more than ``max_pages`` only so much is sure.
 
     Raises:
         Refused: ``document_encrypted`` or ``document_unreadable``.
     """
-    try:
-        document = pdfium.PdfDocument(data)
-    except pdfium.PdfiumError as error:
-        code = getattr(error, "err_code", None)
-        if code in (pdfium_c.FPDF_ERR_PASSWORD, pdfium_c.FPDF_ERR_SECURITY):
-            raise Refused("document_encrypted", "needs a password") from None
-        raise Refused("document_unreadable", f"is not a PDF that can be read ({error})") from None
-    if len(document) == 0:
-        raise Refused("document_unreadable", "holds no pages")
+    pdf, used = _unlocked(data, password)
     # Without this, what was filled into a form's fields would be missing from the picture.
-    document.init_forms()
+    pdf.init_forms()
+    document = Document(data, used, pdf, num_pages=len(pdf))
+    # What qpdf cannot read is as pdfium has it.
+    with suppress(*page_tree.FAILURES), document.structure() as structure:
+        _look_through(document, structure, max_pages)
+    if document.num_pages == 0:
+        raise Refused("document_unreadable", "holds no pages")
     return document
 
 
+def _unlocked(data: bytes, password: str | None) -> tuple[pdfium.PdfDocument, str]:
+    """Open a document, and tell by which password."""
+    # Who gives a password has other documents, too, which need none, or have their owner's alone.
+    for attempt in ("", password):
+        if attempt is None:
+            raise Refused(
+                "document_encrypted",
+                "needs a password; give input.document.password",
+                is_retryable=True,
+            )
+        try:
+            return pdfium.PdfDocument(data, password=attempt or None), attempt
+        except pdfium.PdfiumError as error:
+            code = getattr(error, "err_code", None)
+            if code == pdfium_c.FPDF_ERR_SECURITY:
+                raise Refused(
+                    "document_encrypted", "is encrypted in a way that pdfium does not know"
+                ) from None
+            if code != pdfium_c.FPDF_ERR_PASSWORD:
+                message = f"is not a PDF that can be read ({error})"
+                raise Refused("document_unreadable", message) from None
+    raise Refused(
+        "document_encrypted",
+        "needs another password than the given one, which does not fit; correct "
+        "input.document.password",
+        is_retryable=True,
+    )
+
+
+def _look_through(document: Document, structure: pikepdf.Pdf, max_pages: int) -> None:
+    """Compare what pdfium shows with what is there, and mend what it would not find."""
+    found = page_tree.survey(structure, max_pages + 1)
+    with suppress(*page_tree.FAILURES):
+        document.defects += _kind_defects(document, structure)
+    document.user_units = found.user_units
+    num_found, num_shown = len(found.pages), document.num_pages
+    if found.is_cut and num_found <= max_pages:
+        raise Refused("document_unreadable", "has a page tree that does not end")
+    if found.is_cut:
+        document.num_pages = max(num_found, num_shown)
+        return
+    if num_shown > num_found and not found.is_odd and _can_load(document.pdf, num_found):
+        document.defects.append(_miscount(num_shown, num_found))  # but pdfium knows of more
+        return
+    document.num_pages = num_found
+    if found.is_odd or num_shown < num_found:
+        document.rewrite(structure, found)
+    if found.miscount is not None:
+        document.defects.append(_miscount(*found.miscount, is_whole=found.is_root_miscounted))
+
+
+def _miscount(says: int, holds: int, *, is_whole: bool = True) -> Defect:
+    what = "the document" if is_whole else "a part of the document's page tree"
+    return (
+        "page_count",
+        f"{what} says that its pages are {says:,}, but {holds:,} were found in it; some may be "
+        "missing, or not belong to it",
+    )
+
+
+def _can_load(pdf: pdfium.PdfDocument, page_index: int) -> bool:
+    try:
+        pdf[page_index].close()
+    except (pdfium.PdfiumError, IndexError, ValueError):
+        return False
+    return True
+
+
+def _kind_defects(document: Document, structure: pikepdf.Pdf) -> Iterator[Defect]:
+    """Tell of documents whose pages stand for something else."""
+    if page_tree.is_portfolio(structure):
+        num_files = pdfium_c.FPDFDoc_GetAttachmentCount(document.pdf)
+        yield (
+            "document_portfolio",
+            f"the document is a portfolio: its pages are the cover of {num_files} embedded files, "
+            "which are not read; extract them and name them as documents of their own",
+        )
+    form = page_tree.xfa_of(structure)
+    if form is not None and _is_placeholder(document, form):
+        yield (
+            "document_xfa",
+            "the document is a dynamic XFA form: its pages are made by the viewer that opens it, "
+            "and what stands here is a placeholder; print it to PDF with Adobe's Reader",
+        )
+
+
+def _is_placeholder(document: Document, form: page_tree.Xfa) -> bool:
+    """Tell whether an XFA form's pages are made only when it is opened.
+
+    Static forms have their pages, and nearly always fields on them.
+    """
+    if form.is_dynamic is not None:
+        return form.is_dynamic
+    if document.num_pages != 1:
+        return False
+    with suppress(Refused):
+        return not form.has_fields or "please wait" in read_text(document, 0, 1000).lower()
+    return True
+
+
 def render_page(
-    document: pdfium.PdfDocument, page_index: int, dpi: float, max_px: int
-) -> tuple[int, int, bytes]:
-    """Render a page, rotated as it says itself: width, height, RGB bytes.
+    document: Document, page_index: int, dpi: float, max_px: int
+) -> tuple[int, int, list[Defect], bytes]:
+    """Render a page, rotated as it says itself: width, height, defects, RGB bytes.
 
     The scale is clamped before anything is allocated: a page may claim to be a kilometre long.
 
     Raises:
         Refused: ``page_unreadable``.
     """
+    page = document.page(page_index)
     try:
-        page = document[page_index]
         width, height = page.get_size()
         longest = max(width, height)
         if not (math.isfinite(longest) and min(width, height) > 0):
             raise Refused("page_unreadable", f"says it is {width} x {height} points large")
+        unit = document.user_units.get(page_index, 1.0)  # pdfium does not know of it
         bitmap = page.render(
-            scale=min(dpi / 72, max_px / longest),
+            scale=min(unit * dpi / 72, max_px / longest),
             force_bitmap_format=pdfium_c.FPDFBitmap_BGR,
             rev_byteorder=True,
         )
@@ -105,19 +290,47 @@ def render_page(
     used = 3 * bitmap.width
     starts = range(0, bitmap.stride * bitmap.height, bitmap.stride)
     pixels = b"".join(rows[start : start + used] for start in starts)
-    result = bitmap.width, bitmap.height, pixels
+    defects = [*document.defects, *_shape_defects(width * unit, height * unit)]
+    result = bitmap.width, bitmap.height, defects, pixels
     page.close()
     return result
 
 
-def read_text(document: pdfium.PdfDocument, page_index: int, max_chars: int) -> str:
+# The model sees a page whole, 1024 px long. On a page over this ratio it sees less than 52 px of
+# the shorter side (receipts reach 12, web pages in one piece 20 and more); beyond the length, which
+# no paper size has (4A0 is 6740 points, but 1.4 times as long as wide), text of 10 points is less
+# than 3 px high, and below the width there is no text.
+_MAX_RATIO = 20
+_LONG_RATIO = 5
+_LONG_POINTS = 4096
+_LEAST_POINTS = 4
+
+
+def _shape_defects(width: float, height: float) -> list[Defect]:
+    """Tell of a page, in points, in which nothing can be read when it is shown whole."""
+    shorter, longer = sorted((width, height))
+    ratio = longer / shorter
+    is_strip = ratio > _MAX_RATIO or (ratio > _LONG_RATIO and longer > _LONG_POINTS)
+    if not is_strip and shorter >= _LEAST_POINTS:
+        return []
+    why = "so extreme a shape" if is_strip else "so small a size"
+    return [
+        (
+            "page_shape",
+            f"the page is {width:,.4g} x {height:,.4g} points large: at {why} hardly anything on "
+            "it can be read when it is shown whole; cut it into pages of usual proportions",
+        )
+    ]
+
+
+def read_text(document: Document, page_index: int, max_chars: int) -> str:
     """Read the beginning of a page's text layer; empty where it has none.
 
     Raises:
         Refused: ``page_unreadable``.
     """
+    page = document.page(page_index)
     try:
-        page = document[page_index]
         text_page = page.get_textpage()
         count = min(text_page.count_chars(), max_chars)
         text: str = text_page.get_text_range(0, count) if count > 0 else ""
@@ -153,7 +366,7 @@ def main(memory_bytes: int, cpu_s: float) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     limit_memory(memory_bytes)
-    document: pdfium.PdfDocument | None = None
+    document: Document | None = None
     write_frame(answers, {"ready": True})
     while True:
         try:
@@ -164,23 +377,26 @@ def main(memory_bytes: int, cpu_s: float) -> None:
         try:
             if header["command"] == "open":
                 if document is not None:
-                    document.close()
+                    document.pdf.close()
                     document = None
-                document = open_document(payload)
-                write_frame(answers, {"num_pages": len(document)})
+                password, max_pages = header["password"], header["max_pages"]
+                document = open_document(payload, password=password, max_pages=max_pages)
+                write_frame(answers, {"num_pages": document.num_pages})
             elif header["command"] == "text":
                 assert document is not None
                 text = read_text(document, header["page_index"], header["max_chars"])
                 write_frame(answers, {}, text.encode(errors="replace"))
             else:
                 assert document is not None
-                width, height, pixels = render_page(
+                width, height, defects, pixels = render_page(
                     document, header["page_index"], header["dpi"], header["max_px"]
                 )
-                write_frame(answers, {"width": width, "height": height}, pixels)
+                answer = {"width": width, "height": height, "defects": defects}
+                write_frame(answers, answer, pixels)
         except Refused as refused:
-            code, message = refused.args
-            write_frame(answers, {"error": code, "message": message})
+            code, message, is_retryable = refused.args
+            refusal = {"error": code, "message": message, "is_retryable": is_retryable}
+            write_frame(answers, refusal)
 
 
 if __name__ == "__main__":

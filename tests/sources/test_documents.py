@@ -220,7 +220,7 @@ def test_a_child_that_stops_reading_does_not_hang_us(renderer: DocumentRenderer)
     """A large document does not fit into the pipe."""
     renderer.page_count(pictures("red"))
     os.kill(process_id(renderer), signal.SIGSTOP)
-    large = pictures("blue") + bytes(10 << 20)
+    large = pictures("blue") + bytes(1 << 20)
     with pytest.raises(DocumentError) as caught:
         renderer.page_count(large)
     assert caught.value.code == "document_timeout"
