@@ -36,7 +36,8 @@ def take(job: JobConfig, source: dict[str, Any], *, is_isolated: bool) -> dict[s
 
     Returns:
         ``refused`` (the message of a `ConfigError`), or ``planned`` (ids of the rows that the plan
-        has), ``listed`` (those after pages were listed) and ``rows`` (those after preprocessing).
+        has) and, of files, ``listed`` (how many rows there are once pages are listed) and ``rows``
+        (those after preprocessing); of a manifest ``text`` (of its prompts) and ``failed``.
     """
     try:
         found = open_input(InputConfig.model_validate(source))
@@ -51,6 +52,7 @@ def take(job: JobConfig, source: dict[str, Any], *, is_isolated: bool) -> dict[s
     result: dict[str, Any] = {"planned": planned["row_id"].to_pylist(), "listed": 0, "rows": []}
     if "images" not in source and "documents" not in source:
         failed = zip(*(planned[name].to_pylist() for name in _TOLD[3:5]), strict=True)
+        result["text"] = "\n".join(filter(None, planned["prompt"].to_pylist()))
         return result | {"failed": [pair for pair in failed if pair[0] is not None]}
     listed = list_pages(planned, config=config)
     result["listed"] = listed.num_rows
