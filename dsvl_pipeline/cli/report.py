@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import argparse
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 from dsvl_pipeline.cli.arguments import named_by_user
 from dsvl_pipeline.cli.text import amount
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from dsvl_pipeline.sources.documents import DocumentRenderer
 
 HELP = "show a table's rows on one web page, each picture beside its answers"
 EPILOG = """\
@@ -20,8 +14,9 @@ examples:
   dsvl report out/demo out/demo.html
   dsvl report s3://bucket/captions captions.html
 
-The page holds everything itself. Pictures are read again where they are local files, and left out
-where they are not. Of large tables the first 500 inputs are shown.
+The page holds everything itself. Pictures are read again where they are local files that their run
+read, may be read by its settings, and are still the same; else the page says why there is none. Of
+large tables the first 500 inputs are shown.
 exit codes: 0 written; 2 there is no table, or the destination is wrong; 3 a store failed."""
 
 
@@ -34,29 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Write the page, say how much it shows."""
-    from dsvl_pipeline.config import DocumentConfig
     from dsvl_pipeline.report.html import write_report
-    from dsvl_pipeline.sources.documents import DocumentRenderer
+    from dsvl_pipeline.report.pictures import RunPictures
 
-    with named_by_user(), closing(DocumentRenderer(DocumentConfig(dpi=72))) as renderer:
-        num_rows = write_report(
-            args.out, args.dest, picture=lambda uri, page: _local_picture(renderer, uri, page)
-        )
+    with named_by_user(), closing(RunPictures(args.out)) as pictures:
+        num_rows = write_report(args.out, args.dest, picture=pictures.read)
     print(f"{amount(num_rows, 'row')} on {args.dest}")
     return 0
-
-
-def _local_picture(
-    renderer: DocumentRenderer, uri: str, page_index: int | None
-) -> Image.Image | None:
-    from dsvl_pipeline import storage
-    from dsvl_pipeline.errors import DsvlError
-    from dsvl_pipeline.processor import image
-
-    if "://" in uri and not uri.startswith("file://"):
-        return None
-    try:
-        data = storage.read(uri)
-        return image.decode(data) if page_index is None else renderer.render(data, page_index)
-    except DsvlError:  # moved or broken since, or always: the row itself says what was wrong
-        return None

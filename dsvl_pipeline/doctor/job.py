@@ -19,6 +19,7 @@ from dsvl_pipeline.errors import (
     AccessError,
     ConfigError,
     DsvlError,
+    FetchError,
     NotFoundError,
     StorageError,
     TableError,
@@ -28,6 +29,7 @@ from dsvl_pipeline.kubernetes.render import ACCOUNT
 from dsvl_pipeline.model.tensors import list_tensors
 from dsvl_pipeline.pipeline.settings import address_of, check_reachable
 from dsvl_pipeline.processor.processor import Processor
+from dsvl_pipeline.sources.fetch import Fetcher
 from dsvl_pipeline.sources.images import SUFFIXES as IMAGES
 from dsvl_pipeline.sources.listing import find
 from dsvl_pipeline.sources.manifest import Manifest
@@ -85,12 +87,11 @@ def _inputs(job: JobConfig) -> Iterator[Finding]:
             first = next((row for rows in source.batches() for row in rows), None)
             if first is None:
                 return "columns are there, but no row"
-            uri = next(iter(first.sources), "")
-            if prefixes.refuse(uri):
-                raise ConfigError(f"the first row: {prefixes.refusal(uri)}")
-            if uri.startswith("s3://"):  # who may list may not always read
-                with suppress(NotFoundError):  # a row's own matter
-                    storage.read_range(uri, 0, 1)
+            for uri in first.sources[:1]:  # who may list may not always read
+                try:
+                    Fetcher(wanted).probe(uri)
+                except FetchError as error:
+                    raise ConfigError(f"the first row: {error}") from error
             return f"columns are there; the first row asks of {first.row_id}"
 
         yield _tried("input.manifest", read)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from html import escape
 from itertools import groupby, islice
 from typing import Any
@@ -15,16 +15,19 @@ from PIL import Image
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.report.export import is_below
+from dsvl_pipeline.report.pictures import Source
 from dsvl_pipeline.table.reader import read_table
 
 MOST_INPUTS = 500
 """Images and pages that are shown; a page with more would be slow to open."""
 
-PictureLoader = Callable[[str, int | None], Image.Image | None]
-"""Gives the picture of a source URI and page index, or None where there is none to show."""
+PictureLoader = Callable[[Source], Image.Image | str]
+"""Gives a picture, or says why there is none to show (`pictures.RunPictures.read`)."""
 
 _LONGEST_EDGE_PX = 320
 _COLUMNS = ("row_id", "page_index", "prompt_id", "status", "text", "error_code", "error_message")
+_SOURCE_COLUMNS = ("source_uris", "source_sha256s", "run_id")
+_MOST_PICTURES = 4
 
 # Answers are a model's and names are anybody's: besides being escaped, nothing here may load.
 _HEAD = """<!doctype html>
@@ -70,7 +73,7 @@ def write_report(uri: str, destination: str, *, picture: PictureLoader) -> int:
             f"report to {destination}: this lies inside the table {uri}, which holds nothing but "
             "its own files; choose another place"
         )
-    table = read_table(uri, columns=[*_COLUMNS, "source_uris"])
+    table = read_table(uri, columns=[*_COLUMNS, *_SOURCE_COLUMNS])
     order = [(key, "ascending") for key in ("row_id", "page_index", "prompt_id")]
     rows = table.sort_by(order).to_pylist()
     inputs = [list(of_one) for _, of_one in groupby(rows, key=_input_of)]
@@ -119,10 +122,29 @@ def _answer(row: Mapping[str, Any]) -> str:
 
 
 def _pictures(rows: list[dict[str, Any]], picture: PictureLoader) -> str:
-    uris = next((row["source_uris"] for row in rows if row["source_uris"]), [rows[0]["row_id"]])
-    found = (picture(uri, rows[0]["page_index"]) for uri in uris)
-    tags = [_tag(image) for image in islice(found, 4) if image is not None]
-    return "\n".join(tags) or '<p class="none">no picture to show</p>'
+    tags = []
+    for source in islice(_sources(rows), _MOST_PICTURES):
+        found = picture(source)
+        tags.append(
+            f'<p class="none">no picture: {escape(found)}</p>'
+            if isinstance(found, str)
+            else _tag(found)
+        )
+    return "\n".join(tags) or '<p class="none">no picture</p>'
+
+
+def _sources(rows: list[dict[str, Any]]) -> Iterator[Source]:
+    """What was read for an input: under the prompt whose row says most of it."""
+    row = max(rows, key=lambda row: len(row["source_sha256s"] or ()))
+    digests = row["source_sha256s"] or ()
+    # An id is no place to look for a picture, whatever it looks like.
+    for at, uri in enumerate(row["source_uris"] or ()):
+        yield Source(
+            uri=uri,
+            sha256=digests[at] if at < len(digests) else None,
+            page_index=row["page_index"],
+            run_id=row["run_id"],
+        )
 
 
 def _tag(image: Image.Image) -> str:

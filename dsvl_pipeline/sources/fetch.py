@@ -1,4 +1,4 @@
-"""The only place that opens what a user names.
+"""The only place that opens what a row names; `tests/test_readers.py` looks for a second one.
 
 A job file is trusted, what its manifest names is not: local files are read only below allowed
 directories, objects of a store, which are read with the job's own credentials, only below allowed
@@ -11,6 +11,7 @@ setting refuses, since the settings here do not enter a row's key.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -87,6 +88,20 @@ class Fetcher:
         """Read a document; the same as `read` with its own size limit."""
         return self._read(uri, self._config.max_document_bytes)
 
+    def probe(self, uri: str) -> None:
+        """Ask a store for a byte of an object, if that is what a row names: may we read it?
+
+        That it is missing is no reason to complain: it is the row's own matter.
+
+        Raises:
+            FetchError: The job does not allow it.
+            AccessError: The store does not.
+        """
+        if scheme_of(uri) == "s3":
+            self._check_prefix(uri)
+            with contextlib.suppress(NotFoundError):
+                storage.read_range(uri, 0, 1)
+
     def close(self) -> None:
         """Close connections."""
         self._web.close()
@@ -96,8 +111,7 @@ class Fetcher:
             case "file":
                 fetched = self._read_local(uri, max_bytes)
             case "s3":
-                if self._prefixes.refuse(uri):
-                    raise FetchError("path_refused", self._prefixes.refusal(uri), is_retryable=True)
+                self._check_prefix(uri)
                 fetched = _read_object(uri, max_bytes)
             case "http" | "https":
                 fetched = self._read_web(uri, max_bytes)
@@ -111,6 +125,10 @@ class Fetcher:
         if not fetched.data:
             raise FetchError("empty", f"{shown(uri)} holds no bytes")
         return fetched
+
+    def _check_prefix(self, uri: str) -> None:
+        if self._prefixes.refuse(uri):
+            raise FetchError("path_refused", self._prefixes.refusal(uri), is_retryable=True)
 
     def _read_local(self, uri: str, max_bytes: int) -> Fetched:
         try:

@@ -69,7 +69,12 @@ def write_run(table_uri: str, manifest: RunManifest) -> None:
 
 
 def read_run(table_uri: str, run_id: str) -> RunManifest | None:
-    """Read a run's manifest; None if it wrote none."""
+    """Read a run's manifest; None if it wrote none.
+
+    Rows say which run made them, and a row is no reason to read anything but a run's manifest.
+    """
+    if "/" in run_id:
+        return None
     try:
         document = json.loads(storage.read(_run_uri(table_uri, run_id)))
     except NotFoundError:

@@ -14,13 +14,15 @@ from PIL import Image
 from dsvl_pipeline.errors import ConfigError, NotFoundError
 from dsvl_pipeline.report import html
 from dsvl_pipeline.report.html import write_report
+from dsvl_pipeline.report.pictures import Source
 from tests.tables import write_table
 
 HOSTILE = "<script>alert(1)</script> \"quoted\" & 'so' <img src=x onerror=alert(2)>"
 
 
-def no_picture(_uri: str, _page_index: int | None) -> None:
+def no_picture(_source: Source) -> str:
     """As if nothing could be read."""
+    return "none <here>"
 
 
 class Reader(HTMLParser):
@@ -55,8 +57,8 @@ def test_each_picture_stands_beside_its_answers(tmp_path: Path) -> None:
     )
     asked: list[tuple[str, int | None]] = []
 
-    def red(uri: str, page_index: int | None) -> Image.Image:
-        asked.append((uri, page_index))
+    def red(source: Source) -> Image.Image:
+        asked.append((source.uri, source.page_index))
         return Image.new("RGB", (640, 320), "red")
 
     assert write_report(uri, str(page), picture=red) == 4

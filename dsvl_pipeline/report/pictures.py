@@ -1,0 +1,108 @@
+"""Pictures for a report: what a run has read, read again as that run was allowed to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from dsvl_pipeline.config import DocumentConfig, InputConfig
+from dsvl_pipeline.errors import DsvlError, RowError
+from dsvl_pipeline.processor import image
+from dsvl_pipeline.sources.documents import DocumentRenderer
+from dsvl_pipeline.sources.fetch import Fetcher
+from dsvl_pipeline.sources.uris import scheme_of
+from dsvl_pipeline.table.lineage import read_run
+
+_DPI = 72
+_MOST_RUNS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One picture of a row, as its table names it.
+
+    Attributes:
+        uri: Where it was read.
+        sha256: Of the bytes that were read; None where none were.
+        page_index: Of a document's page.
+        run_id: Who read it.
+    """
+
+    uri: str
+    sha256: str | None
+    page_index: int | None
+    run_id: str | None
+
+
+class RunPictures:
+    """Reads a table's local pictures again, each within the limits of the run that answered it.
+
+    Names in a table are strangers'. Roots, sizes and the time a page may take are those of the
+    run's manifest; a picture that its run did not read, or that is another one by now, is not
+    shown.
+
+    Args:
+        table_uri: Where the runs' manifests lie.
+    """
+
+    def __init__(self, table_uri: str) -> None:
+        self._table_uri = table_uri
+        self._readers: dict[str, tuple[Fetcher, DocumentConfig] | str] = {}
+        self._config = DocumentConfig(dpi=_DPI)
+        self._renderer = DocumentRenderer(self._config)
+
+    def read(self, source: Source) -> Image.Image | str:
+        """Give a picture, or say in a few words why there is none."""
+        if source.sha256 is None:
+            return "the run read none"
+        if scheme_of(source.uri) != "file":
+            return "only local files are read again"
+        reader = self._reader(source.run_id)
+        if isinstance(reader, str):
+            return reader
+        fetcher, config = reader
+        is_page = source.page_index is not None
+        try:
+            fetched = (fetcher.read_document if is_page else fetcher.read)(source.uri)
+            if fetched.sha256 != source.sha256:
+                return "the file has changed since"
+            if source.page_index is None:
+                return image.decode(fetched.data)
+            return self._rendering(config).render(fetched.data, source.page_index)
+        except RowError as error:
+            return error.code
+
+    def close(self) -> None:
+        """End the rendering process."""
+        self._renderer.close()
+
+    def _reader(self, run_id: str | None) -> tuple[Fetcher, DocumentConfig] | str:
+        """Give a run's reader, or say why it has none."""
+        name = run_id or ""
+        if name not in self._readers:
+            if len(self._readers) >= _MOST_RUNS:  # rows of one run mostly stand together
+                self._readers.pop(next(iter(self._readers)))
+            self._readers[name] = _reader_of(self._table_uri, name)
+        return self._readers[name]
+
+    def _rendering(self, config: DocumentConfig) -> DocumentRenderer:
+        if config != self._config:
+            self._renderer.close()
+            self._renderer, self._config = DocumentRenderer(config), config
+        return self._renderer
+
+
+def _reader_of(table_uri: str, run_id: str) -> tuple[Fetcher, DocumentConfig] | str:
+    try:
+        run = read_run(table_uri, run_id) if run_id else None
+    except (DsvlError, ValueError, TypeError, KeyError):
+        return "the manifest of its run cannot be read"
+    if run is None:
+        return "its run left no manifest that says what may be read"
+    try:
+        config = InputConfig.model_validate(run.job.get("input"))
+    except ValueError:
+        return "the manifest of its run says nothing that is understood of what may be read"
+    # A password is hidden there, and drafts are not wanted.
+    return Fetcher(config), config.document.model_copy(update={"dpi": _DPI, "draft": False})
