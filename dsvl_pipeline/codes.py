@@ -12,8 +12,8 @@ _CODES: dict[Stage, str] = {
     "fetch": "access_denied address_refused empty http_status not_a_file not_found path_refused "
     "scheme_refused timeout tls_error too_large too_many_redirects unavailable unreachable "
     "url_invalid",
-    "image": "image_format image_too_large image_truncated image_unreadable image_timeout "
-    "image_crashed",
+    "image": "image_format image_frames image_samples image_too_large image_too_many_pages "
+    "image_truncated image_unreadable image_timeout image_crashed",
     # The last four are defects of pages whose picture is there.
     "document": "document_crashed document_empty document_encrypted document_timeout "
     "document_too_long document_unreadable page_crashed page_timeout page_unreadable "

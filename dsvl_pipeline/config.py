@@ -98,7 +98,7 @@ class DocumentConfig(Section):
     Attributes:
         dpi: Resolution; the longer edge is never more than ``max_page_px``.
         max_page_px: Longest edge of a rendered page in pixels.
-        max_pages: A document with more pages is an error row, never cut silently.
+        max_pages: A document or TIFF with more pages is an error row, never cut silently.
         page_timeout_s: Wall-clock limit for opening a document or rendering one page.
         memory_gib: Address space of the rendering process.
         draft: Whether the engine gets each page's text layer as a draft of the answer. It then
@@ -180,6 +180,11 @@ class InputConfig(Section):
             or s3:// for whatever the credentials may read. The manifests' own buckets by default.
         max_image_bytes: A larger file is an error row.
         max_document_bytes: The same for documents.
+        frames: What becomes of an image file that holds several pictures. ``pages``: a TIFF gives a
+            row for each page, as a PDF does (by its name, .tif or .tiff; one with a single page
+            stays a row without a page index), and of an animation the first frame is asked;
+            ``first``: of a TIFF too; ``error``: such files are error rows. The output's
+            ``num_frames`` says how many there were.
         image_timeout_s: Wall-clock limit for decoding one image.
         image_memory_gib: Memory that decoding one image may take.
         fetch_timeout_s: Limit for reading one file or object, retries not counted.
@@ -197,6 +202,7 @@ class InputConfig(Section):
     allowed_prefixes: tuple[str, ...] | None = None
     max_image_bytes: int = Field(default=64 << 20, ge=1)
     max_document_bytes: int = Field(default=512 << 20, ge=1)
+    frames: Literal["pages", "first", "error"] = "pages"
     image_timeout_s: float = Field(default=60.0, gt=0)
     image_memory_gib: float = Field(default=4.0, gt=0)
     fetch_timeout_s: float = Field(default=60.0, gt=0)

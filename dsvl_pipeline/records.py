@@ -39,7 +39,8 @@ class Row:
     Attributes:
         row_id: The id column; without one a digest (see `dsvl_pipeline.keys`); for files and
             documents their URI without query string or user info.
-        kind: ``image`` rows are asked as they are; a ``document`` row stands for all its pages.
+        kind: ``image`` rows are asked as they are; a ``document`` row stands for all its pages, and
+            so does a ``tiff`` row, unless its file turns out to have one page: it is then an image.
         sources: What to read: image URIs in order (none for a text prompt), or one document URI.
         content_id: What identifies the content without reading it (`dsvl_pipeline.keys`); empty
             for a file that is gone: what was answered before stays.
@@ -51,7 +52,7 @@ class Row:
     """
 
     row_id: str
-    kind: Literal["image", "document"]
+    kind: Literal["image", "document", "tiff"]
     sources: tuple[str, ...]
     content_id: bytes
     prompt: str | None = None

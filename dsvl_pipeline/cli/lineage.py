@@ -33,6 +33,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
         "image_widths",
         "image_heights",
         "num_pages",
+        "num_frames",
     ),
     "asked": ("prompt_digest", "transform", "num_prompt_tokens", "num_completion_tokens"),
     "model": (

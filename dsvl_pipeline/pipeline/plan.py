@@ -11,7 +11,7 @@ import contextlib
 import gc
 import itertools
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -66,7 +66,7 @@ class ShardPlan:
         work_files: URIs of files of `work_schema` (`work.read`).
         work_key: By which they are read.
         num_rows: Work rows in them; a document counts once per prompt, its pages are unknown.
-        num_documents: How many of the work rows are documents.
+        num_documents: How many of the work rows are documents or TIFFs, to be opened.
         num_up_to_date: Rows of the table that need not run again, pages counted.
         num_final_errors: How many of them are error rows, which only ``--fresh`` computes again.
         num_staying: Rows of the table that nobody asks for any more.
@@ -270,7 +270,7 @@ def compare(
     Args:
         wanted: Of `work_schema`.
         committed: At least the columns ``row_id, page_index, prompt_id, row_key, status,
-            is_retryable, num_pages`` of the shard's committed rows.
+            is_retryable, num_pages, num_frames`` of the shard's committed rows.
         recipe: See `keys.recipe_digest`.
         asked: The job's prompt ids; rows of other prompts stay as they are.
         is_fresh: Whether everything runs again.
@@ -291,7 +291,7 @@ def compare(
     gone = _answered_before(wanted, committed)
     if gone.num_rows:
         wanted = wanted.filter(pc.invert(is_among(wanted, gone)))
-    is_document = pc.and_(pc.equal(wanted["kind"], "document"), pc.is_null(wanted["row_key"]))
+    is_document = pc.is_null(wanted["row_key"])
     simple, documents = wanted.filter(pc.invert(is_document)), wanted.filter(is_document)
 
     known = pc.is_in(_identity(simple), _identity(final))
@@ -352,7 +352,7 @@ def plan_shard(shard: int, compared: Comparison, *, work_uri: str, work_key: byt
         work_files=tuple(_write_work(todo, work_uri, work_key)),
         work_key=work_key,
         num_rows=todo.num_rows,
-        num_documents=pc.sum(pc.equal(todo["kind"], "document")).as_py() or 0,
+        num_documents=todo["row_key"].null_count,
         num_up_to_date=kept.num_rows,
         num_final_errors=_num_errors(kept),
         num_staying=staying.num_rows,
@@ -396,7 +396,8 @@ def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table
 
     A committed page says how many pages its document has, so a complete one is never opened. A row
     without a page says that it could not be opened, which settles it until it changes; the pages
-    that were read before stay.
+    that were read before stay. So does the one row of a TIFF with a single page, but not one that
+    was made when only the first of its pages was wanted.
     """
     ids = pc.unique(documents["row_id"])
     of_documents = final.filter(pc.is_in(final["row_id"], ids))
@@ -412,6 +413,7 @@ def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table
             r
             for r in before
             if r["row_key"] == keys.row_key(content_id, r["page_index"], digest, recipe)
+            and not is_first_of_many(r)
         ]
         pages = [r["page_index"] for r in current]
         sizes = {r["num_pages"] for r in current if r["page_index"] is not None}
@@ -423,6 +425,11 @@ def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table
             todo.append(row | {"done_pages": sorted(pages), "num_pages": num_pages})
     identities = _identity(pa.Table.from_pylist(good, schema=final.schema))
     return work_table(todo, documents), identities
+
+
+def is_first_of_many(row: Mapping[str, Any]) -> bool:
+    """Tell whether a committed row is about the first of several pages of a TIFF, and no other."""
+    return row["page_index"] is None and (row.get("num_frames") or 0) > 1
 
 
 def _write_work(todo: pa.Table, work_uri: str, work_key: bytes) -> Iterator[str]:

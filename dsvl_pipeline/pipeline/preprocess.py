@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from dsvl_pipeline import hub, keys
 from dsvl_pipeline.config import JobConfig, Password
-from dsvl_pipeline.errors import DocumentError, RowError
+from dsvl_pipeline.errors import DocumentError, ImageError, RowError
 from dsvl_pipeline.pipeline import blocks, work
 from dsvl_pipeline.pipeline.isolate import Isolated, limited
 from dsvl_pipeline.pipeline.patience import patiently
-from dsvl_pipeline.processor import image
+from dsvl_pipeline.processor import image, tiff
+from dsvl_pipeline.processor.blank import is_blank
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.records import ImageInput, RowFailure
 from dsvl_pipeline.sources.documents import DocumentRenderer
@@ -53,7 +54,7 @@ def read_work(batch: pa.Table, *, key: bytes, patience_s: float) -> pa.Table:
 
 
 def list_pages(batch: pa.Table, *, config: StageConfig) -> pa.Table:
-    """Turn each document into rows of its pages that have no answer yet.
+    """Turn each document or TIFF into rows of its pages that have no answer yet.
 
     Pages come before prompts: the prompts of one page stay neighbours, so that it is rendered
     once. A document that cannot be opened becomes an error row for each prompt.
@@ -61,7 +62,7 @@ def list_pages(batch: pa.Table, *, config: StageConfig) -> pa.Table:
     out: list[dict[str, Any]] = []
     documents: dict[str, list[dict[str, Any]]] = {}
     for row in blocks.plain_rows(batch):
-        if row["kind"] == "document" and row["error_code"] is None:
+        if row["kind"] != "image" and row["error_code"] is None:
             documents.setdefault(row["row_id"], []).append(row)
         else:
             out.append(row)
@@ -71,16 +72,15 @@ def list_pages(batch: pa.Table, *, config: StageConfig) -> pa.Table:
 
 
 def _pages_of(asked: list[dict[str, Any]], config: StageConfig) -> Iterable[dict[str, Any]]:
-    """The page rows of one document, asked one or several prompts.
+    """The page rows of one document or TIFF, asked one or several prompts.
 
+    A TIFF with a single page, or what only has the name of one, is an image: a row without a page.
     A document without pages to show is one error row for each prompt: its prompts may have come in
     different blocks, so there is no one row that all of them could share.
     """
     tools = _tools(config.job)
     try:
-        num_pages = tools.renderer.page_count(tools.document(asked[0]["sources"][0]).data)
-        if not num_pages:
-            raise DocumentError("document_empty", "the document has no pages")
+        num_pages = tools.num_pages(asked[0]["kind"], asked[0]["sources"][0])
     except RowError as error:
         for row in asked:
             digest = blocks.prompt_digest_of(row)
@@ -88,7 +88,7 @@ def _pages_of(asked: list[dict[str, Any]], config: StageConfig) -> Iterable[dict
             row |= {"done_pages": [], "num_pages": None, "row_key": row_key}
             yield row | _failure(error)
         return
-    for page in range(num_pages):
+    for page in [None] if num_pages is None else range(num_pages):
         for row in asked:
             # A document that has another number of pages by now is read from its first one on.
             if row["num_pages"] not in (None, num_pages) or page not in row["done_pages"]:
@@ -117,7 +117,7 @@ def preprocess(batch: pa.Table, *, config: StageConfig, is_isolated: bool = Fals
             prepared = [_prepare_apart(row, isolated) for row in blocks.plain_rows(batch)]
     else:
         tools = _tools(config.job)
-        seen: dict[tuple[str, int | None], _Picture | RowError] = {}
+        seen: _Seen = {}
         prepared = [_prepare(row, tools, seen) for row in blocks.plain_rows(batch)]
     for name in ("error_code", "error_message", "is_retryable"):
         column = pa.array([one[name] for one in prepared], batch.schema.field(name).type)
@@ -137,6 +137,7 @@ _PREPARED: dict[str, pa.DataType] = {
     "source_bytes": pa.list_(pa.int64()),
     "image_widths": pa.list_(pa.int32()),
     "image_heights": pa.list_(pa.int32()),
+    "num_frames": pa.int32(),
     "is_blank": pa.bool_(),
     "defect_code": pa.string(),
     "defect_message": pa.string(),
@@ -162,16 +163,17 @@ class _Picture:
     version: str | None
     sha256: str
     num_bytes: int
+    num_frames: int | None
     is_blank: bool
     defect: RowFailure | None
     draft_ids: NDArray[np.int32] | None
 
 
-def _prepare(
-    row: dict[str, Any],
-    tools: _Tools,
-    seen: dict[tuple[str, int | None], _Picture | RowError],
-) -> dict[str, Any]:
+_Seen = dict[tuple[str, str, int | None], _Picture | RowError]
+"""Pictures by kind of row, source and page."""
+
+
+def _prepare(row: dict[str, Any], tools: _Tools, seen: _Seen) -> dict[str, Any]:
     result: dict[str, Any] = {name: row[name] for name in ("error_code", "error_message")}
     result |= dict.fromkeys(_PREPARED) | {"is_retryable": row["is_retryable"], "images": ()}
     if row["error_code"] is not None:
@@ -179,7 +181,7 @@ def _prepare(
     pictures: list[_Picture] = []
     try:
         for uri in row["sources"]:
-            at = (uri, row["page_index"])
+            at = (row["kind"], uri, row["page_index"])
             if at not in seen:
                 seen[at] = _picture(tools, *at)
             picture = seen[at]
@@ -207,7 +209,8 @@ def _prepare(
         "source_bytes": [picture.num_bytes for picture in pictures],
         "image_widths": [picture.width for picture in pictures],
         "image_heights": [picture.height for picture in pictures],
-        "is_blank": row["kind"] == "document" and any(p.is_blank for p in pictures),
+        "num_frames": max((p.num_frames for p in pictures if p.num_frames), default=None),
+        "is_blank": any(p.is_blank for p in pictures),
     }
 
 
@@ -223,9 +226,9 @@ def _prepare_apart(row: dict[str, Any], isolated: Isolated) -> dict[str, Any]:
         return dict.fromkeys(_PREPARED) | {"images": ()} | _failure(error)
 
 
-def _picture(tools: _Tools, uri: str, page_index: int | None) -> _Picture | RowError:
+def _picture(tools: _Tools, kind: str, uri: str, page_index: int | None) -> _Picture | RowError:
     try:
-        return tools.picture(uri, page_index)
+        return tools.picture(kind, uri, page_index)
     except RowError as error:
         return error
 
@@ -249,34 +252,65 @@ class _Tools:
         self.renderer = DocumentRenderer(document)
         memory_bytes = int(job.input.image_memory_gib * 2**30)
         self._limited = functools.partial(limited, job.input.image_timeout_s, memory_bytes)
+        self._frames = job.input.frames
+        self._max_pages = job.input.document.max_pages
         self._has_drafts = job.input.document.draft
         # An answer may skip a part of the page, but not say more than it may say.
         self._max_draft_tokens = 2 * job.generation.max_new_tokens
-        self._document: tuple[str, Fetched] | None = None
+        self._file: tuple[str, str, Fetched] | None = None
 
-    def document(self, uri: str) -> Fetched:
-        """The bytes of a document; the last one is kept, as its pages are neighbours."""
-        if self._document is None or self._document[0] != uri:
-            self._document = (uri, self.fetcher.read_document(uri))
-        return self._document[1]
+    def file(self, kind: str, uri: str) -> Fetched:
+        """The bytes of a document or TIFF; the last one is kept, as its pages are neighbours."""
+        if self._file is None or self._file[:2] != (kind, uri):
+            is_document = kind == "document"
+            read = self.fetcher.read_document if is_document else self.fetcher.read
+            self._file = (kind, uri, read(uri))
+        return self._file[2]
 
-    def picture(self, uri: str, page_index: int | None) -> _Picture:
-        """Fetch and decode an image, or fetch a document and render a page of it."""
-        digest = draft_ids = defect = None  # a page is not its document
-        if page_index is None:
-            fetched = self.fetcher.read(uri)
-            digest = bytes.fromhex(fetched.sha256)[:16]
-            with self._limited():
-                picture = image.decode(fetched.data)
-        else:
-            fetched = self.document(uri)
+    def num_pages(self, kind: str, uri: str) -> int | None:
+        """Count the pages of a document or TIFF; None for one picture, or what is no TIFF."""
+        data = self.file(kind, uri).data
+        if kind == "document":
+            count = self.renderer.page_count(data)
+            if not count:
+                raise DocumentError("document_empty", "the document has no pages")
+            return count
+        if not tiff.is_tiff(data):
+            return None
+        count = len(tiff.pages(data, most=self._max_pages + 1))
+        if count > self._max_pages:
+            raise ImageError(
+                "image_too_many_pages",
+                f"the TIFF has more than {self._max_pages:,} pages, as many as are allowed; raise "
+                "input.document.max_pages",
+                is_retryable=True,
+            )
+        return count if count > 1 else None
+
+    def picture(self, kind: str, uri: str, page_index: int | None) -> _Picture:
+        """Fetch and decode an image or a page of a TIFF, or render a page of a document."""
+        digest = draft_ids = num_frames = defect = None  # a page is not its document
+        if kind == "document":
+            assert page_index is not None
+            fetched = self.file(kind, uri)
             page = self.renderer.page(fetched.data, page_index)
             picture, defect = page.image, page.defect
             if self._has_drafts:
                 text = self.renderer.text(fetched.data, page_index)
                 draft_ids = self.processor.draft_ids(text, most=self._max_draft_tokens)
+        elif page_index is not None:
+            fetched = self.file(kind, uri)
+            with self._limited():
+                picture = image.decode_frame(fetched.data, page_index).image
+        else:
+            fetched = self.fetcher.read(uri)
+            digest = bytes.fromhex(fetched.sha256)[:16]
+            with self._limited():
+                frame = image.decode_frame(fetched.data)
+            self._check_frames(frame)
+            picture, num_frames = frame.image, frame.num_frames
         with self._limited():
-            low, high = zip(*picture.getextrema(), strict=True)
+            is_empty = page_index is not None and is_blank(picture)
             seen = self.processor.image(picture, source_digest=digest)
         return _Picture(
             image=seen,
@@ -286,11 +320,33 @@ class _Tools:
             version=fetched.version,
             sha256=fetched.sha256,
             num_bytes=len(fetched.data),
-            # Scanners leave dust and JPEG leaves ripples: a page is blank when no pixel is ink.
-            is_blank=max(high) - min(low) < 16,
+            num_frames=num_frames,
+            is_blank=is_empty,
             defect=defect,
             draft_ids=draft_ids,
         )
+
+    def _check_frames(self, frame: image.Frame) -> None:
+        """Refuse a file of which a row would show one picture while the job wants them all.
+
+        Raises:
+            ImageError: With code ``image_frames``.
+        """
+        is_lost = self._frames == "pages" and frame.holds == "pages"
+        is_refused = self._frames == "error" and frame.holds != "views"
+        if frame.num_frames > 1 and (is_lost or is_refused):
+            advice = (
+                "set it to pages (a row for each page of a TIFF) or to first"
+                if is_refused
+                else "name the file .tif and give it an input row of its own, for a row for each "
+                "page, or set it to first"
+            )
+            raise ImageError(
+                "image_frames",
+                f"the file holds {frame.num_frames:,} {frame.holds}, and a row shows one, which "
+                f"input.frames: {self._frames} does not allow; {advice}",
+                is_retryable=True,
+            )
 
 
 @functools.lru_cache(maxsize=2)

@@ -33,7 +33,7 @@ class Preview:
 
     Attributes:
         to_run: Rows by reason; a document is one row per prompt, its pages are unknown.
-        num_documents: Documents among them.
+        num_documents: Documents and TIFFs among them.
         to_keep: Rows of the table that stay, by reason.
         num_replaced: Rows of the table that new answers replace.
         num_dropped: Rows of the table that leave it, because the input has them no more.
@@ -106,7 +106,7 @@ def preview(
             num_here = pc.sum(has_input).as_py() or 0
             num_replaced += num_here
             num_dropped += stale.num_rows - num_here
-            documents = compared.todo.filter(pc.equal(compared.todo["kind"], "document"))
+            documents = compared.todo.filter(pc.is_null(compared.todo["row_key"]))
             num_documents += pc.count_distinct(documents["row_id"]).as_py()
             num_shards_to_run += bool(compared.todo.num_rows)
             samples.append(prediction.spread(compared.todo, -(-sample // num_shards)))

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from dsvl_pipeline import keys
 from dsvl_pipeline.pipeline.blocks import prompt_digest_of
-from dsvl_pipeline.pipeline.plan import Comparison
+from dsvl_pipeline.pipeline.plan import Comparison, is_first_of_many
 from dsvl_pipeline.table.schema import KEY_COLUMNS, logical_key
 
 EXPLAINING_COLUMNS = (*KEY_COLUMNS, "prompt_digest", "recipe")
@@ -26,6 +26,7 @@ NEW = "new"
 PROMPT_ADDED = "prompt added"
 PAGES_MISSING = "pages missing, or failed in a way that may pass"
 RETRY = "an error that may pass"
+OTHER_PAGES = "its pages besides the first"
 FRESH = "up to date, but all run again"
 ROW_TURNED = "its line turned bad, or good again"
 UP_TO_DATE = "up to date"
@@ -126,6 +127,8 @@ def _reason(row: Mapping[str, Any], before: Mapping[str, Any], recipe: str) -> s
         return PAGES_MISSING
     if parts := changed_parts(row, before, recipe):
         return " and ".join(parts) + " changed"
+    if row["kind"] == "tiff" and is_first_of_many(before):
+        return OTHER_PAGES
     return RETRY if before["status"] == "error" and before["is_retryable"] else FRESH
 
 

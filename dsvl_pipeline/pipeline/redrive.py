@@ -78,7 +78,7 @@ class Redrive:
             selected: Logical keys.
         """
         documents = without_pages(selected)  # what is wanted of a document has no page yet
-        has_pages = pc.equal(wanted["kind"], "document")
+        has_pages = pc.not_equal(wanted["kind"], "image")
         is_wanted = pc.if_else(has_pages, is_among(wanted, documents), is_among(wanted, selected))
         is_there = pc.not_equal(wanted["content_id"], b"")
         wanted = wanted.filter(pc.and_(is_wanted, is_there))

@@ -9,18 +9,26 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, ImageCms, UnidentifiedImageError
 
 from dsvl_pipeline.errors import ImageError
 from dsvl_pipeline.model.config import RGB, ImageConfig, TowerImageConfig
+from dsvl_pipeline.processor import tiff
 from dsvl_pipeline.records import ImageInput, Pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MAX_PIXELS = 64_000_000
+MOST_FRAMES_COUNTED = 10_000
+# Densities of rows and columns that differ by less are no distortion that anybody sees, and by
+# more no device's: a fax has 204 by 98 to the inch, an odd printer 360 by 120.
+_STRETCHED, _MOST_STRETCHED = 1.1, 4.2
 # Of deep grey, converted at a time: half a megabyte, which stays in a core's cache.
 _BAND_PIXELS = 1 << 16
 
@@ -33,25 +41,59 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LYING = (5, 6, 7, 8)  # orientations that exchange rows and columns
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"WEBP", b"II*\0", b"MM\0*", b"ftypavi", b"jP  ")
 _ACCEPTED = f"accepted are {', '.join(FORMATS)} of at most {MAX_PIXELS // 1_000_000} megapixels"
 
 
-def decode(data: bytes) -> Image.Image:
-    """Read a picture file into an upright RGB picture on white.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One picture of a file.
 
-    The first frame of an animation; EXIF orientation applied; alpha composited on white; 16-bit
-    and floating-point grey scaled to 8 bits, not clipped.
+    Attributes:
+        image: RGB, upright.
+        num_frames: How many pictures the file holds, counted up to `MOST_FRAMES_COUNTED`.
+        holds: What they are: pages of a TIFF, frames of an animation, or what a camera puts beside
+            its picture: a second lens's, a gain map, a preview.
+    """
+
+    image: Image.Image
+    num_frames: int
+    holds: Literal["pages", "frames", "views"] = "frames"
+
+
+def decode(data: bytes) -> Image.Image:
+    """Read the first picture of a file, see `decode_frame`."""
+    return decode_frame(data).image
+
+
+def decode_frame(data: bytes, page_index: int = 0) -> Frame:
+    """Read a picture file into an upright RGB picture on white, as a viewer shows it.
+
+    A page of a TIFF, and of anything else the first frame; EXIF orientation applied; alpha
+    composited on white; deep samples scaled to 8 bits, not clipped; pixels made square where a
+    TIFF, or a 1-bit PNG or BMP, says that they are not.
+
+    Args:
+        data: The file.
+        page_index: From 0; only of a TIFF may it be another.
 
     Raises:
-        ImageError: With code ``image_format``, ``image_truncated``, ``image_unreadable`` or
-            ``image_too_large``.
+        ImageError: With code ``image_format``, ``image_truncated``, ``image_unreadable``,
+            ``image_samples`` or ``image_too_large``.
     """
     if not data:
         raise ImageError("image_truncated", f"the image has 0 bytes; {_ACCEPTED}; fetch it again")
     try:
+        if tiff.is_tiff(data):
+            return _decode_tiff(data, page_index)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return to_rgb(image)
+            stretch = _stretch_of(image)
+            return Frame(
+                image=_squared(to_rgb(image), stretch),
+                num_frames=_num_frames(image, data),
+                holds="views" if image.format == "MPO" else "frames",
+            )
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -68,6 +110,70 @@ def decode(data: bytes) -> Image.Image:
         raise _decoding_error(error, data) from error
 
 
+def _decode_tiff(data: bytes, page_index: int) -> Frame:
+    most = MOST_FRAMES_COUNTED if page_index == 0 else page_index + 1
+    found = tiff.pages(data, most=most)
+    if page_index and page_index >= len(found):
+        raise OSError(f"truncated: it has {len(found)} pages, number {page_index + 1} is missing")
+    page = tiff.alone(data, found[page_index]) if found else data
+    tags = tiff.read_tags(page)
+    orientation, stretch = tags.get(ExifTags.Base.Orientation), tiff.stretch_of(tags)
+    if tiff.has_plain_samples(tags):
+        with Image.open(io.BytesIO(page), formats=("TIFF",)) as image:
+            picture = to_rgb(image)  # Pillow turns TIFFs itself
+    else:
+        _check_size(tags.get(256, 0), tags.get(257, 0))
+        picture = _turned(to_rgb(tiff.read_samples(page, tags)), orientation)
+    if orientation in _LYING:
+        stretch = 1 / stretch if stretch else 1.0
+    return Frame(image=_squared(picture, stretch), num_frames=max(len(found), 1), holds="pages")
+
+
+def _num_frames(image: Image.Image, data: bytes) -> int:
+    """Count what a file holds, after its first picture was decoded."""
+    if image.format != "GIF":
+        return int(getattr(image, "n_frames", 1))
+    # A GIF does not say how many, and the first reader may have given us its own pixels.
+    try:
+        with Image.open(io.BytesIO(data), formats=("GIF",)) as frames:
+            return min(getattr(frames, "n_frames", 1), MOST_FRAMES_COUNTED)
+    except Exception:  # a later frame is damaged, which the first one need not suffer from
+        return 2
+
+
+def _stretch_of(image: Image.Image) -> float:
+    """Give how many times as dense rows are as columns, where that is to be believed.
+
+    Viewers pay no heed to it in JPEG and PNG, cameras and programs write anything. A picture of
+    one bit that gives its densities in real units is a fax.
+    """
+    if image.mode != "1" or "dpi" not in image.info:
+        return 1.0
+    across, down = image.info["dpi"]
+    return float(across) / float(down) if down else 1.0
+
+
+def _squared(image: Image.Image, stretch: float) -> Image.Image:
+    """Lengthen the edge whose pixels lie less dense, so that all of them are square."""
+    size = width, height = image.size
+    if _STRETCHED <= stretch <= _MOST_STRETCHED:
+        size = width, round(height * stretch)
+    elif _STRETCHED <= 1 / stretch <= _MOST_STRETCHED if stretch > 0 else False:
+        size = round(width / stretch), height
+    if size[0] * size[1] > MAX_PIXELS:  # the model sees less than either edge: shorten the other
+        ratio = max(stretch, 1 / stretch)
+        size = max(round(size[0] / ratio), 1), max(round(size[1] / ratio), 1)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            "image_too_large",
+            f"decoding the image: it has {width} x {height} pixels; {_ACCEPTED}; scale it down",
+        )
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any picture that Pillow holds into an upright RGB one on white.
 
@@ -77,12 +183,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ImageError: The picture is too large, damaged, or of a mode that cannot be converted.
     """
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            "image_too_large",
-            f"decoding the image: it has {width} x {height} pixels; {_ACCEPTED}; scale it down",
-        )
+    _check_size(*image.size)
     try:
         image.load()
         # After load(): some formats hold it behind the pixels, TIFF and AVIF apply it themselves.
@@ -90,6 +191,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = _flatten(image)
     except Exception as error:
         raise _decoding_error(error) from error
+    return _turned(image, orientation)
+
+
+def _turned(image: Image.Image, orientation: Any) -> Image.Image:
     if orientation not in _UPRIGHT:
         return image
     upright = image.transpose(_UPRIGHT[orientation])
@@ -227,6 +332,11 @@ def _flatten(image: Image.Image) -> Image.Image:
     """Bring a loaded picture to RGB, transparency composited on white."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _flatten_deep_grey(image)
+    if image.mode == "LAB":
+        return ImageCms.applyTransform(image, _lab_to_rgb()) or image
+    # Pillow takes each CMYK JPEG for one of Adobe, whose values are inverted.
+    if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
+        image = ImageChops.invert(image)
     if image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     if image.has_transparency_data:
@@ -235,6 +345,12 @@ def _flatten(image: Image.Image) -> Image.Image:
         white.paste(rgba, mask=rgba.getchannel("A"))
         return white
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@cache
+def _lab_to_rgb() -> ImageCms.ImageCmsTransform:
+    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(lab, rgb, "LAB", "RGB")
 
 
 def _flatten_deep_grey(image: Image.Image) -> Image.Image:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from urllib.parse import urlsplit
 
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.listing import file_rows, find
 from dsvl_pipeline.sources.skips import Skips
+from dsvl_pipeline.sources.uris import scheme_of
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
@@ -24,3 +26,10 @@ def image_rows(
     """
     files = find(patterns, setting="input.images", suffixes=SUFFIXES, skips=skips)
     return file_rows(files, "image", num_carried)
+
+
+def may_have_pages(uri: str) -> bool:
+    """Tell by its name whether an image is a TIFF, which may have several pages."""
+    if "?" in uri and scheme_of(uri) in ("http", "https"):
+        uri = urlsplit(uri).path
+    return uri[-5:].lower().endswith((".tif", ".tiff"))

@@ -25,6 +25,7 @@ KEY_COLUMNS = (
     "status",
     "is_retryable",
     "num_pages",
+    "num_frames",
 )
 """What a plan needs to know of a committed row."""
 
@@ -40,6 +41,7 @@ _RESULT = (
     pa.field("prompt_id", pa.string()),
     pa.field("page_index", pa.int32()),  # from 0; null for images
     pa.field("num_pages", pa.int32()),  # of its document, so that a complete one is never opened
+    pa.field("num_frames", pa.int32()),  # in an image's file, of which the first one is shown
 )
 _LINEAGE = (
     pa.field("source_uris", pa.list_(pa.string())),  # redacted

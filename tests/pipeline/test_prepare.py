@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dsvl_pipeline import hub, keys
-from dsvl_pipeline.config import DocumentConfig
+from dsvl_pipeline.config import DocumentConfig, InputConfig
 from dsvl_pipeline.pipeline import prepare
 from dsvl_pipeline.pipeline.prepare import Prepared, _recipe_parts
 from dsvl_pipeline.pipeline.settings import Scale
@@ -65,7 +65,12 @@ def test_how_pages_are_rendered_is_part_of_documents_alone() -> None:
     document = Row(row_id="d", kind="document", sources=("d",), content_id=b"d")
     rows = [picture, document, replace(document, content_id=b"")]
     one, other, same = (
-        [row.content_id for row in prepare._rendered(rows, DocumentConfig(**settings))]
+        [
+            row.content_id
+            for row in prepare._paged(
+                rows, InputConfig(images=("*",), document=DocumentConfig(**settings))
+            )
+        ]
         for settings in ({}, {"dpi": 100}, {"draft": True, "memory_gib": 2.0})
     )
     assert one[0] == other[0] == b"a"

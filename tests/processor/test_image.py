@@ -129,14 +129,14 @@ def test_16_bit_grey_is_scaled_not_clipped(format: str) -> None:
 
 
 def test_other_deep_greys_are_scaled_to_their_range() -> None:
-    """32-bit integers and floats carry no white point."""
+    """32-bit integers and floats carry no white point; what is infinite is white."""
     of = Image.fromarray
     assert greys(encoded(of(np.array([[0, 257, 65535]], np.int32)), "TIFF")) == [0, 1, 255]
     assert greys(encoded(of(np.array([[0, 100_000, 200_000]], np.int32)), "TIFF")) == [0, 128, 255]
     assert greys(encoded(of(np.array([[0, 0.5, 1]], np.float32)), "TIFF")) == [0, 128, 255]
     assert greys(encoded(of(np.array([[-5, 0, 5]], np.float32)), "TIFF")) == [0, 128, 255]
     odd = np.array([[np.nan, np.inf, 1]], np.float32)
-    assert greys(encoded(of(odd), "TIFF")) == [0, 0, 255]
+    assert greys(encoded(of(odd), "TIFF")) == [0, 255, 255]
     assert greys(encoded(of(np.array([[7, 7]], np.float32)), "TIFF")) == [0, 0]
     assert greys(b"P5\n3 1\n1023\n" + struct.pack(">3H", 0, 512, 1023)) == [0, 128, 255]
 

@@ -108,7 +108,7 @@ def test_fields_stand_behind_the_result_with_their_types() -> None:
         "is_round": "boolean",
     }
     found = schema.output_schema(pa.schema([("sku", pa.int64())]), fields)
-    at = found.names.index("num_pages") + 1
+    at = found.names.index("num_frames") + 1
     assert found.names[at : at + 5] == [*fields, "sku"]
     assert [str(found.field(name).type) for name in fields] == ["string", "int64", "double", "bool"]
 

@@ -1,0 +1,374 @@
+"""TIFFs as a viewer shows them: samples of every kind, and where their pages lie."""
+
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from dsvl_pipeline.errors import ImageError
+from dsvl_pipeline.processor.image import decode, decode_frame
+from dsvl_pipeline.processor.tiff import pages
+from tests.processor import tiffs
+from tests.processor.test_image import encoded
+
+GREY = np.array([[0, 60, 128, 200, 255], [255, 3, 90, 17, 254]], np.uint8)
+WIDE = GREY.astype(np.float64) / 255
+
+
+def shown(data: bytes) -> NDArray[np.uint8]:
+    """The grey that a file shows."""
+    pixels = np.asarray(decode(data))
+    assert (pixels == pixels[..., :1]).all()
+    return pixels[..., 0]
+
+
+def scaled(kind: Any, least: float, most: float) -> NDArray[Any]:
+    """The picture in samples from ``least`` to ``most``."""
+    return np.rint(least + WIDE * (most - least)).astype(kind)
+
+
+UNSIGNED_32 = scaled(np.float64, 0, 2**32 - 1).astype(np.uint32)
+DEEP: dict[str, tuple[NDArray[Any], dict[str, Any]]] = {
+    "16 bits": (scaled(np.uint16, 0, 65535), {}),
+    "16 bits, white is zero": (scaled(np.uint16, 65535, 0), {"photometric": 0}),
+    "8 bits, white is zero": (255 - GREY, {"photometric": 0}),
+    "32 bits": (UNSIGNED_32, {}),
+    "32 bits, white is zero": (~UNSIGNED_32, {"photometric": 0}),
+    "32 bits, of which 8 are used": (GREY.astype(np.uint32), {}),
+    "64 bits": (UNSIGNED_32.astype(np.uint64) << np.uint64(32), {}),
+    "signed 8 bits": (scaled(np.int8, -128, 127), {"form": 2}),
+    "signed 16 bits": (scaled(np.int16, -32768, 32767), {"form": 2}),
+    "signed 16 bits, none negative": (scaled(np.int16, 0, 32767), {"form": 2}),
+    "signed 16 bits, some of them": (scaled(np.int16, -1024, 3071), {"form": 2}),
+    "signed 32 bits": (scaled(np.int32, -(2**31), 2**31 - 1), {"form": 2}),
+    "floats": (WIDE.astype(np.float32), {"form": 3}),
+    "floats, white is zero": (1 - WIDE.astype(np.float32), {"form": 3, "photometric": 0}),
+    "half floats": (WIDE.astype(np.float16), {"form": 3}),
+    "double floats": (WIDE * 1e6 - 7, {"form": 3}),
+    "floats with a range": (WIDE.astype(np.float32) * 50, {"form": 3, "more": {341: 50.0}}),
+    "12 bits in words, white is zero": (
+        scaled(np.uint16, 4095, 0),
+        {"bits": 12, "photometric": 0},
+    ),
+    "10 bits in words": (scaled(np.uint16, 0, 1023), {"bits": 10}),
+    "14 bits in 16, as told": (scaled(np.uint16, 0, 16383), {"more": {341: [16383]}}),
+    "12 bits in 16, as an older tag tells": (scaled(np.uint16, 0, 4095), {"more": {281: 4095}}),
+}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [1, 8])
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_samples_show_the_picture(name: str, compression: int, order: str) -> None:
+    """Pillow shows some of them as a negative, some as black, and refuses others."""
+    pixels, how = DEEP[name]
+    data = tiffs.file(tiffs.page(pixels, compression=compression, order=order, **how), order=order)
+    np.testing.assert_allclose(shown(data), GREY, atol=1)
+
+
+@pytest.mark.parametrize("bits", [3, 5, 6, 7, 10, 11, 12, 13, 14, 20, 24])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_samples_of_any_number_of_bits_are_unpacked(bits: int, photometric: int) -> None:
+    """Scanners and cameras write what their sensors give, bit after bit."""
+    most = 2**bits - 1
+    numbers = scaled(np.uint32, 0, most)
+    stored = most - numbers if photometric == 0 else numbers
+    if bits == 24:  # three bytes in the order of the file, and as deep as floats
+        body = stored.astype("<u4").view(np.uint8).reshape(2, 5, 4)[..., :3].tobytes()
+        wanted = GREY
+    else:
+        body = tiffs.packed_bits(stored, bits)
+        wanted = np.rint(numbers * (255 / most)).astype(np.uint8)
+    for compression in (1, 8):
+        made = tiffs.page(stored, bits=bits, body=body, photometric=photometric,
+                          compression=compression)  # fmt: skip
+        np.testing.assert_allclose(shown(tiffs.file(made)), wanted, atol=1)
+
+
+def test_differences_of_samples_are_summed() -> None:
+    """Predictors 2 and 3 store what changes from pixel to pixel."""
+    words = scaled(np.uint16, 65535, 0)
+    steps = np.diff(words, axis=1, prepend=np.uint16(0))
+    made = tiffs.page(steps, photometric=0, compression=8, more={tiffs.PREDICTOR: 2})
+    np.testing.assert_array_equal(shown(tiffs.file(made)), GREY)
+    planes = (WIDE.astype(">f8")[..., None]).view(np.uint8).reshape(2, 5, 8).transpose(0, 2, 1)
+    bytes_of_row = planes.reshape(2, 40)
+    steps_of_bytes = np.diff(bytes_of_row, axis=1, prepend=np.uint8(0))
+    body = steps_of_bytes.astype(np.uint8).tobytes()
+    made = tiffs.page(WIDE, form=3, compression=8, body=body, more={tiffs.PREDICTOR: 3})
+    np.testing.assert_array_equal(shown(tiffs.file(made)), GREY)
+
+
+@pytest.mark.parametrize("planar", [1, 2])
+@pytest.mark.parametrize("kind", ["u2", "u4", "f4", "i2"])
+def test_deep_colours_keep_their_hue(kind: str, planar: int) -> None:
+    """All channels share one range."""
+    colour = np.stack([GREY, 255 - GREY, GREY // 2], 2)
+    least, most, form = {
+        "u2": (0, 2**16 - 1, 1),
+        "u4": (0, 2**32 - 1, 1),
+        "f4": (0, 1, 3),
+        "i2": (-(2**15), 2**15 - 1, 2),
+    }[kind]
+    wide = least + colour / 255 * (most - least)
+    pixels = (wide if kind == "f4" else np.rint(wide)).astype(kind)
+    body = None
+    more: dict[int, tiffs.Values] = {tiffs.PLANAR: planar}
+    if planar == 2:  # a strip for each channel: one after the other here
+        body = np.moveaxis(pixels, 2, 0).tobytes()
+    tags, body = tiffs.page(pixels, photometric=2, form=form, body=body, more=more)
+    data = tiffs.file((tags, body))
+    if planar == 2:
+        data = _three_strips(data, len(body) // 3)
+    np.testing.assert_allclose(np.asarray(decode(data)), colour, atol=1)
+
+
+def _three_strips(data: bytes, size: int) -> bytes:
+    """Let the one strip of a file, which begins at 8, be three."""
+    place = len(data)
+    tables = struct.pack("<3I", 8, 8 + size, 8 + 2 * size) + struct.pack("<3I", size, size, size)
+    found = bytearray(data + tables)
+    for tag, at in ((tiffs.OFFSETS, place), (tiffs.SIZES, place + 12)):
+        entry = data.index(struct.pack("<HHI", tag, 4, 1), 8 + 3 * size)
+        struct.pack_into("<HHII", found, entry, tag, 4, 3, at)
+    return bytes(found)
+
+
+def test_alpha_of_deep_pictures_is_composited_on_white() -> None:
+    """Premultiplied or not, as ExtraSamples says."""
+    red = np.zeros((1, 3, 4), np.float32)
+    red[..., 0], red[0, :, 3] = 1, (0, 0.2, 1)
+    wanted = [[255, 255, 255], [255, 204, 204], [255, 0, 0]]
+    made = tiffs.page(red, photometric=2, form=3, more={tiffs.EXTRAS: 2})
+    assert np.asarray(decode(tiffs.file(made)))[0].tolist() == wanted
+    red[..., 0] *= red[..., 3]
+    made = tiffs.page(red, photometric=2, form=3, more={tiffs.EXTRAS: 1})
+    assert np.asarray(decode(tiffs.file(made)))[0].tolist() == wanted
+
+
+def test_palettes_of_16_bits_and_of_8_show_their_colours() -> None:
+    """Entries have 16 bits; some programs write 8, which taken for 16 are black."""
+    indices = np.array([[0, 1, 2]], np.uint8)
+    by_channel = [255, 0, 0, 0, 0, 255, 0, 0, 10, 20, 250, 7]
+    for factor in (1, 257):
+        table = [factor * n for n in by_channel]
+        made = tiffs.page(
+            indices, photometric=3, bits=2, body=tiffs.packed_bits(indices, 2),
+            more={tiffs.COLOURS: table},
+        )  # fmt: skip
+        found = np.asarray(decode(tiffs.file(made)))[0].tolist()
+        assert found == [[255, 0, 10], [0, 255, 20], [0, 0, 250]]
+    large = [0] * (3 << 16)
+    large[40000] = large[65536 + 7] = 65535
+    deep = np.array([[40000, 7]], np.uint16)
+    found = decode(tiffs.file(tiffs.page(deep, photometric=3, more={tiffs.COLOURS: large})))
+    assert np.asarray(found)[0].tolist() == [[255, 0, 0], [0, 255, 0]]
+
+
+def test_lab_becomes_rgb() -> None:
+    """CIE L*a*b* holds a and b signed."""
+    lab = np.array([[[255, 0, 0], [0, 0, 0], [136, 81, 70]]], np.uint8)  # white, black, red
+    white, black, red = np.asarray(decode(tiffs.file(tiffs.page(lab, photometric=8))))[0].astype(
+        int
+    )
+    assert white.min() >= 253
+    assert black.max() <= 2
+    assert red[0] > 230
+    assert red[1:].max() < 60
+    deep = lab.astype(np.uint16) << 8
+    found = np.asarray(decode(tiffs.file(tiffs.page(deep, photometric=8))))[0].astype(int)
+    np.testing.assert_allclose(found, [white, black, red], atol=3)
+
+
+@pytest.mark.parametrize(
+    ("how", "bits"),
+    [
+        ({"photometric": 32803}, 16),  # a sensor's raw data
+        ({"photometric": 34892}, 16),
+        ({"form": 5}, 16),  # complex integers
+        ({"form": 3}, 24),
+        ({"form": 2}, 12),
+    ],
+)
+def test_samples_that_nobody_knows_are_an_error_and_no_picture(
+    how: dict[str, Any], bits: int
+) -> None:
+    """A wrong picture would be described as if it were right."""
+    body = bytes(100)
+    made = tiffs.page(np.zeros((2, 5), np.uint16), bits=bits, body=body, **how)
+    with pytest.raises(ImageError, match=r"photometric interpretation|unknown") as caught:
+        decode(tiffs.file(made))
+    assert caught.value.code == "image_samples"
+
+
+@pytest.mark.parametrize("compression", [1, 8])
+def test_a_cut_strip_of_deep_samples_is_an_error(compression: int) -> None:
+    """Half a picture would be described as a whole one."""
+    tags, body = tiffs.page(
+        np.random.default_rng(1).integers(0, 60000, (64, 64)).astype(np.uint16),
+        photometric=0,
+        compression=compression,
+    )
+    with pytest.raises(ImageError) as caught:
+        decode(tiffs.file((tags, body[: len(body) // 2])))
+    assert caught.value.code in ("image_truncated", "image_unreadable")
+
+
+def test_the_limit_of_pixels_holds_for_deep_samples() -> None:
+    """It is checked before anything is unpacked."""
+    tags, body = tiffs.page(np.zeros((1, 1), np.uint16), photometric=0)
+    with pytest.raises(ImageError, match="60000 x 60000") as caught:
+        decode(tiffs.file((tags | {tiffs.WIDTH: 60000, tiffs.HEIGHT: 60000}, body)))
+    assert caught.value.code == "image_too_large"
+
+
+def fax(width: int, height: int, **more: Any) -> bytes:
+    """A page of one bit with densities."""
+    image = Image.new("1", (width, height), 1)
+    return encoded(image, "TIFF", compression="group4", **more)
+
+
+@pytest.mark.parametrize(
+    ("dpi", "size"),
+    [
+        ((204, 98), (320, 125)),
+        ((98, 204), (666, 60)),
+        ((200, 100), (320, 120)),
+        ((204, 196), (320, 60)),  # nearly square already
+        ((300, 300), (320, 60)),
+        ((300, 72), (320, 250)),
+        ((3000, 1), (320, 60)),  # nothing has such pixels
+        ((0, 0), (320, 60)),
+    ],
+)
+def test_unequal_densities_of_a_tiff_are_squared(
+    dpi: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """A fax in coarse mode is twice as high on paper as in pixels."""
+    assert decode(fax(320, 60, dpi=dpi)).size == size
+
+
+def test_a_turned_fax_is_squared_along_its_own_rows() -> None:
+    """Densities are of the rows as they are stored."""
+    image = Image.new("1", (320, 60), 1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(image, "TIFF", dpi=(204, 98), exif=exif)
+    assert decode(data).size == (125, 320)
+
+
+def test_densities_elsewhere_are_believed_of_one_bit_alone() -> None:
+    """Cameras and programs write anything into JPEG and PNG, and viewers pay no heed to it."""
+    grey, fax_page = Image.new("L", (320, 60)), Image.new("1", (320, 60))
+    assert decode(encoded(grey, "JPEG", dpi=(204, 98))).size == (320, 60)
+    assert decode(encoded(grey, "PNG", dpi=(204, 98))).size == (320, 60)
+    assert decode(encoded(fax_page, "PNG", dpi=(204, 98))).size == (320, 125)
+
+
+# ------------------------------------------------------------------------------------------ pages
+
+
+def five() -> list[tuple[dict[int, tiffs.Values], bytes]]:
+    """Five pages, each of another grey."""
+    return [tiffs.page(np.full((4, 6), 40 * n + 10, np.uint8)) for n in range(5)]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("is_big", [False, True])
+def test_each_page_is_found_and_shows_itself(order: str, is_big: bool) -> None:
+    """Also in BigTIFF."""
+    data = tiffs.file(*five(), order=order, is_big=is_big)
+    assert len(pages(data, most=100)) == 5
+    for number in range(5):
+        frame = decode_frame(data, number)
+        assert np.asarray(frame.image)[0, 0, 0] == 40 * number + 10
+
+
+def test_pages_may_differ_in_size_and_kind() -> None:
+    """A scan of a letter and its colour cover."""
+    data = tiffs.file(
+        tiffs.page(np.zeros((4, 6), np.uint8)),
+        tiffs.page(np.full((9, 2, 3), 255, np.uint8), photometric=2),
+        tiffs.page(scaled(np.uint16, 65535, 0), photometric=0),
+    )
+    sizes = [decode_frame(data, number).image.size for number in range(3)]
+    assert sizes == [(6, 4), (2, 9), (5, 2)]
+
+
+def test_smaller_copies_and_masks_are_no_pages() -> None:
+    """Previews and pyramids would be read once more, or instead."""
+    (full, body), (copy, small), *_ = five()
+    data = tiffs.file((copy | {254: 1}, small), (full, body), (copy | {254: 4}, small))
+    frame = decode_frame(data)
+    assert (np.asarray(frame.image)[0, 0, 0], frame.num_frames) == (10, 1)
+    older = tiffs.file((full, body), (copy | {255: 2}, small), (copy | {254: 2}, small))
+    assert len(pages(older, most=9)) == 2
+    assert decode_frame(tiffs.file((full | {254: 1}, body))).num_frames == 1
+
+
+def test_a_chain_in_a_circle_ends() -> None:
+    """Each page is found once."""
+    data = bytearray(tiffs.file(*five()))
+    (first,) = struct.unpack_from("<I", data, 4)
+    data[-4:] = struct.pack("<I", first)
+    assert len(pages(bytes(data), most=100)) == 5
+
+
+def test_a_chain_that_leads_nowhere_has_one_more_page_that_is_damaged() -> None:
+    """How many are lost nobody knows, but that some are must not be silent."""
+    data = tiffs.file(*five())
+    broken = data[:-4] + struct.pack("<I", 2**31)
+    assert len(pages(broken, most=100)) == 6
+    with pytest.raises(ImageError):
+        decode_frame(broken, 5)
+    assert decode_frame(broken, 4).image.size == (6, 4)
+
+
+def test_only_so_many_pages_are_looked_for() -> None:
+    """A file of 64 MiB can hold millions of directories."""
+    empty = struct.pack("<HHHIIHHIIHHIII", 3, 256, 3, 1, 1, 257, 3, 1, 1, 262, 3, 1, 1, 0)
+    chain = b"II*\0\x08\0\0\0"
+    for _ in range(10_000):
+        after = len(chain) + len(empty)
+        chain += empty[:-4] + struct.pack("<I", after)
+    assert len(pages(chain, most=5001)) == 5001
+
+
+def test_one_damaged_page_leaves_the_others() -> None:
+    """Its strip lies outside of the file."""
+    made = five()
+    made[2] = (made[2][0] | {tiffs.HEIGHT: 4000, tiffs.ROWS: 4000}, made[2][1])
+    data = tiffs.file(*made)
+    with pytest.raises(ImageError):
+        decode_frame(data, 2)
+    for number in (0, 1, 3, 4):
+        assert np.asarray(decode_frame(data, number).image)[0, 0, 0] == 40 * number + 10
+
+
+@pytest.mark.parametrize(
+    ("format", "count", "holds"),
+    [("GIF", 3, "frames"), ("WEBP", 3, "frames"), ("PNG", 3, "frames"), ("AVIF", 3, "frames"),
+     ("TIFF", 3, "pages"), ("MPO", 3, "views"), ("JPEG", 1, "frames")],
+)  # fmt: skip
+def test_how_many_pictures_a_file_holds_is_counted(format: str, count: int, holds: str) -> None:
+    """One of them is shown; the others must not go without a word."""
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "lime")]
+    more = {"append_images": frames[1:]} if format != "JPEG" else {}
+    data = encoded(frames[0], format, save_all=format != "JPEG", **more)
+    frame = decode_frame(data)
+    assert (frame.num_frames, frame.holds) == (count, holds)
+
+
+def test_a_cmyk_jpeg_without_adobes_marker_is_not_inverted() -> None:
+    """Only Adobe's values are, and a white page would be black."""
+    image = Image.new("CMYK", (16, 16), (0, 0, 0, 0))
+    inverted = Image.new("CMYK", (16, 16), (255, 255, 255, 255))
+    assert np.asarray(decode(encoded(image, "JPEG"))).min() > 250
+    data = encoded(inverted, "JPEG")  # Pillow writes inverted values, and the marker
+    at = data.index(b"\xff\xee")
+    plain = data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
+    assert b"Adobe" not in plain
+    assert np.asarray(decode(plain)).min() > 250
