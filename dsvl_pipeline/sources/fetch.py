@@ -29,10 +29,11 @@ from dsvl_pipeline.errors import (
     StorageError,
     TooLargeError,
 )
+from dsvl_pipeline.sources.addresses import is_public
 from dsvl_pipeline.sources.listing import root_of
 from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.sources.uris import local_path, scheme_of, shown
-from dsvl_pipeline.sources.web import WebReader, is_public, too_large
+from dsvl_pipeline.sources.web import WebReader, too_large
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ connection.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import random
 import socket
 import threading
@@ -20,6 +19,7 @@ import aiohttp
 from yarl import URL
 
 from dsvl_pipeline.errors import FetchError
+from dsvl_pipeline.sources.addresses import is_public
 from dsvl_pipeline.sources.uris import shown
 
 MAX_REDIRECTS = 3
@@ -27,31 +27,6 @@ NUM_ATTEMPTS = 3
 _MAY_PASS_SOON = ("timeout", "unavailable")  # what else is retryable waits for a person
 FIRST_DELAY_S = 0.5
 CONNECT_TIMEOUT_S = 10.0
-
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_IPV6_UNICAST = ipaddress.ip_network("2000::/3")
-# Azure's metadata and wire server answers on an address that is formally public.
-_PLATFORM_SERVICES = frozenset({ipaddress.ip_address("168.63.129.16")})
-
-
-def is_public(address: str) -> bool:
-    """Tell whether a numeric address lies in the public internet.
-
-    IPv6 addresses that carry an IPv4 address (mapped, NAT64) are judged by it; tunnels (6to4,
-    Teredo) are refused.
-    """
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
-        elif ip in _NAT64:
-            ip = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
-        elif ip not in _IPV6_UNICAST or ip.sixtofour is not None or ip.teredo is not None:
-            return False
-    return ip.is_global and not ip.is_multicast and ip not in _PLATFORM_SERVICES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
