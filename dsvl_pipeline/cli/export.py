@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dsvl_pipeline.cli.arguments import named_by_user
-from dsvl_pipeline.cli.text import amount
+from dsvl_pipeline.cli.text import amount, one_line
 
 HELP = "copy a table's rows into one Parquet, JSONL, CSV or Markdown file"
 EPILOG = """\
@@ -13,6 +13,17 @@ examples:
   dsvl export out/demo rows.csv
   dsvl export s3://bucket/captions s3://bucket/copies/captions.parquet
   dsvl export out/pages pages.md          one section per input, for people to read
+  dsvl export out/demo rows.csv --spreadsheet
+
+CSV is RFC 4180 in UTF-8: every text is in quotes and exact, line ends and NUL included; null is
+nothing, an empty text is "". Readers guess types: to get what was written, give them the types, and
+  csv      open(path, newline="", encoding="utf-8"); null and "" are one to it
+  pandas   read_csv(path, dtype=str, keep_default_na=False); likewise
+  pyarrow  ParseOptions(newlines_in_values=True), ConvertOptions(strings_can_be_null=True,
+           quoted_strings_can_be_null=False, null_values=[""])
+  DuckDB   read_csv(path, header=true, all_varchar=true, allow_quoted_nulls=false)
+Spreadsheets run what begins with =, +, - or @. --spreadsheet puts an apostrophe before such texts
+and before those that begin with a tab or a line end; their values are then no longer exact.
 
 The copy is made in memory. For very large tables read OUT/data directly: it is plain Parquet.
 exit codes: 0 written; 2 there is no table, or the destination is wrong; 3 a store failed."""
@@ -22,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("out", metavar="OUT", help="the table: output.uri of its job")
     parser.add_argument("dest", metavar="DEST", help="file ending in .parquet, .jsonl, .csv or .md")
+    parser.add_argument(
+        "--spreadsheet", action="store_true", help="CSV: let no text be taken for a formula"
+    )
     parser.set_defaults(command=execute)
 
 
@@ -30,6 +44,6 @@ def execute(args: argparse.Namespace) -> int:
     from dsvl_pipeline.report.export import export
 
     with named_by_user():
-        num_rows = export(args.out, args.dest)
-    print(f"{amount(num_rows, 'row')} to {args.dest}")
+        num_rows = export(args.out, args.dest, is_for_spreadsheet=args.spreadsheet)
+    print(f"{amount(num_rows, 'row')} to {one_line(args.dest)}")
     return 0
