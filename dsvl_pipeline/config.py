@@ -30,8 +30,10 @@ from dsvl_pipeline import grammar
 from dsvl_pipeline.errors import ConfigError, GrammarError
 from dsvl_pipeline.fields import FieldType, fields_of, merged
 from dsvl_pipeline.records import EngineConfig, FakeEngineConfig, SamplingParams
+from dsvl_pipeline.text_files import read_text
 
 AtLeastOne = Annotated[int, Field(ge=1)]
+_SHOWN = 200  # characters of a value in a message
 _JOB_NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 _PROMPT_ID = r"^[A-Za-z0-9_.-]{1,64}$"
 _NAMESPACE = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -284,8 +286,10 @@ class PromptConfig(Section):
     def _read_schema(cls, value: Any) -> Any:
         if isinstance(value, str):  # workers have other files, but get the job as it was read
             try:
-                value = json.loads(Path(value).read_text(encoding="utf-8"))
-            except (OSError, ValueError, RecursionError) as error:
+                value = json.loads(read_text(Path(value)))
+            except RecursionError:
+                raise ValueError("this file is nested too deeply") from None
+            except (OSError, ValueError) as error:
                 raise ValueError(f"this file cannot be read as JSON: {error}") from None
         elif not isinstance(value, Mapping | None):
             raise ValueError("give a JSON schema, or the path of a file that holds one")
@@ -506,16 +510,21 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise ConfigError(
             f"job file {path} does not exist; configs/ holds examples to copy"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"job file {path} cannot be read: {error}") from error
     values, lines = _parse(path, text)
     for override in overrides:
         lines[_apply(values, override)] = 0
+    if holders := [key for key, text in _texts(values, ()) if "\0" in text]:
+        name = ".".join(map(str, holders[0]))
+        raise ConfigError(
+            f"{_place(path, lines, holders[0])}: {name}: holds a NUL character; remove it"
+        )
     try:
         job = JobConfig.model_validate(values)
     except ValidationError as error:
@@ -527,6 +536,14 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
     if problems:
         raise ConfigError("\n".join(problems))
     return job
+
+
+def _texts(value: Any, at: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    if isinstance(value, str):
+        yield at, value
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(inner, (*at, key))
 
 
 def check_grammars(job: JobConfig) -> None:
@@ -573,7 +590,11 @@ def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+        raise ConfigError(f"{path}: not valid YAML: {_in_a_line(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply; a job file has few levels") from None
+    except ValueError as error:  # a date or number that YAML allows and Python does not
+        raise ConfigError(f"{path}: a value cannot be read: {_in_a_line(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(
             f"{path}: holds {type(values).__name__}, expected keys such as input, prompts, model, "
@@ -602,15 +623,23 @@ def _collect_lines(
             _collect_lines(path, value, (*at, index), into)
 
 
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def _apply(values: dict[str, Any], override: str) -> KeyPath:
     """Put one ``--set`` in its place, and tell which that is."""
     name, equals, text = override.partition("=")
+    override = override if len(override) <= _SHOWN else f"{override[:_SHOWN]}..."
     if not equals or not name:
         raise ConfigError(f"--set {override}: expected KEY=VALUE, e.g. generation.temperature=0.2")
     try:
         value = yaml.load(text, _StrictLoader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"--set {override}: the value is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        message = f"the value is not valid YAML: {_in_a_line(error)}"
+        raise ConfigError(f"--set {override}: {message}") from None
     where: list[str | int] = []
     target: Any = values
     *parents, last = name.split(".")
@@ -667,16 +696,23 @@ def _explain(
         return f"{place}: {name}: found nothing (null); give a value, or leave the key out"
     if kind in ("dataclass_type", "model_type", "model_attributes_type"):
         message = f"this is a section; set {name}.KEY, with one of {', '.join(_keys_at(where))}"
-        return f"{place}: {name}: found {json.dumps(found, default=str)}: {message}"
+        return f"{place}: {name}: found {_shown(found)}: {message}"
     if kind == "string_pattern_mismatch":
         problems = [{"msg": _IN_WORDS[problem["ctx"]["pattern"]]}]
     elif kind == "tuple_type":
         problems = [{"msg": "Input should be a list"}]
     message = ", or ".join(one["msg"].removeprefix("Value error, ") for one in problems)
-    shown = json.dumps(found, default=str)
+    shown = _shown(found)
     if isinstance(found, Mapping) or len(shown) > 80:
         return f"{place}: {name}: {message}"
     return f"{place}: {name}: found {shown}: {message}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return json.dumps(value, default=str)
+    except (TypeError, ValueError, RecursionError):  # YAML has keys that JSON has not
+        return f"a {type(value).__name__} that cannot be shown"
 
 
 def _place(path: Path, lines: dict[KeyPath, int], where: KeyPath) -> str:

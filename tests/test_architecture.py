@@ -34,11 +34,12 @@ LAYERS = (
         "records",
         "errors",
         "codes",
+        "text_files",
     },
 )
 # Inside the bottom layer: who may know whom.
 FLOOR: dict[str, set[str]] = {
-    "config": {"fields", "grammar", "records", "errors"},
+    "config": {"fields", "grammar", "records", "errors", "text_files"},
     "hub": {"errors"},
     "storage": {"stores", "errors"},
     "stores": {"errors"},
@@ -49,6 +50,7 @@ FLOOR: dict[str, set[str]] = {
     "records": set(),
     "errors": set(),
     "codes": set(),
+    "text_files": set(),
 }
 
 # Who may import a heavy library. Inside functions too, which only delays the load.

@@ -41,6 +41,11 @@ def add_job(parser: argparse.ArgumentParser, *, default_job: str | None = None) 
     add_overrides(parser)
 
 
+def job_file(args: argparse.Namespace) -> str:
+    """Give the job file, however it was named."""
+    return args.job or args.config or ""
+
+
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Declare settings that win over the job file."""
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dsvl_pipeline.cli.arguments import add_overrides
-from dsvl_pipeline.cli.text import amount
+from dsvl_pipeline.cli.text import amount, one_line
 
 HELP = "look for what would keep a job from running here, and say what to do"
 EPILOG = """\
@@ -49,8 +49,8 @@ def execute(args: argparse.Namespace) -> int:
     for findings in (check_machine(), check_job(job) if job else ()):
         for found in findings:
             num_problems += found.grade == "problem"
-            print(f"{found.grade:8} {found.about:15} {found.text}", flush=True)
+            print(f"{found.grade:8} {found.about:15} {one_line(found.text)}", flush=True)
             if found.advice:
-                print(f"{'':24} -> {found.advice}", flush=True)
+                print(f"{'':24} -> {one_line(found.advice)}", flush=True)
     print(amount(num_problems, "problem") if num_problems else "no problem")
     return 1 if num_problems else 0

@@ -44,7 +44,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Count and print."""
-    from dsvl_pipeline.cli.text import amount, columns, shorten
+    from dsvl_pipeline.cli.text import amount, columns, one_line, shorten
     from dsvl_pipeline.table.failures import Selection, read_failures
 
     selection = Selection(codes=frozenset(args.code), stages=frozenset(args.stage))
@@ -61,7 +61,7 @@ def execute(args: argparse.Namespace) -> int:
     print("\n".join(columns(lines)))
     for failure in found:
         if failure.examples:
-            print(f"\n{failure.code} ({amount(failure.num_rows, 'row')}), for example:")
+            print(f"\n{one_line(failure.code)} ({amount(failure.num_rows, 'row')}), for example:")
         for name, message in failure.examples:
             print(f"  {shorten(name, 120)}" + (f": {shorten(message, 300)}" if message else ""))
     return 0

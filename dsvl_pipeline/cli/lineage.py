@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dsvl_pipeline.cli.arguments import named_by_user
-from dsvl_pipeline.cli.text import columns, shorten
+from dsvl_pipeline.cli.text import columns, one_line, shorten
 
 if TYPE_CHECKING:
     from dsvl_pipeline.table.story import Stage, Story
@@ -90,7 +90,7 @@ def execute(args: argparse.Namespace) -> int:
 def _describe(story: Story) -> Iterator[str]:
     row = story.row
     page = "" if row["page_index"] is None else f", page_index {row['page_index']}"
-    yield f"row {row['row_id']}{page}, prompt {row['prompt_id']}"
+    yield one_line(f"row {row['row_id']}{page}, prompt {row['prompt_id']}")
     lines: list[tuple[str, ...]] = []
     carried = tuple(name for name in row if name not in _NAMED)
     for section, names in {**_SECTIONS, "carried": carried}.items():
@@ -104,7 +104,7 @@ def _describe(story: Story) -> Iterator[str]:
         lines.append(("", "versions", versions))
     yield from (f"  {line}" for line in columns(lines))
     yield "  log, newest first"
-    yield from (f"    {line}" for line in _log(story.stages))
+    yield from (f"    {one_line(line)}" for line in _log(story.stages))
 
 
 def _log(stages: Iterable[Stage]) -> Iterator[str]:

@@ -30,6 +30,7 @@ from dsvl_pipeline.cli import (
     schedule,
     status,
     submit,
+    terminal,
     vacuum,
     verify,
     versions,
@@ -71,7 +72,7 @@ exit codes:
   0  done; at most max_error_fraction of the rows failed
   1  done; more rows failed, or a check did not hold
   2  the job, its input or its output is wrong; nothing was started
-  3  it could not go on, or was stopped; what was committed is safe
+  3  it could not go on, was stopped, or could not write its output; what was committed is safe
 
 DSVL_DEBUG=1 is the same as --debug."""
 
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: For ``--help`` and ``--version`` (0) and wrong usage (2), as argparse does.
     """
-    return _supervised(_parser().parse_args(argv), is_own_process=argv is None)
+    return _run(_parser(), argv)
 
 
 def run_as_job(default_job: str, argv: Sequence[str] | None = None) -> int:
@@ -96,7 +97,7 @@ def run_as_job(default_job: str, argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=f"{run.HELP[:1].upper()}{run.HELP[1:]}.")
     run.add_arguments(parser, default_job=default_job)
-    return _supervised(_with_debug(parser).parse_args(argv), is_own_process=argv is None)
+    return _run(_with_debug(parser), argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,10 +134,20 @@ def _with_debug(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+    is_own_process = argv is None
+    with terminal.safe_streams(is_kept=is_own_process):
+        try:
+            args = parser.parse_args(argv)
+        except SystemExit as end:
+            raise SystemExit(terminal.outcome(int(end.code or 0))) from None
+        return _supervised(args, is_own_process=is_own_process)
+
+
 def _supervised(args: argparse.Namespace, *, is_own_process: bool) -> int:
     if is_own_process and args.command in _DRIVERS:
-        return supervised(lambda: _guarded(args))
-    return _guarded(args)
+        return supervised(lambda: terminal.outcome(_guarded(args)))
+    return terminal.outcome(_guarded(args))
 
 
 def _guarded(args: argparse.Namespace) -> int:
@@ -157,9 +168,6 @@ def _guarded(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("dsvl: stopped by a signal; what was committed is safe", file=sys.stderr)
         return 3
-    except BrokenPipeError:  # the reader of our output (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception:
         # Python's own 1 would say "done, too many rows failed".
         traceback.print_exc()

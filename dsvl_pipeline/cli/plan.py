@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dsvl_pipeline.cli.arguments import add_job, positive_int
+from dsvl_pipeline.cli.arguments import add_job, job_file, positive_int
 from dsvl_pipeline.cli.summary import print_skipped
-from dsvl_pipeline.cli.text import amount, columns, duration, hours, money, shorten
+from dsvl_pipeline.cli.text import amount, columns, duration, hours, money, one_line, shorten
 
 if TYPE_CHECKING:
     from dsvl_pipeline.pipeline.prediction import Prediction
@@ -54,7 +54,7 @@ def execute(args: argparse.Namespace) -> int:
     """Plan and print."""
     from dsvl_pipeline.config import load_job
 
-    job = load_job(args.job or args.config, args.set)
+    job = load_job(job_file(args), args.set)
     from dsvl_pipeline.pipeline.preview import explain, preview
     from dsvl_pipeline.sources.uris import row_id_of
 
@@ -95,7 +95,7 @@ def _print_prediction(found: Prediction) -> None:
         per_1000 = money(1000 * found.price / found.rows, found.currency)
         parts.append(f"{money(found.price, found.currency)}, {per_1000} per 1,000 rows")
     print("prediction: " + ", ".join(parts))
-    print(f"  from {found.source}; the start and the end of nodes are not in it")
+    print(f"  from {one_line(found.source)}; the start and the end of nodes are not in it")
 
 
 def _print_counts(title: str, by_reason: Mapping[str, int]) -> None:
@@ -105,13 +105,13 @@ def _print_counts(title: str, by_reason: Mapping[str, int]) -> None:
 
 
 def _print_explanation(row_id: str, found: Explanation) -> None:
-    prompt = f", prompt {found.prompt_id}" if found.prompt_id else ""
+    prompt = f", prompt {one_line(found.prompt_id)}" if found.prompt_id else ""
     pages = ""
     if found.pages:
         first, last = found.pages[0] + 1, found.pages[-1] + 1
         pages = f", page {first}" if len(found.pages) == 1 else f", {len(found.pages)} pages"
         pages += f" ({first} to {last})" if len(found.pages) > 1 else ""
     verdict = "would run" if found.is_run else "would not run"
-    print(f"{shorten(row_id, 200)}{prompt}{pages}: {verdict}; {found.reason}")
+    print(f"{shorten(row_id, 200)}{prompt}{pages}: {verdict}; {one_line(found.reason)}")
     for detail in found.details:
         print(f"  {shorten(detail, 500)}")

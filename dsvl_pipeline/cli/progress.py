@@ -14,6 +14,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
+from dsvl_pipeline.cli.terminal import raw, safe_streams
 from dsvl_pipeline.cli.text import amount, duration
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ LINE_EVERY_S = 60.0
 def display(stream: TextIO | None = None) -> Iterator[Callable[[Progress], None]]:
     """Give the function to call with each `Progress`; leaving the context ends the display."""
     stream = stream or sys.stderr
-    with _live(stream) if stream.isatty() else log(stream) as show:
+    with _live(stream) if raw(stream).isatty() else log(stream) as show:
         yield show
 
 
@@ -55,7 +56,7 @@ def describe(progress: Progress) -> str:
 def log_summary(result: RunSummary, stream: TextIO | None = None) -> None:
     """Write how a run ended as a line of JSON, where that goes to a log."""
     stream = stream or sys.stderr
-    if stream.isatty():
+    if raw(stream).isatty():
         return
     figures = {
         "rows_per_s": result.rows_per_s,
@@ -106,8 +107,10 @@ def _live(stream: TextIO) -> Iterator[Callable[[Progress], None]]:
     from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"))
-    with Bar(*columns, console=Console(file=stream)) as bar:
+    # Of ASCII, for terminals that have nothing else.
+    columns = (SpinnerColumn("line"), BarColumn(bar_width=24), TextColumn("{task.description}"))
+    # What is printed meanwhile goes through the bar, which shows it above itself as it is.
+    with Bar(*columns, console=Console(file=raw(stream))) as bar, safe_streams():
         task = bar.add_task("planning", total=None)  # no total: the bar pulses
 
         def show(progress: Progress) -> None:

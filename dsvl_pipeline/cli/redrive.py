@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from dsvl_pipeline.cli.arguments import add_job
+from dsvl_pipeline.cli.arguments import add_job, job_file
 from dsvl_pipeline.cli.failures import add_selection
 from dsvl_pipeline.errors import ConfigError
 
@@ -57,7 +57,7 @@ def execute(args: argparse.Namespace) -> int:
         stages=frozenset(args.stage),
         row_ids=frozenset(map(row_id_of, args.row)),
     )
-    file = args.job or args.config
+    file = job_file(args)
     base, job = load_job(file), load_job(file, args.set)
     from dsvl_pipeline.pipeline.redrive import Redrive
     from dsvl_pipeline.pipeline.run import run_job

@@ -6,7 +6,7 @@ import argparse
 from contextlib import closing
 
 from dsvl_pipeline.cli.arguments import named_by_user
-from dsvl_pipeline.cli.text import amount
+from dsvl_pipeline.cli.text import amount, one_line
 
 HELP = "show a table's rows on one web page, each picture beside its answers"
 EPILOG = """\
@@ -34,5 +34,5 @@ def execute(args: argparse.Namespace) -> int:
 
     with named_by_user(), closing(RunPictures(args.out)) as pictures:
         num_rows = write_report(args.out, args.dest, picture=pictures.read)
-    print(f"{amount(num_rows, 'row')} on {args.dest}")
+    print(f"{amount(num_rows, 'row')} on {one_line(args.dest)}")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from dsvl_pipeline.cli.arguments import add_job, positive_int
+from dsvl_pipeline.cli.arguments import add_job, job_file, positive_int
 
 HELP = "run a job; the same command again computes only what is missing"
 EPILOG = """\
@@ -39,9 +39,7 @@ def execute(args: argparse.Namespace) -> int:
     from dsvl_pipeline.cli import progress, summary
     from dsvl_pipeline.config import load_job
 
-    job = load_job(
-        args.job or args.config, args.set
-    )  # a wrong job file is told before ray is even imported
+    job = load_job(job_file(args), args.set)  # a wrong job file is told before ray is even imported
     from dsvl_pipeline.pipeline.run import run_job
 
     with progress.display() as show:

@@ -7,7 +7,8 @@ import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from dsvl_pipeline.cli.arguments import add_job
+from dsvl_pipeline.cli.arguments import add_job, job_file
+from dsvl_pipeline.cli.text import exact_yaml
 from dsvl_pipeline.errors import AccessError
 
 HELP = "run a job by the clock on Kubernetes, each time for what is new or changed"
@@ -45,13 +46,13 @@ def execute(args: argparse.Namespace) -> int:
     from dsvl_pipeline.kubernetes import render, schedule
     from dsvl_pipeline.kubernetes.client import Cluster
 
-    job = load_job(args.job or args.config, args.set)
+    job = load_job(job_file(args), args.set)
     times = schedule.starts(args.cron, args.time_zone, datetime.now(UTC))
     manifests = schedule.manifests(job, args.cron, args.time_zone)
     first = ", ".join(f"{time:%Y-%m-%d %H:%M}" for time in times)
     print(f"first starts ({args.time_zone}): {first}", file=sys.stderr)
     if not args.create:
-        print(render.dump(manifests), end="")
+        print(exact_yaml(render.dump(manifests)), end="")
         return 0
     cluster = Cluster(job.kubernetes.namespace)
     with suppress(AccessError):  # who may not look learns it later

@@ -8,7 +8,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from dsvl_pipeline.cli.arguments import add_job, positive_int
+from dsvl_pipeline.cli.arguments import add_job, job_file, positive_int
+from dsvl_pipeline.cli.text import exact_yaml
 from dsvl_pipeline.errors import AccessError, ConfigError
 
 if TYPE_CHECKING:
@@ -72,11 +73,12 @@ def _arguments(args: argparse.Namespace) -> list[str]:
 def _to_ray(args: argparse.Namespace) -> int:
     from dsvl_pipeline.config import load_job
 
-    job = _anywhere(load_job(args.job or args.config, args.set))
+    job = _anywhere(load_job(job_file(args), args.set))
     from dsvl_pipeline.pipeline.submit import COMMAND, RayHead
 
     if args.dry_run:
-        print(f"# runs: {' '.join([*COMMAND, *_arguments(args)])}\n# job.yaml:\n{job.as_yaml()}")
+        print(f"# runs: {' '.join([*COMMAND, *_arguments(args)])}\n# job.yaml:")
+        print(exact_yaml(job.as_yaml()))
         return 0
     head = RayHead(args.address)
     job_id = head.submit(job.name, job.as_yaml(), _arguments(args))
@@ -121,7 +123,7 @@ def _to_kubernetes(args: argparse.Namespace) -> int:
     from dsvl_pipeline.kubernetes import render
     from dsvl_pipeline.kubernetes.client import Cluster
 
-    path = args.job or args.config
+    path = job_file(args)
     manifests = render.read(path)
     if manifests:
         if args.set or args.limit or args.fresh:
@@ -131,7 +133,7 @@ def _to_kubernetes(args: argparse.Namespace) -> int:
         manifests = render.manifests(job, _arguments(args))
         print(f"dsvl: {render.summary(job)}", file=sys.stderr)
     if args.dry_run:
-        print(render.dump(manifests), end="")
+        print(exact_yaml(render.dump(manifests)), end="")
         return 0
     cluster = Cluster(manifests[-1]["metadata"].get("namespace"))
     with suppress(AccessError):  # who may not look learns it later

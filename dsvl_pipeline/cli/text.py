@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dsvl_pipeline.cli.terminal import is_shown_as_it_is, printable
+
 
 def amount(count: int, noun: str) -> str:
     """Give ``1 row``, ``2,000 rows``."""
@@ -33,17 +35,33 @@ def money(value: float, currency: str) -> str:
     return f"{value:,.2f} {currency}" if value >= 1 else f"{value:.3g} {currency}"
 
 
-def shorten(text: str, width: int) -> str:
-    """Put a text on one line of at most ``width`` characters that a terminal shows safely.
+def one_line(text: str) -> str:
+    """Keep a name or a message from beginning lines of its own."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
-    Answers of a model may hold control characters, among them those that move the cursor.
-    """
+
+def shorten(text: str, width: int) -> str:
+    """Put a text on one line of at most ``width`` characters, without what acts on a terminal."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= width else line[: width - 3] + "..."
 
 
+def exact_yaml(text: str) -> str:
+    """Keep YAML, which is written to be read again, from being changed on its way out.
+
+    Where the terminal would be shown other characters than these, all but ASCII is escaped by YAML
+    itself, which means the same.
+    """
+    if is_shown_as_it_is(text):
+        return text
+    import yaml
+
+    return str(yaml.safe_dump_all(yaml.safe_load_all(text), sort_keys=False, width=100))
+
+
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Align rows of texts, two spaces apart."""
+    """Align rows of texts, each row on one line, two spaces apart."""
+    rows = [tuple(map(one_line, cells)) for cells in rows]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dsvl_pipeline.cli.arguments import named_by_user
-from dsvl_pipeline.cli.text import amount
+from dsvl_pipeline.cli.text import amount, one_line
 from dsvl_pipeline.errors import ConfigError
 
 HELP = "delete parts that killed runs left, and those that only earlier versions need"
@@ -46,7 +46,7 @@ def execute(args: argparse.Namespace) -> int:
     with named_by_user():
         found = vacuum(args.out, grace_s=grace_s, is_dry=args.dry_run)
     for info in found:
-        print(info.uri)
+        print(one_line(info.uri))
     verb = "would be deleted" if args.dry_run else "deleted"
     print(f"{amount(len(found), 'part')}, {sum(info.size for info in found):,} bytes: {verb}")
     return 0

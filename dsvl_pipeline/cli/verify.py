@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dsvl_pipeline.cli.arguments import named_by_user
-from dsvl_pipeline.cli.text import amount
+from dsvl_pipeline.cli.text import amount, one_line
 
 HELP = "check the log against the parts: hashes, counts, every row once, rows in = rows out"
 EPILOG = """\
@@ -42,9 +42,9 @@ def execute(args: argparse.Namespace) -> int:
     if found.unlogged:
         print(
             f"{amount(len(found.unlogged), 'part')} on the store that the log does not name "
-            f"(a run that goes on or was killed left them), first {found.unlogged[0]}"
+            f"(a run that goes on or was killed left them), first {one_line(found.unlogged[0])}"
         )
     for problem in found.problems:
-        print(f"problem: {problem}")
+        print(f"problem: {one_line(str(problem))}")
     print(f"{amount(len(found.problems), 'problem')}" if found.problems else "all checks hold")
     return 1 if found.problems else 0

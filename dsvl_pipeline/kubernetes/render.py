@@ -19,6 +19,7 @@ import yaml
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.hub import DEMO
+from dsvl_pipeline.text_files import read_text
 
 Manifest = dict[str, Any]
 
@@ -168,8 +169,8 @@ def read(path: str | Path) -> list[Manifest]:
         ConfigError: It holds objects that a submission does not create.
     """
     try:
-        documents = list(yaml.safe_load_all(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, yaml.YAMLError):
+        documents = list(yaml.safe_load_all(read_text(Path(path))))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return []  # `load_job` says what is wrong
     if not documents or not all(isinstance(one, dict) and "kind" in one for one in documents):
         return []

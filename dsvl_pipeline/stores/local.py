@@ -260,3 +260,5 @@ def _explained(action: str, uri: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise StorageError(f"{action} {uri}: {error.strerror or error}") from error
+    except ValueError as error:  # NUL, half a surrogate pair, or a locale that has only ASCII
+        raise NotFoundError(f"{action} {uri}: no file can have this name here ({error})") from error
