@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from dsvl_pipeline.processor import image
+from dsvl_pipeline.stores.local import local_path
 
 ImageSource = str | Path | bytes | Image.Image | NDArray[np.uint8]
 TensorKind = Literal["pt", "np"]
@@ -62,14 +62,13 @@ def load(source: ImageSource) -> Image.Image:
             return image.to_rgb(Image.fromarray(source))
         case bytes():
             return image.decode(source)
-    url = urlsplit(str(source))
-    if url.scheme in ("http", "https"):
+    name = str(source)
+    if name.lower().startswith(("http://", "https://")):
         raise ValueError(
             f"{source} is on the network, where these classes fetch nothing; download it and give "
             "its path, or name it in a job's manifest"
         )
-    path = Path(unquote(url.path)) if url.scheme == "file" else Path(source)
-    return image.decode(path.read_bytes())
+    return image.decode(Path(local_path(name)).read_bytes())
 
 
 def stack(rows: list[Any], return_tensors: TensorKind | None) -> Any:

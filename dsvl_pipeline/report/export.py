@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.stores.local import local_path
 from dsvl_pipeline.table.reader import read_table
 
 _ROWS_AT_ONCE = 1000
@@ -179,4 +180,4 @@ def is_below(place: str, uri: str) -> bool:
 
 def _absolute(uri: str) -> str:
     is_local = "://" not in uri or uri.startswith("file://")
-    return os.path.realpath(uri.removeprefix("file://")) if is_local else uri
+    return os.path.realpath(local_path(uri)) if is_local else uri

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from dsvl_pipeline.config import DocumentConfig, InputConfig
-from dsvl_pipeline.errors import DsvlError, RowError
+from dsvl_pipeline.errors import ConfigError, DsvlError, RowError
 from dsvl_pipeline.processor import image
 from dsvl_pipeline.sources.documents import DocumentRenderer
 from dsvl_pipeline.sources.fetch import Fetcher
@@ -72,6 +72,8 @@ class RunPictures:
             return self._rendering(config).render(fetched.data, source.page_index)
         except RowError as error:
             return error.code
+        except ConfigError:  # a password that is not in this environment, for one
+            return "the settings of its run cannot be followed here"
 
     def close(self) -> None:
         """End the rendering process."""

@@ -293,14 +293,18 @@ def _nothing(pattern: str, setting: str, suffixes: tuple[str, ...]) -> str:
     """Say what there is instead, for a message."""
     place, tail = split(pattern)
     others = storage.glob_objects(escape(place), tells_problems=True)
-    names = [shown(file.uri.removeprefix(place)) for file in islice(others, 3)]
-    asked, place = shown(place + tail), shown(place)
-    if any(names):
+    readable = (file for file in others if file.problem is None)
+    names = [shown(file.uri.removeprefix(place)) for file in islice(readable, 3)]
+    asked, shown_place = shown(place + tail), shown(place)
+    if names:
         return (
-            f"{setting}: nothing found at {asked}; {place} holds others, e.g. "
+            f"{setting}: nothing found at {asked}; {shown_place} holds others, e.g. "
             f"{', '.join(names)}; known suffixes are {', '.join(suffixes)}, and a glob may name "
             "another (*.xyz)"
         )
-    if scheme_of(place) == "file" and not os.path.lexists(place):
-        return f"{setting}: nothing found at {asked}: {place} does not exist"
-    return f"{setting}: nothing found at {asked}: {place} holds no file"
+    why = "holds no file"
+    if scheme_of(place) == "file" and not os.path.exists(place):
+        why = "is a link to nothing" if os.path.islink(place) else "does not exist"
+    elif scheme_of(place) == "file" and not os.path.isdir(place):
+        why = "is a pipe, socket or device"
+    return f"{setting}: nothing found at {asked}: {shown_place} {why}"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import DsvlError
+from dsvl_pipeline.stores.local import local_path
 
 if TYPE_CHECKING:
     from dsvl_pipeline.table.lineage import RunManifest
@@ -111,7 +112,7 @@ def _dataset(uri: str) -> dict[str, Any]:
     uri = storage.redact(uri)
     scheme, slashes, rest = uri.partition("://")
     if not slashes or scheme == "file":
-        return {"namespace": "file", "name": os.path.abspath(uri.removeprefix("file://"))}
+        return {"namespace": "file", "name": os.path.abspath(local_path(uri))}
     bucket, _, key = rest.partition("/")
     return {"namespace": f"{scheme}://{bucket}", "name": key or "/"}
 

@@ -17,6 +17,7 @@ from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import RunStoppedError
 from dsvl_pipeline.pipeline.progress import Progress
 from dsvl_pipeline.pipeline.run import RunSummary
+from dsvl_pipeline.sources.skips import Skipped
 
 JOB = """\
 name: try
@@ -206,6 +207,32 @@ def test_what_the_counts_do_not_say_is_said(
         "3 error rows kept; --fresh computes them again",
         "7 rows of earlier inputs or prompts stay (1 error)",
     ]
+
+
+def test_what_was_passed_over_is_told(
+    pipeline: StandIn, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By setting and reason, with names as they are; in the summary of a log as well."""
+    pipeline.changes["skipped"] = (
+        Skipped(setting="input.images", reason="no suffix", count=1200, examples=("/in/a ", "b\n")),
+        Skipped(setting="input.images", reason="HEIC", count=1, examples=("/in/c.heic",)),
+        Skipped(setting="input.manifest", reason="hidden", count=2, examples=("m",)),
+    )
+    main.main(["run", job])
+    out, err = capsys.readouterr()
+    assert (
+        "skipped of input.images: 1,201\n"
+        "  1,200: no suffix; e.g. '/in/a ', 'b\\n'\n"
+        "  1: HEIC; e.g. '/in/c.heic'\n"
+        "skipped of input.manifest: 2\n"
+        "  2: hidden; e.g. 'm'\n"
+    ) in out
+    assert json.loads(err.splitlines()[-1])["skipped"][1] == {
+        "setting": "input.images",
+        "reason": "HEIC",
+        "count": 1,
+        "examples": ["/in/c.heic"],
+    }
 
 
 def test_a_stopped_run_prints_its_last_progress_and_one_message(

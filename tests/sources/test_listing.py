@@ -390,7 +390,7 @@ KEYS = [
     "p/scan[1].png",
     "p/scan1.png",
     "p/st*r.png",
-    "p/tab\tline\n.png",
+    "p/tab\t.png",
     "p/caf\u00e9.png",
     "p/cafe\u0301.png",
     "p/back\\slash&'\"<>.png",
