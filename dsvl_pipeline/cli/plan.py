@@ -74,6 +74,9 @@ def execute(args: argparse.Namespace) -> int:
         dropped = amount(result.num_dropped, "row")
         print(f"{dropped} dropped: not in this input, and output.vanished is drop")
     print_skipped(result.skipped)
+    if result.num_rewritten_parts:
+        parts = amount(result.num_rewritten_parts, "part")
+        print(f"{parts} written again with the same answers: carried values or types changed")
     if result.prediction is not None:
         _print_prediction(result.prediction)
     elif result.to_run:

@@ -34,7 +34,7 @@ def display(stream: TextIO | None = None) -> Iterator[Callable[[Progress], None]
 
 def describe(progress: Progress) -> str:
     """Put a progress into words: rows done and failed, rows/s, what remains."""
-    if progress.phase in ("planning", "starting"):
+    if progress.phase in ("planning", "rewriting", "starting"):
         return f"{progress.phase}, {duration(progress.elapsed_s)}"
     about = "" if progress.is_total_exact else "at least "  # pages of unopened documents
     parts = [

@@ -108,6 +108,11 @@ def _remarks(result: RunSummary) -> Iterator[str]:
         yield f"degraded: {amount(num_cut, 'answer')} cut off; raise generation.max_new_tokens"
     if num_blank:
         yield f"degraded: {amount(num_blank, 'page')} blank; the model was not asked"
+    if result.rows_carried:
+        yield (
+            f"carried values of {amount(result.rows_carried, 'row')} changed: written again with "
+            "the answers that they had"
+        )
     if result.errors_kept:
         yield f"{amount(result.errors_kept, 'error row')} kept; --fresh computes them again"
     if result.rows_staying:

@@ -58,6 +58,21 @@ _NO_PROMPT = RowFailure(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rewrite:
+    """A part that is written again.
+
+    Attributes:
+        path: Of the part.
+        start: Of its rows in the shard's file of values.
+        num_rows: In that file; 0 for a part in which only types change.
+    """
+
+    path: str
+    start: int
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardPlan:
     """What is missing in one shard.
 
@@ -75,6 +90,9 @@ class ShardPlan:
         stale_file: URI of a file of their logical keys (`read_stale`); None without any.
         max_images: Most images in one row.
         num_retried: How many of the stale rows are errors.
+        num_changed: How many of the rows that need not run again carry other values now.
+        rewrites: Parts to be written again for them, or for the types of their columns.
+        values_file: URI of a file of what they carry (`carried.Found`); None without any.
     """
 
     shard: int
@@ -90,6 +108,9 @@ class ShardPlan:
     stale_file: str | None
     max_images: int
     num_retried: int = 0
+    num_changed: int = 0
+    rewrites: tuple[Rewrite, ...] = ()
+    values_file: str | None = None
 
 
 class Spool:

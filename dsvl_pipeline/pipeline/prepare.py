@@ -19,7 +19,7 @@ import pyarrow as pa
 from dsvl_pipeline import hub, keys, storage
 from dsvl_pipeline.config import InputConfig, JobConfig, check_grammars
 from dsvl_pipeline.errors import AccessError, ConfigError, NotFoundError, RunStoppedError
-from dsvl_pipeline.pipeline import plan, settings, work
+from dsvl_pipeline.pipeline import carried, plan, settings, work
 from dsvl_pipeline.pipeline.patience import patiently
 from dsvl_pipeline.pipeline.plan import ShardPlan, Spool
 from dsvl_pipeline.pipeline.preprocess import StageConfig
@@ -30,11 +30,10 @@ from dsvl_pipeline.sources.images import may_have_pages
 from dsvl_pipeline.sources.open import Input, open_input, with_absolute_paths
 from dsvl_pipeline.sources.skips import Skipped
 from dsvl_pipeline.sources.uris import as_text, local_path, scheme_of, shown
-from dsvl_pipeline.table import reader
 from dsvl_pipeline.table.failures import read_selected
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.lineage import RunManifest, RunStatus, write_run
-from dsvl_pipeline.table.schema import output_schema
+from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
 from dsvl_pipeline.table.writer import TableWriter
 
 T = TypeVar("T")
@@ -65,6 +64,7 @@ class Prepared:
         shards: What is missing, shard by shard.
         manifest: What the table's `lineage` keeps of this run.
         skipped: What the input holds beside its rows.
+        schema: Of all parts of the table, once this run has ended well.
     """
 
     config: StageConfig
@@ -72,6 +72,7 @@ class Prepared:
     writer: TableWriter
     shards: list[ShardPlan]
     manifest: RunManifest
+    schema: pa.Schema
     skipped: tuple[Skipped, ...] = ()
 
     @property
@@ -184,6 +185,28 @@ class Wanted:
         asked = {"", *(prompt.id for prompt in self.job.prompts)}
         return asked | {"column"} if self.job.input.columns.prompt else asked
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the rows that the job answers."""
+        return output_schema(self.carry_schema, self.job.fields)
+
+    def find_carried(
+        self,
+        committed: carried.Committed,
+        rows: pa.Table,
+        compared: plan.Comparison,
+        is_redrive: bool = False,
+    ) -> carried.Found:
+        """See `carried.find`."""
+        return carried.find(
+            committed,
+            rows,
+            compared,
+            carry=self.carry_schema,
+            fields=self.job.fields,
+            is_redrive=is_redrive,
+        )
+
     def spool(self, rows: Iterable[Row]) -> Spool:
         return Spool(rows, self.job.prompts, self.recipe, self.carry_schema)
 
@@ -258,8 +281,10 @@ def prepare(
         )
         try:
             shards, unknown = [], redrive.named_rows if redrive else frozenset()
+            found: list[carried.Found] = []
             for shard, rows in _until(stop, spool.shards(writer.num_shards)):
-                committed = reader.committed_keys(writer.snapshot, shard)
+                there = carried.read_committed(writer.snapshot, shard, KEY_COLUMNS)
+                committed = there.rows
                 others = committed.slice(0, 0)
                 if redrive is not None:
                     selected = read_selected(writer.snapshot, shard, redrive.selection)
@@ -276,9 +301,24 @@ def prepare(
                 staying = pa.concat_tables([compared.staying, others])
                 compared = replace(compared, staying=staying)
                 work_uri = storage.join(_work(writer.uri), f"{run_id}-{shard:05d}")
+                found.append(base.find_carried(there, rows, compared, redrive is not None))
+                values_file = None
+                if found[-1].values.num_rows:
+                    values_file = f"{work_uri}-values.parquet"
+                    work.write(values_file, found[-1].values, work_key)
+                found[-1] = found[-1].without_values()
                 shards.append(
-                    plan.plan_shard(shard, compared, work_uri=work_uri, work_key=work_key)
+                    replace(
+                        plan.plan_shard(shard, compared, work_uri=work_uri, work_key=work_key),
+                        num_changed=len(found[-1].changed),
+                        values_file=values_file,
+                    )
                 )
+            schema = carried.table_schema(base.schema, found)
+            shards = [
+                replace(shard, rewrites=carried.rewrites(one, schema))
+                for shard, one in zip(shards, found, strict=True)
+            ]
             if unknown:
                 raise ConfigError(
                     f"redrive: the table has no row {', '.join(map(shown, sorted(unknown)[:3]))}; "
@@ -315,6 +355,7 @@ def prepare(
         shards=shards,
         manifest=manifest,
         skipped=base.source.skipped,
+        schema=schema,
     )
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from dsvl_pipeline import keys
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import ConfigError, NotFoundError
-from dsvl_pipeline.pipeline import plan, prediction, reasons
+from dsvl_pipeline.pipeline import carried, plan, prediction, reasons
 from dsvl_pipeline.pipeline.plan import Comparison
 from dsvl_pipeline.pipeline.prediction import Measured, Prediction
 from dsvl_pipeline.pipeline.prepare import Wanted, drops_vanished, read_job
@@ -24,7 +24,6 @@ from dsvl_pipeline.table import reader
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.lineage import read_run
 from dsvl_pipeline.table.log import Snapshot, read_snapshot
-from dsvl_pipeline.table.part import Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +37,8 @@ class Preview:
         num_replaced: Rows of the table that new answers replace.
         num_dropped: Rows of the table that leave it, because the input has them no more.
         num_shards: Of the table.
+        num_rewritten_parts: Parts that are written again, with the answers that they have, because
+            carried values or the types of columns changed.
         prediction: What a run would take; None where nothing was measured, or nothing is to run.
         skipped: What the input holds beside its rows.
     """
@@ -48,6 +49,7 @@ class Preview:
     num_replaced: int
     num_dropped: int
     num_shards: int
+    num_rewritten_parts: int
     prediction: Prediction | None = None
     skipped: tuple[Skipped, ...] = ()
 
@@ -94,13 +96,15 @@ def preview(
         num_shards = num_shards or wanted.num_shards(spool)
         to_run, to_keep = Counter[str](), Counter[str]()
         num_documents = num_replaced = num_dropped = num_shards_to_run = 0
-        samples: list[pa.Table] = []
+        samples, carry = list[pa.Table](), list[carried.Found]()
         for shard, rows in spool.shards(num_shards):
-            committed = _committed(snapshot, shard)
-            compared = _compare(wanted, rows, committed, limit=limit, fresh=fresh)
-            found = reasons.reasons_to_run(compared, committed, wanted.recipe)
+            there = carried.read_committed(snapshot, shard, reasons.EXPLAINING_COLUMNS)
+            compared = _compare(wanted, rows, there.rows, limit=limit, fresh=fresh)
+            found = reasons.reasons_to_run(compared, there.rows, wanted.recipe)
             to_run.update(reason for _, reason in found)
-            to_keep.update(reasons.count_to_keep(compared, rows))
+            of_shard = wanted.find_carried(there, rows, compared)
+            carry.append(of_shard.without_values())
+            to_keep.update(reasons.count_to_keep(compared, rows, of_shard.changed))
             stale = compared.stale
             has_input = pc.is_in(stale["row_id"], pc.unique(rows["row_id"]))
             num_here = pc.sum(has_input).as_py() or 0
@@ -112,6 +116,7 @@ def preview(
             samples.append(prediction.spread(compared.todo, -(-sample // num_shards)))
     finally:
         spool.close()
+    schema = carried.table_schema(wanted.schema, carry)
     measured: Measured | None = None
     if num_shards_to_run and sample:
         measured = prediction.measure(wanted, prediction.spread(pa.concat_tables(samples), sample))
@@ -124,6 +129,7 @@ def preview(
         num_replaced=num_replaced,
         num_dropped=num_dropped,
         num_shards=num_shards,
+        num_rewritten_parts=sum(len(carried.rewrites(one, schema)) for one in carry),
         prediction=None
         if measured is None
         else prediction.predict(
@@ -151,16 +157,22 @@ def explain(job: JobConfig, row_id: str, *, fresh: bool = False) -> list[Explana
         ((_, rows),) = spool.shards(1)
     finally:
         spool.close()
-    committed = _committed(snapshot, shard, row_id)
+    there = _committed(snapshot, shard, row_id)
+    committed = there.rows
     if not rows.num_rows and not committed.num_rows:
         raise ConfigError(
             f"--explain {row_id}: neither the job's input nor its table has a row of this id; it "
             "is the id column of the manifest, or the URI of the file, as `dsvl export` shows it"
         )
     compared = _compare(wanted, rows, committed, limit=None, fresh=fresh)
+    found = wanted.find_carried(there, rows, compared)
+    changes: tuple[str, ...] = ()
+    if len(found.changed):
+        before = reader.join_rows(list(there.parts.values())).slice(found.changed[0], 1)
+        changes = tuple(carried.changes(before, rows.slice(0, 1), wanted.job.fields))
     return [
         *_of_those_to_run(wanted, compared, committed, job.output.uri),
-        *_of_those_to_keep(compared, rows),
+        *_of_those_to_keep(compared, rows, found, changes),
         *_of_those_to_drop(compared, rows),
     ]
 
@@ -173,21 +185,10 @@ def _table(uri: str) -> tuple[Snapshot, int | None]:
         return Snapshot(uri=uri, parts={}), None
 
 
-def _committed(snapshot: Snapshot, shard: int, row_id: str | None = None) -> pa.Table:
-    if row_id is None:
-        return reader.committed_keys(snapshot, shard, reasons.EXPLAINING_COLUMNS)
-    # Part by part: one row is looked for, and a shard may be large.
+def _committed(snapshot: Snapshot, shard: int, row_id: str) -> carried.Committed:
+    """What is committed of one row, read part by part: a shard may be large."""
     columns = (*reasons.EXPLAINING_COLUMNS, "error_code", "run_id", "produced_at")
-    found = [reader.read_parts(snapshot, (), columns)]
-    found += (_rows_of(snapshot, r, columns, row_id) for r in snapshot.in_shard(shard))
-    return pa.concat_tables(found, promote_options="permissive")
-
-
-def _rows_of(
-    snapshot: Snapshot, receipt: Receipt, columns: tuple[str, ...], row_id: str
-) -> pa.Table:
-    rows = reader.read_parts(snapshot, [receipt], columns)
-    return rows.filter(pc.equal(rows["row_id"], row_id))
+    return carried.read_committed(snapshot, shard, columns, row_id)
 
 
 def _compare(
@@ -224,7 +225,9 @@ def _of_those_to_run(
         )
 
 
-def _of_those_to_keep(compared: Comparison, rows: pa.Table) -> Iterator[Explanation]:
+def _of_those_to_keep(
+    compared: Comparison, rows: pa.Table, found: carried.Found, changes: tuple[str, ...]
+) -> Iterator[Explanation]:
     for kept in (compared.kept, compared.staying):
         for prompt_id in pc.unique(kept["prompt_id"]).to_pylist():
             of_prompt = kept.filter(pc.equal(kept["prompt_id"], prompt_id))
@@ -236,8 +239,9 @@ def _of_those_to_keep(compared: Comparison, rows: pa.Table) -> Iterator[Explanat
                 stale=nothing,
                 staying=nothing if is_kept else of_prompt,
             )
-            for reason in reasons.count_to_keep(one, rows):
-                yield _not_run(of_prompt, f"kept: {reason}")
+            for reason in reasons.count_to_keep(one, rows, found.changed):
+                told = changes if reason == reasons.CARRIED else ()
+                yield _not_run(of_prompt, f"kept: {reason}", told)
 
 
 def _of_those_to_drop(compared: Comparison, rows: pa.Table) -> Iterator[Explanation]:
@@ -245,14 +249,14 @@ def _of_those_to_drop(compared: Comparison, rows: pa.Table) -> Iterator[Explanat
         yield _not_run(compared.stale, "dropped: not in this input, and output.vanished is drop")
 
 
-def _not_run(committed: pa.Table, reason: str) -> Explanation:
+def _not_run(committed: pa.Table, reason: str, changes: tuple[str, ...] = ()) -> Explanation:
     pages = sorted(page for page in committed["page_index"].to_pylist() if page is not None)
     return Explanation(
         prompt_id=committed["prompt_id"][0].as_py(),
         pages=tuple(pages),
         is_run=False,
         reason=reason,
-        details=(_committed_as(committed.slice(0, 1).to_pylist()[0]),),
+        details=(_committed_as(committed.slice(0, 1).to_pylist()[0]), *changes),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from dsvl_pipeline.pipeline.plan import ShardPlan
 
-Phase = Literal["planning", "starting", "running", "committing"]
+Phase = Literal["planning", "rewriting", "starting", "running", "committing"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ place of what is wanted now, the key comes out as it stands if the content is th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from dsvl_pipeline import keys
 from dsvl_pipeline.pipeline.blocks import prompt_digest_of
+from dsvl_pipeline.pipeline.carried import AT
 from dsvl_pipeline.pipeline.plan import Comparison, is_first_of_many
 from dsvl_pipeline.table.schema import KEY_COLUMNS, logical_key
 
@@ -30,6 +31,7 @@ OTHER_PAGES = "its pages besides the first"
 FRESH = "up to date, but all run again"
 ROW_TURNED = "its line turned bad, or good again"
 UP_TO_DATE = "up to date"
+CARRIED = "carried values changed"
 FINAL_ERROR = "an error that stays until the row changes"
 FILE_GONE = "answered before its file vanished"
 VANISHED = "not in this input"
@@ -101,9 +103,20 @@ def reasons_to_run(
             yield row, PROMPT_ADDED if was_answered and row["prompt_id"] else ROW_TURNED
 
 
-def count_to_keep(compared: Comparison, wanted: pa.Table) -> Counter[str]:
-    """Count the committed rows of one shard that stay, by reason."""
+def count_to_keep(
+    compared: Comparison, wanted: pa.Table, changed: Collection[int] = ()
+) -> Counter[str]:
+    """Count the committed rows of one shard that stay, by reason.
+
+    Args:
+        compared: Of the shard.
+        wanted: Its work rows.
+        changed: Of the rows that get other carried values (`carried.Found`).
+    """
     kept, staying = compared.kept, compared.staying
+    num_kept = kept.num_rows
+    if len(changed):
+        kept = kept.filter(pc.invert(pc.is_in(kept[AT], value_set=pa.array(changed, pa.int64()))))
     is_error = pc.equal(kept["status"], "error")
     gone = wanted.filter(pc.equal(wanted["content_id"], b""))
     is_gone = pc.and_(pc.is_in(kept["row_id"], pc.unique(gone["row_id"])), pc.invert(is_error))
@@ -113,6 +126,7 @@ def count_to_keep(compared: Comparison, wanted: pa.Table) -> Counter[str]:
     )
     return +Counter(
         {
+            CARRIED: num_kept - kept.num_rows,
             UP_TO_DATE: kept.num_rows - num_errors - num_gone,
             FINAL_ERROR: num_errors,
             FILE_GONE: num_gone,

@@ -12,7 +12,8 @@ import functools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -24,13 +25,13 @@ from ray.exceptions import RayError
 from dsvl_pipeline import storage
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import DsvlError, RunStoppedError
-from dsvl_pipeline.pipeline import complete, graph, ledger, stream
+from dsvl_pipeline.pipeline import carried, complete, graph, ledger, stream, work
 from dsvl_pipeline.pipeline.drain import Drains
 from dsvl_pipeline.pipeline.failures import explaining, under_way
 from dsvl_pipeline.pipeline.limits import ErrorLimits, Stall, check_starts
 from dsvl_pipeline.pipeline.metrics import Meter, busy_share
 from dsvl_pipeline.pipeline.patience import patiently
-from dsvl_pipeline.pipeline.plan import ShardPlan, read_stale
+from dsvl_pipeline.pipeline.plan import Rewrite, ShardPlan, read_stale
 from dsvl_pipeline.pipeline.prepare import Prepared, prepare
 from dsvl_pipeline.pipeline.progress import ProgressSink, Tracker
 from dsvl_pipeline.pipeline.redrive import IS_ANSWER, Redrive, is_kept, replacing
@@ -51,6 +52,8 @@ _LOOK_EVERY_S = 5.0
 _LAST_WORD_S = 10.0
 _SAVE_EVERY_S = 2.0
 _MOST_NAMED = 3
+_REWRITES_PER_COMMIT = 64
+_REWRITES_AT_ONCE = 4  # each has a part in memory
 # A part, if any row goes into it, and keys and codes of errors that do not (`redrive.replacing`).
 _Written: TypeAlias = tuple[Receipt | None, pa.Table | None]
 
@@ -67,6 +70,8 @@ class RunSummary:
         rows_wanted: Rows of the table that this job asks for.
         rows_staying: Rows of the table that nobody asks for any more: those of earlier inputs.
         errors_wanted: Error rows among ``rows_wanted``; likewise ``errors_staying``.
+        rows_carried: Rows among ``rows_up_to_date`` that were written again with their old answers,
+            because what they carry changed.
         errors_kept: Error rows among ``rows_up_to_date``; only ``fresh`` computes them again.
         answers_kept: Rows among ``rows_new`` that a redrive could not answer, which therefore keep
             the answer that they had.
@@ -98,6 +103,7 @@ class RunSummary:
     seconds: float
     engine: dict[str, float]
     exit_code: int
+    rows_carried: int = 0
     replicas: int = 1
     price: float | None = None
     currency: str = "USD"
@@ -254,7 +260,8 @@ class _ShardRun:
         """
         with explaining():
             try:
-                if self._plan.num_rows:
+                self._carry()
+                if self._plan.num_rows and not self._stop.is_set():
                     self._answer()
             finally:
                 # Also after Ctrl-C or a failure: what is complete is worth committing.
@@ -269,6 +276,42 @@ class _ShardRun:
         commit = self._prepared.writer.commit
         self._patiently(functools.partial(commit, [], superseded=self._stale))
         return self._num_rows + self._num_kept - self._num_losses
+
+    def _carry(self) -> None:
+        """Write old answers again whose carried values, or types of columns, are not as wanted.
+
+        Before the first answer: the engines may take long, and parts that hold superseded rows
+        change under way.
+        """
+        plan, writer = self._plan, self._prepared.writer
+        values: pa.Table | None = None
+        if plan.values_file is not None and plan.rewrites:
+            values = self._patiently(functools.partial(work.read, plan.values_file, plan.work_key))
+        for start in range(0, len(plan.rewrites), _REWRITES_PER_COMMIT):
+            if self._stop.is_set():
+                return
+            self._progress.show("rewriting")
+            group = plan.rewrites[start : start + _REWRITES_PER_COMMIT]
+            receipts = self._patiently(functools.partial(self._rewrite, group, values))
+            paths = [rewrite.path for rewrite in group]
+            self._patiently(functools.partial(writer.replace, receipts, paths))
+            self._stall.moved()
+
+    def _rewrite(self, group: Sequence[Rewrite], values: pa.Table | None) -> list[Receipt]:
+        with ThreadPoolExecutor(_REWRITES_AT_ONCE) as threads:
+            return list(threads.map(lambda one: self._rewrite_one(one, values), group))
+
+    def _rewrite_one(self, rewrite: Rewrite, values: pa.Table | None) -> Receipt:
+        writer, prepared = self._prepared.writer, self._prepared
+        rows = part.read_part(writer.uri, writer.snapshot.parts[rewrite.path])
+        new = values.slice(rewrite.start, rewrite.num_rows) if values is not None else None
+        return part.write_part(
+            writer.uri,
+            carried.rewritten(rows, new, prepared.schema, prepared.config.job),
+            shard=self._plan.shard,
+            lease=writer.lease_number,
+            metadata=part.part_metadata(rows),
+        )
 
     def _check_complete(self) -> None:
         """Make sure that nothing was lost or doubled on its way through the graph.
@@ -403,6 +446,7 @@ class _ShardRun:
                 self._patience_s,
                 self._books.ledger,
                 self._answers,
+                self._prepared.schema,
                 *self._blocks,
             )
             self._writing.append(part_of)
@@ -479,6 +523,7 @@ def _write_part(
     patience_s: float,
     books: Any,
     answers: pa.Table | None,
+    schema: pa.Schema,
     *blocks: pa.Table,
 ) -> _Written:
     """Runs as a Ray task. A retry writes another part; only the one with a receipt counts."""
@@ -490,6 +535,7 @@ def _write_part(
             return None, losses
     column = pa.array([shard] * rows.num_rows, pa.int32())
     rows = rows.set_column(rows.column_names.index("shard"), "shard", column)
+    rows = carried.conform(rows, schema)
     write = functools.partial(
         part.write_part, table_uri, rows, shard=shard, lease=lease, metadata=metadata
     )
@@ -513,6 +559,7 @@ def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
         rows_staying=num_staying,
         errors_wanted=num_errors,
         errors_staying=num_staying_errors,
+        rows_carried=sum(shard.num_changed for shard in prepared.shards),
         errors_kept=sum(shard.num_final_errors for shard in prepared.shards),
         answers_kept=progress.kept,
         ok=counts.ok,

@@ -234,15 +234,15 @@ def _carried_values(name: str, column: pa.Array, wanted: pa.DataType) -> list[An
     try:
         return _in_type(column, wanted)
     except (pa.ArrowException, UnicodeDecodeError, OverflowError):
-        return [
-            _carried_value(name, column.take(pa.array([at])), wanted) for at in range(len(column))
-        ]
+        return [_carried_value(name, column.slice(at, 1), wanted) for at in range(len(column))]
 
 
 def _in_type(column: pa.Array, wanted: pa.DataType) -> list[Any]:
     column = users.convert(column, wanted)
     if pa.types.is_nested(wanted):
-        column.validate(full=True)  # text within is not decoded on its way
+        # Text within is not decoded on its way; what lies beside a slice does not matter.
+        column = column.take(pa.array(range(len(column)), pa.int64()))
+        column.validate(full=True)
     return users.scalars(column)
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import NotFoundError, TableError
-from dsvl_pipeline.table.schema import LOGICAL_KEY, REPEATED, logical_key
+from dsvl_pipeline.table.schema import LOGICAL_KEY, OUR_COLUMNS, REPEATED, logical_key
 
 METADATA_PREFIX = "dsvl."
 FORMAT_VERSION = "1"
@@ -141,17 +141,34 @@ def read_part(
     return _parse(body, columns)
 
 
-def read_columns(table_uri: str, receipt: Receipt, columns: Sequence[str]) -> pa.Table:
+def read_columns(
+    table_uri: str, receipt: Receipt, columns: Sequence[str], *, has_users: bool = False
+) -> pa.Table:
     """Read some columns of a committed part without the rest of the file.
 
     Worth it for a few narrow columns: the end of the file is one request, and the columns are one
     or two more. Each page that is read is compared with its own checksum.
 
+    Args:
+        table_uri: The table.
+        receipt: Of the part.
+        columns: Those wanted.
+        has_users: Whether those of the user are wanted, too.
+
     Raises:
         TableError: As `read_part`.
     """
+
+    def wanted(schema: pa.Schema) -> list[str]:
+        users = [n for n in schema.names if n not in OUR_COLUMNS] if has_users else []
+        return [*(name for name in columns if name in schema.names), *users]
+
+    def whole() -> pa.Table:
+        rows = read_part(table_uri, receipt, None if has_users else columns)
+        return rows.select(wanted(rows.schema))
+
     if receipt.num_bytes <= _WHOLE_BYTES:
-        return read_part(table_uri, receipt, columns)
+        return whole()
     uri = storage.join(table_uri, receipt.path)
     try:
         file = pq.ParquetFile(
@@ -159,10 +176,9 @@ def read_columns(table_uri: str, receipt: Receipt, columns: Sequence[str]) -> pa
             page_checksum_verification=True,
             pre_buffer=True,
         )
-        names = [name for name in columns if name in file.schema_arrow.names]
-        rows: pa.Table = file.read(columns=names)
+        rows: pa.Table = file.read(columns=wanted(file.schema_arrow))
     except NotFoundError:  # another run has just replaced it: there is a copy
-        return read_part(table_uri, receipt, columns)
+        return whole()
     except (pa.ArrowException, OSError) as error:
         raise TableError(
             f"{uri}: the file is damaged: {error}; restore it from a copy, or delete the table's "

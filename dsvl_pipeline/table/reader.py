@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dsvl_pipeline import storage
+from dsvl_pipeline.columns import common_type, convert
 from dsvl_pipeline.errors import TableError
 from dsvl_pipeline.table.log import Snapshot, read_snapshot, total_statuses
 from dsvl_pipeline.table.part import Receipt, read_columns, read_part
@@ -69,6 +71,34 @@ def committed_keys(
     """
     snapshot = read_snapshot(table) if isinstance(table, str) else table
     return read_parts(snapshot, snapshot.in_shard(shard), columns, read_one=read_columns)
+
+
+def committed_parts(
+    snapshot: Snapshot, shard: int, columns: Sequence[str], row_id: str | None = None
+) -> Iterator[tuple[str, pa.Table]]:
+    """Read some of our columns of one shard's rows, and all of the user's, part by part.
+
+    Of ours those that a part has not yet are null; the user's have the types of the part.
+
+    Args:
+        snapshot: Of the table.
+        shard: Its number.
+        columns: Those of ours.
+        row_id: Of the only row to give; a shard may be large.
+    """
+    ours = output_schema()
+
+    def read(receipt: Receipt) -> tuple[str, pa.Table]:
+        rows = read_columns(snapshot.uri, receipt, columns, has_users=True)
+        if row_id is not None:
+            rows = rows.filter(pc.equal(rows["row_id"], row_id))
+        for name in columns:
+            if name not in rows.column_names:
+                rows = rows.append_column(name, pa.nulls(rows.num_rows, ours.field(name).type))
+        return receipt.path, rows.replace_schema_metadata(None)
+
+    with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+        yield from threads.map(read, snapshot.in_shard(shard))
 
 
 def counts(table: str | Snapshot) -> Counts:
@@ -134,31 +164,19 @@ def _with_common_types(tables: Sequence[pa.Table]) -> list[pa.Table]:
     for table in tables:
         for field in table.schema:
             kinds.setdefault(field.name, set()).add(field.type)
-    clashing = [name for name, found in kinds.items() if not _have_common_type(found)]
-    result = []
-    for table in tables:
-        for name in set(clashing).intersection(table.column_names):
-            at = table.schema.get_field_index(name)
-            table = table.set_column(at, name, _as_text(table[name]))
-        result.append(table)
+    result = list(tables)
+    for name in (name for name, found in kinds.items() if len(found) > 1):
+        common = reduce(lambda a, b: common_type(a, b) or pa.string(), sorted(kinds[name], key=str))
+        try:
+            result = [_retyped(table, name, common) for table in result]
+        except pa.ArrowInvalid:  # a whole number that is none as a float
+            result = [_retyped(table, name, pa.string()) for table in result]
     return result
 
 
-def _have_common_type(kinds: Iterable[pa.DataType]) -> bool:
-    try:
-        pa.unify_schemas([pa.schema([("it", k)]) for k in kinds], promote_options="permissive")
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
-        return False
-    return True
-
-
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Give a column as strings: numbers as they are written, lists and structs as JSON."""
-    try:
-        return column.cast(pa.string())
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        texts = [
-            None if value is None else json.dumps(value, default=str, ensure_ascii=False)
-            for value in column.to_pylist()
-        ]
-        return pa.chunked_array([pa.array(texts, pa.string())])
+def _retyped(table: pa.Table, name: str, kind: pa.DataType) -> pa.Table:
+    if name not in table.column_names:
+        return table
+    at = table.column_names.index(name)
+    chunks = [convert(chunk, kind) for chunk in table[name].chunks]
+    return table.set_column(at, name, pa.chunked_array(chunks, kind))

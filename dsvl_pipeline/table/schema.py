@@ -75,6 +75,8 @@ _OCCASION = (
     pa.field("produced_at", pa.timestamp("us", tz="UTC")),
     pa.field("latency_s", pa.float64()),
 )
+OUR_COLUMNS = frozenset(field.name for field in (*_RESULT, *_LINEAGE, *_OCCASION))
+"""Whatever else a table has is the user's: what is carried, and fields of answers."""
 OCCASION_COLUMNS = tuple(field.name for field in _OCCASION)
 REPEATED = tuple(
     field.name
@@ -105,14 +107,13 @@ def output_schema(
         ConfigError: A carried column or a field has the name of one of ours, or both share one.
     """
     carried = list(carry) if carry is not None else []
-    ours = {field.name for field in (*_RESULT, *_LINEAGE, *_OCCASION)}
-    taken = sorted(ours.intersection(field.name for field in carried))
+    taken = sorted(OUR_COLUMNS.intersection(field.name for field in carried))
     if taken:
         raise ConfigError(
             f"input.carry names {', '.join(map(repr, taken))}, but the output has "
             "columns of that name; rename them in the manifest or leave them out"
         )
-    taken = sorted((ours | {field.name for field in carried}).intersection(fields))
+    taken = sorted((OUR_COLUMNS | {field.name for field in carried}).intersection(fields))
     if taken:
         raise ConfigError(
             f"a prompt's schema has the properties {', '.join(map(repr, taken))}, but the output "

@@ -125,6 +125,8 @@ class TableWriter:
     def replace(self, receipts: Sequence[Receipt], paths: Sequence[str]) -> None:
         """Put parts in the place of others that hold the same rows.
 
+        May be repeated, as `commit` may.
+
         Args:
             receipts: From `part.write_part`.
             paths: Of the parts that leave the table.
@@ -133,13 +135,14 @@ class TableWriter:
             LeaseError: Another driver has taken over.
             StorageError: The store does not answer.
         """
-        if not receipts:
-            return
         self.check()
-        self._keep_superseded(paths)
-        # An earlier answer that was lost was that of another entry, which named none of these.
-        while not self._log.append(receipts, paths):
-            pass
+        while True:
+            removed = [path for path in paths if path in self.snapshot.parts]
+            if not removed:
+                return
+            self._keep_superseded(removed)
+            if self._log.append(receipts, removed):
+                return
 
     def _keep_superseded(self, paths: Sequence[str]) -> None:
         """Copy what leaves the table, so that earlier versions stay readable after a good end."""

@@ -27,6 +27,7 @@ from dsvl_pipeline.table import lease
 from dsvl_pipeline.table.lineage import RunManifest, RunStatus, read_run
 from dsvl_pipeline.table.part import Receipt
 from dsvl_pipeline.table.reader import read_table
+from dsvl_pipeline.table.schema import output_schema
 from dsvl_pipeline.table.writer import TableWriter
 from tests.pipeline.jobs import fake_job, parse
 from tests.table.rows import image_rows, keys_of, open_table, page_rows, write
@@ -159,7 +160,8 @@ def test_a_redrive_that_only_loses_answers_stops(
         known = {"stale_file": uri, "work_key": key, "num_retried": 4}
         run = shard_run(writer, keys_of(rows), limits={"first_rows": 4}, **known)
         failed = image_rows(dict.fromkeys("abcd", "2"), status="error")
-        written = _write_part(writer.uri, 0, 1, {}, 0.0, None, cast(Any, run._answers), failed)
+        answers = cast(Any, run._answers)
+        written = _write_part(writer.uri, 0, 1, {}, 0.0, None, answers, failed.schema, failed)
         monkeypatch.setattr(ray, "get", lambda ref: ref)
         run._take(cast(Any, [written]))
         with pytest.raises(RunStoppedError, match="all 4 rows answered so far failed with 'boom'"):
@@ -178,6 +180,7 @@ def prepared_run(writer: TableWriter) -> Prepared:
         manifest=RunManifest(
             run_id="run", plan_id="", status="running", started_at="", recipe="", job_digest=""
         ),
+        schema=output_schema(),
     )
 
 

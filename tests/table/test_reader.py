@@ -59,7 +59,7 @@ def test_a_column_carried_as_other_types_is_read_as_text(table_uri: str) -> None
             writer.commit([write(writer, rows)])
     rows = read_table(table_uri)
     assert rows["category"].to_pylist() == [
-        "shoes", "7", None, '["a", "é"]', '"b\'\\\\xff\'"', "true",
+        "shoes", "7", None, '["a", "é"]', "ff", "true",
     ]  # fmt: skip
     assert rows.column_names == SCHEMA.names
     assert committed_keys(table_uri, 0, ["row_id", "category"])["category"].type == pa.string()

@@ -1,0 +1,340 @@
+"""Carried columns of rows that keep their answers.
+
+What is carried is the input's and not the answer's: where it changed, the row is written again
+with its old answer. A table has one type for each column after a run that ended well, so that tools
+that know nothing of the log can read its parts together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from dsvl_pipeline.columns import (
+    as_text,
+    common_type,
+    convert,
+    differs,
+    holding_all,
+    python_values,
+)
+from dsvl_pipeline.config import JobConfig
+from dsvl_pipeline.fields import FieldType
+from dsvl_pipeline.pipeline.blocks import CARRY
+from dsvl_pipeline.pipeline.plan import Comparison, Rewrite
+from dsvl_pipeline.table import reader
+from dsvl_pipeline.table.log import Snapshot
+from dsvl_pipeline.table.schema import OUR_COLUMNS, output_schema
+
+Types: TypeAlias = dict[str, pa.DataType]
+
+AT = "at"
+"""Column of committed rows: which row of its shard one is, part after part."""
+_POSITION = "position"
+_FIRST_AFTER = "source_uris"  # what users' columns stand before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """One shard's rows as they are committed.
+
+    Attributes:
+        rows: The columns that were asked for, and `AT`.
+        parts: Row ids and users' columns, by part, in the order of ``rows``.
+    """
+
+    rows: pa.Table
+    parts: Mapping[str, pa.Table]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What of one shard's committed rows does not carry what it should.
+
+    Attributes:
+        changed: `AT` of the rows whose values changed.
+        values: Of the rows to write: their position in the part, and what they carry now.
+        places: Where these begin, by part.
+        has_changed: Parts with rows whose values changed.
+        types: Types of users' columns, by part; without parts that leave the table as a whole.
+        staying: Types of what rows hold that are not written anew, by column.
+    """
+
+    changed: tuple[int, ...]
+    values: pa.Table
+    places: Mapping[str, Rewrite]
+    has_changed: frozenset[str]
+    types: Mapping[str, Types]
+    staying: Mapping[str, set[pa.DataType]]
+
+    def without_values(self) -> Found:
+        """Give what is small of it."""
+        return replace(self, values=self.values.slice(0, 0))
+
+
+def read_committed(
+    snapshot: Snapshot, shard: int, columns: Sequence[str], row_id: str | None = None
+) -> Committed:
+    """Read what a plan needs to know of one shard's rows, and what is the user's of them.
+
+    Args:
+        snapshot: Of the table.
+        shard: Its number.
+        columns: Of ours.
+        row_id: Of the only row that is of interest.
+    """
+    parts = dict(reader.committed_parts(snapshot, shard, columns, row_id))
+    keys = [rows.select(list(columns)) for rows in parts.values()]
+    rows = pa.concat_tables([output_schema().empty_table().select(list(columns)), *keys])
+    return Committed(
+        rows=rows.append_column(AT, pa.array(np.arange(rows.num_rows))),
+        # A table without any column would not know how many rows it has.
+        parts={
+            path: rows.select(["row_id", *users_columns(rows.schema)])
+            for path, rows in parts.items()
+        },
+    )
+
+
+def users_columns(schema: pa.Schema) -> Types:
+    """Give the types of the columns that are not our own."""
+    return {field.name: field.type for field in schema if field.name not in OUR_COLUMNS}
+
+
+def find(
+    committed: Committed,
+    wanted: pa.Table,
+    compared: Comparison,
+    *,
+    carry: pa.Schema,
+    fields: Mapping[str, FieldType],
+    is_redrive: bool = False,
+) -> Found:
+    """Compare what the rows of one shard carry with what their input does.
+
+    Args:
+        committed: From `read_committed`.
+        wanted: Of `blocks.work_schema`.
+        compared: Of both. Rows that it keeps are to carry what their input does; what stays though
+            nobody asks for it is left as it is.
+        carry: The carried columns.
+        fields: Columns of answers.
+        is_redrive: Whether only rows that are answered again are to change.
+    """
+    job_types = users_columns(output_schema(carry, fields))
+    num_rows = committed.rows.num_rows
+    places = np.full(num_rows, -1, np.int64)
+    if not is_redrive and (
+        job_types or any(part.num_columns > 1 for part in committed.parts.values())
+    ):
+        ids = wanted["row_id"].combine_chunks()
+        known = pc.index_in(compared.kept["row_id"], value_set=ids)
+        places[compared.kept[AT].to_numpy()] = known.to_numpy()
+    leaves = np.zeros(num_rows, bool)
+    if not is_redrive:  # of which the old answer stays where the new one is an error
+        leaves[compared.stale[AT].to_numpy()] = True
+    inputs = {name: wanted[CARRY + name].combine_chunks() for name in carry.names}
+    changed, values = [np.empty(0, np.int64)], [_values(np.empty(0, np.int64), {}, carry)]
+    has_changed, places_of, types = set[str](), dict[str, Rewrite](), dict[str, Types]()
+    staying: dict[str, set[pa.DataType]] = {}
+    start = num_values = 0
+    for path, rows in committed.parts.items():
+        here = slice(start, start + rows.num_rows)
+        start = here.stop
+        kept = np.flatnonzero(places[here] >= 0)
+        stays = (places[here] < 0) & ~leaves[here]
+        if not len(kept) and not stays.any():
+            continue
+        found = users_columns(rows.schema)
+        types[path] = next((known for known in types.values() if known == found), found)
+        _note_types(rows.filter(pa.array(stays)), job_types, staying)
+        now = {name: c.take(pa.array(places[here][kept])) for name, c in inputs.items()}
+        is_changed = _is_changed(rows.take(pa.array(kept)), now, fields)
+        if is_changed.any():
+            has_changed.add(path)
+            changed.append(here.start + kept[is_changed])
+        # Where types differ, what the input has is better than what it was turned into.
+        is_written = is_changed | (found != job_types)
+        if is_written.any():
+            now = {name: column.filter(pa.array(is_written)) for name, column in now.items()}
+            values.append(_values(kept[is_written], now, carry))
+            num_new = values[-1].num_rows
+            places_of[path] = Rewrite(path=path, start=num_values, num_rows=num_new)
+            num_values += num_new
+    return Found(
+        changed=tuple(np.concatenate(changed).tolist()),
+        values=pa.concat_tables(values),
+        places=places_of,
+        has_changed=frozenset(has_changed),
+        types=types,
+        staying=staying,
+    )
+
+
+def table_schema(schema: pa.Schema, found: Iterable[Found]) -> pa.Schema:
+    """Give the schema of all parts of the table, once a run has ended well.
+
+    It is that of the job's own rows, but for what stays in the table from earlier inputs: a column
+    that only those have stays as well, and a column has a type that holds their values, too.
+
+    Args:
+        schema: Of the rows that the job answers.
+        found: Of each shard.
+    """
+    staying: dict[str, set[pa.DataType]] = {}
+    for one in found:
+        for name, kinds in one.staying.items():
+            staying.setdefault(name, set()).update(kinds)
+    columns = []
+    for field in schema:
+        if field.name == _FIRST_AFTER:
+            left = sorted(staying.keys() - set(schema.names))
+            columns += [pa.field(name, holding_all(staying[name])) for name in left]
+        kinds = staying.get(field.name, set())
+        columns.append(field.with_type(holding_all({field.type, *kinds})) if kinds else field)
+    return pa.schema(columns)
+
+
+def rewrites(found: Found, schema: pa.Schema) -> tuple[Rewrite, ...]:
+    """Give the parts of one shard that are to be written again, for a table of this schema."""
+    wanted = users_columns(schema)
+    return tuple(
+        found.places.get(path) or Rewrite(path=path, start=0, num_rows=0)
+        for path, types in found.types.items()
+        if path in found.has_changed or types != wanted
+    )
+
+
+def rewritten(
+    rows: pa.Table, values: pa.Table | None, schema: pa.Schema, job: JobConfig
+) -> pa.Table:
+    """Give a part's rows in the table's schema, some of them with other carried values.
+
+    Args:
+        rows: All of the part.
+        values: Those of `Found.values` that are the part's.
+        schema: From `table_schema`.
+        job: Says which columns are answers; what neither these are nor is carried is emptied where
+            there are values.
+    """
+    if values is None:
+        return conform(rows, schema)
+    positions = values[_POSITION].to_numpy()
+    is_old = np.ones(rows.num_rows, bool)
+    is_old[positions] = False
+    order = np.empty(rows.num_rows, np.int64)
+    order[is_old] = np.arange(is_old.sum())
+    order[positions] = is_old.sum() + np.arange(len(positions))
+    columns = []
+    for field in schema:
+        column = _column(rows, field.name)
+        if field.name in OUR_COLUMNS or field.name in job.fields:
+            columns.append(convert(column, field.type))
+            continue
+        now = _column(values, CARRY + field.name)  # nulls for what is carried no more
+        both = [convert(column.filter(pa.array(is_old)), field.type), convert(now, field.type)]
+        columns.append(pa.concat_arrays(both).take(pa.array(order)))
+    return pa.table(columns, schema=schema)
+
+
+def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Give new rows in the table's schema."""
+    if rows.schema.equals(schema):
+        return rows
+    columns = [convert(_column(rows, field.name), field.type) for field in schema]
+    return pa.table(columns, schema=schema)
+
+
+def changes(before: pa.Table, now: pa.Table, fields: Collection[str]) -> list[str]:
+    """Put into words what a row carried and what its input does, for the columns that differ.
+
+    Args:
+        before: Users' columns of one committed row.
+        now: Its work row.
+        fields: Columns of answers, which are not compared.
+    """
+    inputs = {
+        name.removeprefix(CARRY): now[name].combine_chunks()
+        for name in now.column_names
+        if name.startswith(CARRY)
+    }
+    told = []
+    for name in _compared(before, inputs, fields):
+        was, is_now = _column(before, name), inputs.get(name, pa.nulls(1))
+        if _differs(was, is_now).to_pylist() == [True]:
+            (old,), (new,) = python_values(was), python_values(is_now)
+            told.append(f"{name} was {old!r}, is {new!r}")
+    return told
+
+
+def _is_changed(
+    before: pa.Table, now: Mapping[str, pa.Array], fields: Collection[str]
+) -> NDArray[np.bool_]:
+    is_changed = np.zeros(before.num_rows, bool)
+    for name in _compared(before, now, fields):
+        other = now.get(name, pa.nulls(before.num_rows))
+        is_changed |= _differs(_column(before, name), other).to_numpy(zero_copy_only=False)
+    return is_changed
+
+
+def _compared(
+    before: pa.Table, now: Mapping[str, pa.Array], fields: Collection[str]
+) -> Iterator[str]:
+    """What is carried now, or was carried once."""
+    yield from now
+    for name in before.column_names:
+        if name not in now and name not in fields and name not in OUR_COLUMNS:
+            yield name
+
+
+def _differs(one: pa.Array, other: pa.Array) -> pa.Array:
+    """Compare values of two types by what they have in common, at worst as text."""
+    if one.type != other.type:
+        common = common_type(one.type, other.type) or pa.string()
+        try:
+            one, other = convert(one, common), convert(other, common)
+        except pa.ArrowInvalid:
+            one, other = as_text(one), as_text(other)
+    return differs(one, other)
+
+
+def _note_types(rows: pa.Table, job_types: Types, staying: dict[str, set[pa.DataType]]) -> None:
+    """Take down which types the values of rows have that are not written anew."""
+    for name in users_columns(rows.schema):
+        column = _column(rows, name)
+        if column.null_count < len(column):
+            staying.setdefault(name, set()).add(_type_beside(column, job_types.get(name)))
+
+
+def _type_beside(column: pa.Array, wanted: pa.DataType | None) -> pa.DataType:
+    """Give the type that a column takes beside one of another type; its own if there is none."""
+    common = wanted and common_type(column.type, wanted)
+    if common is None:
+        return column.type
+    try:
+        convert(column, common)
+    except pa.ArrowInvalid:  # a whole number that is none as a float
+        return pa.string()
+    return common
+
+
+def _values(
+    positions: NDArray[np.int64], now: Mapping[str, pa.Array], carry: pa.Schema
+) -> pa.Table:
+    columns = {_POSITION: pa.array(positions)}
+    for field in carry:
+        columns[CARRY + field.name] = now.get(field.name, pa.nulls(0, field.type))
+    return pa.table(columns)
+
+
+def _column(rows: pa.Table, name: str) -> pa.Array:
+    if name not in rows.column_names:
+        return pa.nulls(rows.num_rows)
+    column = rows[name].combine_chunks()
+    return column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
