@@ -588,7 +588,10 @@ def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
         values = loader.construct_document(node) if node is not None else None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+        problem = error.problem
+        if _is_secret("".join(text.splitlines()[line - 1 : line])):  # the problem quotes it
+            problem = "the value cannot be read; put it in quotes"
+        raise ConfigError(f"{path}:{line}: not valid YAML: {problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {_in_a_line(error)}") from None
     except RecursionError:
@@ -630,6 +633,8 @@ def _in_a_line(error: Exception) -> str:
 def _apply(values: dict[str, Any], override: str) -> KeyPath:
     """Put one ``--set`` in its place, and tell which that is."""
     name, equals, text = override.partition("=")
+    if _is_secret(override):
+        override = f"{name}=[hidden]"
     override = override if len(override) <= _SHOWN else f"{override[:_SHOWN]}..."
     if not equals or not name:
         raise ConfigError(f"--set {override}: expected KEY=VALUE, e.g. generation.temperature=0.2")
@@ -638,7 +643,8 @@ def _apply(values: dict[str, Any], override: str) -> KeyPath:
     except RecursionError:
         raise ConfigError(f"--set {override}: the value is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
-        message = f"the value is not valid YAML: {_in_a_line(error)}"
+        detail = "put it in quotes" if _is_secret(override) else _in_a_line(error)
+        message = f"the value is not valid YAML: {detail}"
         raise ConfigError(f"--set {override}: {message}") from None
     where: list[str | int] = []
     target: Any = values
@@ -696,16 +702,25 @@ def _explain(
         return f"{place}: {name}: found nothing (null); give a value, or leave the key out"
     if kind in ("dataclass_type", "model_type", "model_attributes_type"):
         message = f"this is a section; set {name}.KEY, with one of {', '.join(_keys_at(where))}"
-        return f"{place}: {name}: found {_shown(found)}: {message}"
+        return f"{place}: {name}: {_found(name, found)}{message}"
     if kind == "string_pattern_mismatch":
         problems = [{"msg": _IN_WORDS[problem["ctx"]["pattern"]]}]
     elif kind == "tuple_type":
         problems = [{"msg": "Input should be a list"}]
     message = ", or ".join(one["msg"].removeprefix("Value error, ") for one in problems)
-    shown = _shown(found)
-    if isinstance(found, Mapping) or len(shown) > 80:
+    if isinstance(found, Mapping) or len(_shown(found)) > 80:
         return f"{place}: {name}: {message}"
-    return f"{place}: {name}: found {shown}: {message}"
+    return f"{place}: {name}: {_found(name, found)}{message}"
+
+
+def _found(name: str, value: Any) -> str:
+    shown = _shown(value)
+    return "" if _is_secret(name + shown) else f"found {shown}: "
+
+
+def _is_secret(text: str) -> bool:
+    """Tell whether a piece of a job may hold a password, which no message repeats."""
+    return "password" in text.lower()
 
 
 def _shown(value: Any) -> str:

@@ -22,7 +22,7 @@ _MAX_CONFIG_BYTES = 1 << 20
 
 
 FAILURES = (
-    pikepdf.PdfError,
+    pikepdf.PikepdfError,
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -67,7 +67,14 @@ class _Node:
 
 
 def open_pdf(data: bytes, password: str) -> pikepdf.Pdf:
-    """Open a document without touching its pages."""
+    """Open a document without touching its pages, by a password that pdfium takes."""
+    try:
+        return _open(data, password)
+    except pikepdf.PasswordError:  # pdfium tries both ways to spell it in bytes
+        return _open(data, password.encode("latin-1"))
+
+
+def _open(data: bytes, password: str | bytes) -> pikepdf.Pdf:
     # By default the tree is mended in qpdf's way, which drops what is not there.
     options: dict[str, Any] = {"password": password, "inherit_page_attributes": False}
     if not hasattr(os, "memfd_create"):

@@ -29,6 +29,8 @@ from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import payload_digest
 from dsvl_pipeline.table.verify import verify
 from tests.pipeline.jobs import fake_job, parse, plain_rows, write_manifest
+from tests.sources.pdfs import tree
+from tests.sources.test_passwords import encrypted
 
 pytestmark = pytest.mark.ray
 STRING = {"type": "string"}
@@ -345,6 +347,49 @@ def test_an_unreadable_document_is_one_error_for_each_prompt(tmp_path: Path) -> 
     assert verify(str(tmp_path / "out")).problems == ()
     summary = run(job)
     assert (summary.rows_new, summary.errors_kept) == (0, 18)
+
+
+def test_every_page_has_a_row_whatever_its_document_says(tmp_path: Path) -> None:
+    """Counts that are too small, pages that are missing, covers of portfolios; and again."""
+    (tmp_path / "in").mkdir()
+    found = {
+        "few": tree(count="/Count 1"),
+        "gone": tree("10 0 R 99 0 R 14 0 R", "/Count 2"),
+        "cover": tree("10 0 R", "/Count 1", root="/Collection << >>"),
+        "right": tree(),
+    }
+    for name, data in found.items():
+        (tmp_path / "in" / f"{name}.pdf").write_bytes(data)
+    job = fake_job({"documents": str(tmp_path / "in" / "*.pdf")}, str(tmp_path / "out"))
+    codes = {"page_count": 5, "page_unreadable": 1, "document_portfolio": 1}
+    summary = run(job)
+    assert (summary.ok, summary.degraded, summary.errors) == (3, 6, 1)
+    assert summary.error_codes == codes
+    rows = {
+        (Path(row["row_id"]).stem, row["page_index"]): row
+        for row in read_table(str(tmp_path / "out")).to_pylist()
+    }
+    assert [rows["few", n]["num_pages"] for n in range(3)] == [3, 3, 3]
+    assert [rows["gone", n]["status"] for n in range(3)] == ["degraded", "error", "degraded"]
+    assert "says that its pages are 1, but 3 were found" in rows["few", 2]["error_message"]
+    assert all(row["text"] for row in rows.values() if row["status"] != "error")
+    assert len(rows) == 10
+    again = run(job)
+    assert (again.rows_new, again.rows_up_to_date) == (0, 10)
+
+
+def test_a_password_that_is_given_later_runs_only_what_needs_it(tmp_path: Path) -> None:
+    """It is no part of what identifies a page, so that no other row runs again."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "open.pdf").write_bytes(tree())
+    (tmp_path / "in" / "locked.pdf").write_bytes(encrypted("abc"))
+    job = fake_job({"documents": str(tmp_path / "in" / "*.pdf")}, str(tmp_path / "out"))
+    assert run(job | {"max_error_fraction": 1.0}).error_codes == {"document_encrypted": 1}
+    for password, num_new, num_errors in (("wrong", 1, 1), ("abc", 3, 0), ("other", 0, 0)):
+        job["input"]["document"] = {"password": password}
+        summary = run(job)
+        assert (summary.rows_new, summary.errors) == (num_new, num_errors)
+    assert summary.rows_wanted == 6
 
 
 def test_a_document_that_vanishes_loses_nothing(tmp_path: Path) -> None:

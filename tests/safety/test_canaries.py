@@ -18,10 +18,12 @@ import yaml
 
 from dsvl_pipeline.table.reader import read_table
 from tests.pipeline.jobs import fake_job, jpeg
+from tests.sources.test_passwords import encrypted
 
 pytestmark = pytest.mark.ray
 
 WORD = "canary"
+PASSWORD = "canary of documents"
 ENVIRONMENT = {
     "AWS_SECRET_ACCESS_KEY": "canary-aws-secret-key-000000000000",
     "AWS_SESSION_TOKEN": "canary-aws-session-token-0000000000",
@@ -65,6 +67,8 @@ def _write_input(folder: Path) -> None:
     (folder / "good.jpg").write_bytes(jpeg(1))
     (folder / "damaged.jpg").write_bytes(jpeg(2)[:300])
     unused = {"password": "canary", "note": "see https://canary:canary@host/"}
+    (folder / "locked.pdf").write_bytes(encrypted(PASSWORD))
+    (folder / "other.pdf").write_bytes(encrypted("another"))
     lines = [json.dumps(row | {"group": "g"} | unused) for row in ROWS]
     lines.append('{"id": "broken", "image": "https://canary:canary@host/d.jpg?sig=canary"')
     (folder / "manifest.jsonl").write_text("\n".join(lines))
@@ -98,6 +102,8 @@ def test_no_secret_appears_in_anything_a_run_writes(tmp_path: Path, ray_folder: 
         "allow_http": True,
         "allowed_prefixes": "s3://bucket",
         "fetch_timeout_s": 2,
+        "documents": str(tmp_path / "in" / "*.pdf"),
+        "document": {"password": PASSWORD},
     }
     job = fake_job(source, str(output)) | {"max_error_fraction": 1.0}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
@@ -120,9 +126,12 @@ def test_no_secret_appears_in_anything_a_run_writes(tmp_path: Path, ray_folder: 
 
     dsvl("run", "job.yaml", "--debug")
     rows = {row["row_id"]: row for row in read_table(str(output)).to_pylist()}
-    assert len(rows) == len(ROWS) + 1
+    assert len(rows) == len(ROWS) + 3
     assert rows["good"]["status"] == "ok"
-    assert {row["status"] for name, row in rows.items() if name != "good"} == {"error"}
+    assert rows[str(tmp_path / "in" / "locked.pdf")]["num_pages"] == 3
+    assert rows[str(tmp_path / "in" / "other.pdf")]["error_code"] == "document_encrypted"
+    answered = [name for name, row in rows.items() if row["status"] != "error"]
+    assert set(answered) == {"good", str(tmp_path / "in" / "locked.pdf")}
     dsvl("report", str(output), str(tmp_path / "out" / "page.html"))
     dsvl("export", str(output), str(tmp_path / "out" / "rows.csv"))
     dsvl("compact", str(output))
@@ -135,6 +144,7 @@ def test_no_secret_appears_in_anything_a_run_writes(tmp_path: Path, ray_folder: 
     signed = "\n".join(f"https://127.0.0.1:9/{n}.jpg?{SIGNED}" for n in range(400))
     (tmp_path / "in" / "signed.csv").write_text(f"image\n{signed}\n")
     source |= {"manifest": str(tmp_path / "in" / "signed.csv"), "columns": {"image": "image"}}
+    del source["documents"]
     job |= {"input": source | {"carry": []}, "limits": {"first_rows": 1}}
     job["output"] = {"uri": str(tmp_path / "out" / "stopped"), "rows_per_part": 1}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
