@@ -119,7 +119,9 @@ class Document:
     def _load(self, page_index: int) -> pdfium.PdfPage:
         at = page_index if self.places is None else self.places[page_index]
         if at is None:
-            raise Refused("page_unreadable", "is named by the document's page tree, but not there")
+            raise Refused(
+                "page_unreadable", "is in the document's page tree, but its object is missing"
+            )
         return self.pdf[at]
 
     def structure(self) -> pikepdf.Pdf:
