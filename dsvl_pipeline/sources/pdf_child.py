@@ -212,11 +212,11 @@ def _look_through(document: Document, structure: pikepdf.Pdf, max_pages: int) ->
     if found.is_odd or num_shown < num_found:
         document.rewrite(structure, found)
     if found.miscount is not None:
-        document.defects.append(_miscount(*found.miscount, is_whole=found.is_root_miscounted))
+        what = "the document" if found.is_root_miscounted else "a part of its page tree"
+        document.defects.append(_miscount(*found.miscount, what=what))
 
 
-def _miscount(says: int, holds: int, *, is_whole: bool = True) -> Defect:
-    what = "the document" if is_whole else "a part of the document's page tree"
+def _miscount(says: int, holds: int, *, what: str = "the document") -> Defect:
     return (
         "page_count",
         f"{what} says that its pages are {says:,}, but {holds:,} were found in it; some may be "
