@@ -151,7 +151,7 @@ def test_a_job_that_names_a_variable_can_be_sent_elsewhere(tmp_path: Path) -> No
 )
 def test_what_is_no_password_is_refused_and_not_shown(value: Any, tmp_path: Path) -> None:
     """YAML makes numbers of some, dates of others: 007 would be 7."""
-    with pytest.raises(ConfigError, match=r"job.yaml:\d+: input.document.password: give the") as e:
+    with pytest.raises(ConfigError, match=r"job.yaml:\d+: input.document.password: ") as e:
         job_with(value, tmp_path)
     for part in ("hunter2", "20081987", "4.25"):
         assert part not in str(e.value)
