@@ -55,6 +55,23 @@ _REFUSALS = {
     "bad_digest": (400, "BadDigest"),
 }
 STALL_S = 2.0
+# moto looks whether there is an object and writes it in two steps: of 5,000 races two writers win
+# one. Here all that makes or deletes an object (also at the end of an upload in pieces) takes turns.
+_MOTO = """
+import functools, sys, threading
+from moto.s3.responses import S3Response
+lock = threading.RLock()
+def locked(plain):
+    @functools.wraps(plain)
+    def method(*args, **kwargs):
+        with lock:
+            return plain(*args, **kwargs)
+    return method
+for name in ("put_object", "copy_object", "_key_response_post", "delete_object"):
+    setattr(S3Response, name, locked(getattr(S3Response, name)))
+from moto.server import main
+main(sys.argv[1:])
+"""
 
 
 @dataclass(kw_only=True)
@@ -154,7 +171,7 @@ def moto_server() -> Iterator[str]:
     """Start a moto server in a process of its own; give its URL."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-c", _MOTO, "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_until_up(url, server)

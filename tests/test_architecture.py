@@ -64,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tokenizers": {"processor", "engine"},
     "aiohttp": {"sources", "pipeline"},
     "rich": {"cli"},
-    "pydantic": {"config"},
+    "pydantic": {"config", "table"},
     "llguidance": {"grammar"},
     "kubernetes": {"kubernetes"},
     "cronsim": {"kubernetes"},

@@ -117,7 +117,7 @@ class Prepared:
             table_version=self.writer.snapshot.version,
         )
         if status == "done":
-            do(self.writer.check)  # who has lost the table has not made what is now in it
+            do(self.writer.confirm)  # who has lost the table has not made what is now in it
         do(functools.partial(write_run, self.writer.uri, self.manifest))
         if status == "done":
             do(self._finish)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import ConfigError, NotFoundError, StorageError
+from dsvl_pipeline.table.document import load
+
+_NUM_RACES = 3
+_NUM_RACERS = 4
 
 
-def claim(uri: str, document: dict[str, Any]) -> dict[str, Any]:
+def claim(uri: str, document: dict[str, Any], *, advice: str) -> dict[str, Any]:
     """Write a JSON document unless there is one, and return the one that now stands.
 
     The caller tells by its token whether that is its own. The store's answer would not do: when it
@@ -19,46 +24,63 @@ def claim(uri: str, document: dict[str, Any]) -> dict[str, Any]:
     Args:
         uri: What is claimed.
         document: Must hold a ``token`` that nobody else uses.
+        advice: What to do where the one that stands is damaged.
+
+    Raises:
+        TableError: It is.
     """
     if storage.put_if_absent(uri, json.dumps(document).encode()):
         return document
-    standing: dict[str, Any] = json.loads(storage.read(uri))
-    return standing
+    return load(uri, storage.read(uri), advice=advice)
 
 
 def check_claims(uri: str, token: str) -> None:
-    """Make sure that the store refuses the second claim of a name.
+    """Make sure that of several claims of a name at once the store lets one win.
+
+    A store that gets it wrong now and then is found by the tokens of what is claimed, which are
+    read back; one that mostly does is found here, before anything is computed.
 
     Args:
-        uri: The table's place; a small object is written there and deleted again.
-        token: Makes the object's name.
+        uri: The table's place; small objects are written there and deleted again.
+        token: Makes the objects' names.
 
     Raises:
-        ConfigError: Nothing can be written there, or the store ignores the condition, so that two
-            drivers could overwrite each other.
+        ConfigError: Nothing can be written there, or the store ignores the condition or checks it
+            apart from the write, so that two drivers could overwrite each other.
     """
     try:
-        is_honoured = _is_second_refused(storage.join(uri, "_dsvl", f"probe-{token}.json"))
+        most_winners = _most_winners(storage.join(uri, "_dsvl", f"probe-{token}"))
     except (ConfigError, NotFoundError) as error:
         raise ConfigError(
             f"output.uri: {storage.redact(uri)} cannot be created or written: {error}; give a "
             "directory that can be made, or s3://BUCKET/PREFIX of a bucket that exists"
         ) from error
-    if not is_honoured:
+    if most_winners > 1:
         raise ConfigError(
             f"output.uri: the store of {storage.redact(uri)} does not honour conditional "
-            "writes (If-None-Match: *), so two runs could destroy each other's results; use a "
-            "store that does (AWS S3, Ceph, MinIO), or a bucket without versioning on Ceph"
+            f"writes (If-None-Match: *): of {_NUM_RACERS} writers of one object {most_winners} "
+            "were told that they were first, so two runs could destroy each other's results; use "
+            "a store that does (AWS S3, Ceph, MinIO), without a proxy that answers by itself, or "
+            "a bucket without versioning on Ceph"
         )
 
 
-def _is_second_refused(probe: str) -> bool:
-    storage.put_if_absent(probe, b"first")
+def _most_winners(probe: str) -> int:
+    """Race writers for a few names; give the most who were told that one was theirs.
+
+    An answer may be lost, so that nobody wins a race.
+    """
+    bodies = [f"writer {number}".encode() for number in range(_NUM_RACERS)]
+    probes = [f"{probe}-{number}.json" for number in range(_NUM_RACES)]
+    most = 0
     try:
-        is_written = storage.put_if_absent(probe, b"second")
+        with ThreadPoolExecutor(_NUM_RACERS) as threads:
+            for name in probes:
+                won = list(threads.map(lambda body, n=name: storage.put_if_absent(n, body), bodies))
+                most = max(most, won.count(True))
     except StorageError:
         with suppress(StorageError):  # the first error is the one that says something
-            storage.delete([probe])
+            storage.delete(probes)
         raise
-    storage.delete([probe])
-    return not is_written
+    storage.delete(probes)
+    return most

@@ -5,6 +5,9 @@ The holder rewrites ``<8 digits>.renewed.json`` every quarter of the lease's tim
 does. Whoever wants the table watches that file by a clock of its own: where it does not change for
 the lease's time, the holder is taken for dead and the next number is claimed. So no two clocks
 ever have to agree.
+
+A store may let two drivers claim one number (a proxy, a weak emulator); the later PUT's token then
+stands. So a driver holds the table only as long as it finds its own token in the file.
 """
 
 from __future__ import annotations
@@ -19,13 +22,21 @@ import uuid
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+from pydantic import AwareDatetime
 
 from dsvl_pipeline import storage
-from dsvl_pipeline.errors import LeaseError, NotFoundError, StorageError
+from dsvl_pipeline.errors import LeaseError, NotFoundError, StorageError, TableError
 from dsvl_pipeline.table.claim import claim
+from dsvl_pipeline.table.document import as_record, list_numbered, load
 
 LEASE_TIME_S = 60.0
+TWO_WINNERS = (
+    "the store let two drivers write one object that only the first may write (a proxy or emulator "
+    "that checks If-None-Match apart from the write?); make sure that one driver at a time works "
+    "on this table, and run again: what the log does not hold is computed again"
+)
+_PASSED_OVER = "its holder counts as unknown and is waited for"
 
 _logger = logging.getLogger(__name__)
 
@@ -60,6 +71,15 @@ class Holder:
         return f"run {self.run_id} (process {self.pid} on {self.host}, since {self.acquired_at})"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sign:
+    """A sign of life."""
+
+    count: int
+    renewed_at: AwareDatetime | None
+    is_released: bool
+
+
 class Lease:
     """The right to append to a table's log, renewed in the background until released.
 
@@ -72,6 +92,7 @@ class Lease:
         self._uri = uri
         self._holder = holder
         self._count = 0
+        self._is_lost = False
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="dsvl-lease", daemon=True)
         self._renew()
@@ -91,9 +112,7 @@ class Lease:
         Raises:
             LeaseError: The holder is alive.
         """
-        number = _highest_number(uri)
-        if number:
-            _wait_for_end(uri, Holder(**json.loads(storage.read(_lease_uri(uri, number)))))
+        number = wait_until_free(uri, time_s=time_s)
         wanted = Holder(
             number=number + 1,
             token=uuid.uuid4().hex,
@@ -105,24 +124,32 @@ class Lease:
             time_s=time_s,
             acquired_at=_now(),
         )
-        holder = Holder(**claim(_lease_uri(uri, wanted.number), asdict(wanted)))
+        claim(_lease_uri(uri, wanted.number), asdict(wanted), advice="start again")
+        holder = _read_holder(uri, wanted.number, time_s)  # also where the store says: yours
         if holder.token != wanted.token:
             raise LeaseError(f"{storage.redact(uri)}: {holder} took the table at the same moment")
         return cls(uri, holder)
 
     def check(self) -> None:
-        """Make sure that nobody has taken over.
+        """Make sure that nobody has taken over, and that nobody else holds the same lease.
 
         Raises:
-            LeaseError: Somebody has.
+            LeaseError: Somebody does.
         """
         number = _highest_number(self._uri, start_after=self._holder.number)
         if number:
-            holder = Holder(**json.loads(storage.read(_lease_uri(self._uri, number))))
+            holder = _read_holder(self._uri, number, self._holder.time_s)
             raise LeaseError(
                 f"{storage.redact(self._uri)}: {holder} took over, because this driver gave no "
                 f"sign of life for {self._holder.time_s:g} s; what was committed is safe; let the "
                 "other run finish, then run again"
+            )
+        standing = _read_holder(self._uri, self.number, self._holder.time_s)
+        if self._is_lost or standing.token != self._holder.token:
+            self._is_lost = True
+            raise LeaseError(
+                f"{storage.redact(_lease_uri(self._uri, self.number))}: this driver was told that "
+                f"the lease is its own, but the file now names {standing}; {TWO_WINNERS}"
             )
 
     def release(self) -> None:
@@ -131,13 +158,19 @@ class Lease:
             self._released.set()
             self._thread.join()
             try:
-                self._renew(is_released=True)
+                if not self._is_lost:  # else the sign of life is another's
+                    self._renew(is_released=True)
             except StorageError as error:
                 _logger.warning("the lease could not be released, it will expire: %s", error)
 
     def _keep(self) -> None:
         while not self._released.wait(self._holder.time_s / 4):
             try:
+                holder = _read_holder(self._uri, self.number, self._holder.time_s)
+                if holder.token != self._holder.token:
+                    self._is_lost = True
+                    _logger.warning("lease %d now names %s", self.number, holder)
+                    return
                 self._renew()
             except StorageError as error:
                 # Not the end: others wait for the whole lease time, and every append checks.
@@ -149,14 +182,39 @@ class Lease:
         storage.put(_renewed_uri(self._uri, self.number), json.dumps(sign).encode())
 
 
+def wait_until_free(uri: str, *, time_s: float) -> int:
+    """Return the highest lease's number once nobody holds it; 0 if there never was one.
+
+    Args:
+        uri: The table.
+        time_s: How long to wait for a sign of life of a holder of whom nothing is known.
+
+    Raises:
+        LeaseError: Its holder is alive.
+    """
+    number = _highest_number(uri)
+    if number:
+        _wait_for_end(uri, _read_holder(uri, number, time_s))
+    return number
+
+
+def is_released(uri: str) -> bool:
+    """Tell whether the last holder of a table has given it back, or there never was one."""
+    number = _highest_number(uri)
+    if not number:
+        return True
+    sign = _last_sign(uri, number)
+    return sign is not None and sign.is_released
+
+
 def _wait_for_end(uri: str, holder: Holder) -> None:
     """Return once the holder has released its lease, is dead, or must be taken for dead."""
-    first = _last_sign(uri, holder)
+    first = _last_sign(uri, holder.number)
     started = time.monotonic()
     has_warned = False
     while True:
-        sign = _last_sign(uri, holder)
-        if sign is not None and sign["is_released"]:
+        sign = _last_sign(uri, holder.number)
+        if sign is not None and sign.is_released:
             return
         if _is_neighbour(holder) and _process_started(holder.pid) != holder.pid_started:
             return
@@ -179,14 +237,14 @@ def _wait_for_end(uri: str, holder: Holder) -> None:
         time.sleep(min(1.0, holder.time_s / 10))
 
 
-def _was_renewed_just_now(holder: Holder, sign: dict[str, Any] | None) -> bool:
+def _was_renewed_just_now(holder: Holder, sign: _Sign | None) -> bool:
     """Tell whether a living process of this host renewed within the lease's time.
 
     Only here may the stated time be compared: both were read from the same clock.
     """
-    if sign is None or not _is_neighbour(holder):
+    if sign is None or sign.renewed_at is None or not _is_neighbour(holder):
         return False
-    age = datetime.now(UTC) - datetime.fromisoformat(sign["renewed_at"])
+    age = datetime.now(UTC) - sign.renewed_at
     return 0 <= age.total_seconds() < holder.time_s
 
 
@@ -194,22 +252,52 @@ def _is_neighbour(holder: Holder) -> bool:
     return holder.host_id is not None and holder.host_id == _host_id()
 
 
-def _last_sign(uri: str, holder: Holder) -> dict[str, Any] | None:
+def _read_holder(uri: str, number: int, time_s: float) -> Holder:
+    """Read who holds a lease; somebody unknown where its file is damaged or gone.
+
+    Whoever that is, its signs of life are told by another file, and the log lets it append nothing
+    once there is a higher lease.
+    """
+    place = _lease_uri(uri, number)
     try:
-        sign: dict[str, Any] = json.loads(storage.read(_renewed_uri(uri, holder.number)))
+        document = load(place, storage.read(place), advice=_PASSED_OVER)
+        return as_record(Holder, place, document, advice=_PASSED_OVER)
+    except (NotFoundError, TableError) as error:
+        _logger.warning("%s", error)
+    return Holder(
+        number=number,
+        token="",
+        run_id="(unknown)",
+        host="an unknown host",
+        host_id=None,
+        pid=0,
+        pid_started=None,
+        time_s=time_s,
+        acquired_at="(unknown)",
+    )
+
+
+def _last_sign(uri: str, number: int) -> _Sign | None:
+    place = _renewed_uri(uri, number)
+    try:
+        body = storage.read(place)
     except NotFoundError:  # it died, or is slow, between its claim and its first renewal
         return None
-    return sign
+    try:
+        document = load(place, body, advice=_PASSED_OVER)
+        return as_record(_Sign, place, document, advice=_PASSED_OVER)
+    except TableError as error:
+        _logger.warning("%s", error)
+        return _Sign(count=0, renewed_at=None, is_released=False)
 
 
 def _highest_number(uri: str, start_after: int = 0) -> int:
     """Find the highest claimed number above one; 0 if there is none."""
-    names = storage.list_objects(
-        storage.join(uri, "_dsvl", "lease"),
-        # Sorts after "00000001.json" and "00000001.renewed.json".
-        start_after=storage.join(uri, "_dsvl", "lease", f"{start_after:08d}.~"),
-    )
-    return max((int(info.uri.rpartition("/")[2].partition(".")[0]) for info in names), default=0)
+    folder = storage.join(uri, "_dsvl", "lease")
+    # Sorts after "00000001.json" and "00000001.renewed.json".
+    after = storage.join(folder, f"{start_after:08d}.~")
+    found = list_numbered(folder, pattern=r"(\d{8})(?:\.renewed)?\.json", start_after=after)
+    return max((number for number, _ in found), default=0)
 
 
 def _lease_uri(uri: str, number: int) -> str:

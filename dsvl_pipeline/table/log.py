@@ -2,13 +2,14 @@
 
 Entries are claimed one after the other; the table at version N is what entries 1 to N add up to.
 Every 100 entries the sum is kept as a checkpoint, so that a reader makes two listings and reads at
-most 100 small objects, however long the log. A checkpoint is derived data: without one, all
-entries are read.
+most 100 small objects, however long the log. A checkpoint is derived data: without one, or with a
+damaged one, all entries are read.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -19,22 +20,32 @@ from typing import Any, Literal
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import LeaseError, NotFoundError, StorageError, TableError
 from dsvl_pipeline.table.claim import claim
+from dsvl_pipeline.table.document import as_record, damaged, list_numbered, load
 from dsvl_pipeline.table.format import read_format
+from dsvl_pipeline.table.lease import TWO_WINNERS
 from dsvl_pipeline.table.part import Receipt, superseded_uri
 
 ENTRIES_PER_CHECKPOINT = 100
+_ENTRY_ADVICE = (
+    "restore the file from a copy; without one, where it is the last of the log, move it away, "
+    "then `dsvl repair` the table and run the job again: its rows are computed again"
+)
+_CHECKPOINT_ADVICE = "the log is read without it; `dsvl repair` replaces it"
 
-Operation = Literal["run", "compact"]
+Operation = Literal["run", "compact", "vacuum", "repair"]
+"""Only a run answers rows; the others keep house."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Author:
-    """Who appends: the holder of a lease, for a run or a compaction.
+    """Who appends: the holder of a lease.
 
     Attributes:
         lease: Its number.
-        run_id: Of the run; of a compaction, which answers nothing, a name for people.
-        recipe: Of the run; empty for a compaction.
+        run_id: Of the run; of what answers nothing, as a compaction, a name for people.
+        recipe: Of the run; empty for what answers nothing.
         operation: What it is.
     """
 
@@ -81,21 +92,20 @@ class LogEntry:
         }
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> LogEntry:
-        return cls(
-            number=document["number"],
-            token=document["token"],
-            author=Author(
-                lease=document["lease"],
-                run_id=document["run_id"],
-                recipe=document["recipe"],
-                operation=document.get("operation", "run"),
-            ),
-            committed_at=document["committed_at"],
-            added=tuple(map(Receipt.from_json, document["added"])),
-            removed=tuple(document["removed"]),
-            statuses=document["statuses"],
-        )
+    def parse(cls, uri: str, body: bytes) -> LogEntry:
+        """Read an entry's document.
+
+        Raises:
+            TableError: It is damaged.
+        """
+        return cls.from_json(uri, load(uri, body, advice=_ENTRY_ADVICE))
+
+    @classmethod
+    def from_json(cls, uri: str, document: Mapping[str, Any]) -> LogEntry:
+        """Make it of a document; see `parse`."""
+        names = ("lease", "run_id", "recipe", "operation")
+        author = {name: document[name] for name in names if name in document}
+        return as_record(cls, uri, {**document, "author": author}, advice=_ENTRY_ADVICE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +116,7 @@ class Snapshot:
         uri: Of the table.
         version: Number of the last entry; 0 for a table without any.
         last_author: Of that entry; None without any.
-        last_run_id: Of the last run that appended anything; compactions are none.
+        last_run_id: Of the last run that appended anything.
         parts: By path.
     """
 
@@ -123,7 +133,8 @@ class Snapshot:
         """Give the table after some more entries.
 
         Raises:
-            TableError: An entry does not follow, or removes a part that is not there.
+            TableError: An entry does not follow, removes a part that is not there, or adds one
+                that is.
         """
         parts = dict(self.parts)
         version, author, run_id = self.version, self.last_author, self.last_run_id
@@ -131,19 +142,28 @@ class Snapshot:
             version, author = version + 1, entry.author
             run_id = author.run_id if author.operation == "run" else run_id
             if entry.number != version:
-                raise TableError(
-                    f"{self.uri}: log entry {version} is missing, {entry.number} is there; was "
-                    "something in _dsvl/log deleted?"
+                raise self._broken(
+                    f"log entry {version} is missing, {entry.number} is there", entry.number
                 )
             for path in entry.removed:
                 if parts.pop(path, None) is None:
-                    raise TableError(
-                        f"{self.uri}: log entry {version} removes {path}, which is not in the "
-                        "table; was something in _dsvl/log changed?"
+                    raise self._broken(
+                        f"log entry {version} removes {path}, which is not in the table", version
                     )
-            parts |= {receipt.path: receipt for receipt in entry.added}
+            for receipt in entry.added:
+                if receipt.path in parts:
+                    raise self._broken(
+                        f"log entry {version} adds {receipt.path}, which is in the table", version
+                    )
+                parts[receipt.path] = receipt
         return Snapshot(
             uri=self.uri, version=version, last_author=author, last_run_id=run_id, parts=parts
+        )
+
+    def _broken(self, found: str, number: int) -> TableError:
+        return TableError(
+            f"{storage.redact(self.uri)}: {found} ({storage.redact(_entry_uri(self.uri, number))});"
+            f" was something in _dsvl/log deleted or changed? {_ENTRY_ADVICE}"
         )
 
 
@@ -157,12 +177,9 @@ def read_snapshot(uri: str, version: int | None = None) -> Snapshot:
     read_format(uri)
     snapshot = _read_checkpoint(uri, version)
     log_uri = storage.join(uri, "_dsvl", "log")
-    start_after = _entry_uri(uri, snapshot.version)
-    names = [info.uri for info in storage.list_objects(log_uri, start_after=start_after)]
-    if version is not None:
-        names = [name for name in names if name <= _entry_uri(uri, version)]
-    entries = map(LogEntry.from_json, map(json.loads, storage.read_many(names)))
-    snapshot = snapshot.after(entries)
+    found = list_numbered(log_uri, start_after=_entry_uri(uri, snapshot.version))
+    names = [name for number, name in found if version is None or number <= version]
+    snapshot = snapshot.after(map(LogEntry.parse, names, storage.read_many(names)))
     if version is not None and snapshot.version != version:
         raise TableError(
             f"{storage.redact(uri)}: version {version} does not exist; the last one is "
@@ -218,10 +235,11 @@ def read_entries(uri: str) -> list[LogEntry]:
 
     Raises:
         NotFoundError: There is no table.
+        TableError: An entry is damaged.
     """
     read_format(uri)
-    names = [info.uri for info in storage.list_objects(storage.join(uri, "_dsvl", "log"))]
-    return [LogEntry.from_json(json.loads(body)) for body in storage.read_many(names)]
+    names = [name for _, name in list_numbered(storage.join(uri, "_dsvl", "log"))]
+    return list(map(LogEntry.parse, names, storage.read_many(names)))
 
 
 class Log:
@@ -236,6 +254,7 @@ class Log:
         self._uri = uri
         self._author = author
         self._tokens: set[str] = set()
+        self._last_token: str | None = None
 
     def take_over(self) -> None:
         """Append an entry that keeps the holders of lower leases from appending ever again.
@@ -268,6 +287,7 @@ class Log:
             StorageError: The store does not answer. Whether the entry stands is open, and the
                 next call finds out.
         """
+        self._check_last()
         token = uuid.uuid4().hex
         self._tokens.add(token)
         standing = self._claim_next(token, added, removed)
@@ -280,6 +300,43 @@ class Log:
             f"{self.snapshot.version}, so this driver (lease {self._author.lease}) has lost the "
             "table; what it committed is safe; let the other run finish, then run again"
         )
+
+    def confirm(self) -> None:
+        """Make sure that what was committed is what readers find; at most 100 small requests.
+
+        Raises:
+            LeaseError: It is not: another driver's entry stands where this one's was accepted.
+        """
+        self._check_last()
+        found = read_snapshot(self._uri, self.snapshot.version)
+        if found.parts != self.snapshot.parts:
+            raise LeaseError(
+                f"{storage.redact(self._uri)}: the log up to version {found.version} is not what "
+                f"this driver committed; {TWO_WINNERS}"
+            )
+
+    def _check_last(self) -> None:
+        """Read back the entry on which the next one builds, unless it is another driver's.
+
+        Raises:
+            LeaseError: The store accepted it, and then another's in its place.
+        """
+        if self._last_token is None:
+            return
+        uri = _entry_uri(self._uri, self.snapshot.version)
+        try:
+            standing = LogEntry.parse(uri, storage.read(uri))
+        except NotFoundError as error:
+            raise TableError(
+                f"{storage.redact(uri)}: this driver wrote this log entry, but it is gone; was "
+                "something in _dsvl/log deleted? Run again: its rows are computed again"
+            ) from error
+        if standing.token != self._last_token:
+            raise LeaseError(
+                f"{storage.redact(uri)}: this driver was told that the log entry is its own, but "
+                f"it is that of run {standing.author.run_id} (lease {standing.author.lease}); "
+                f"{TWO_WINNERS}"
+            )
 
     def _claim_next(self, token: str, added: Sequence[Receipt], removed: Iterable[str]) -> str:
         """Claim the next number and follow whatever entry then has it; return its token."""
@@ -295,8 +352,10 @@ class Log:
         after = self.snapshot.after([entry])
         entry = replace(entry, statuses=total_statuses(after.parts.values()))
         uri = _entry_uri(self._uri, entry.number)
-        standing = LogEntry.from_json(claim(uri, entry.to_json()))
+        document = claim(uri, entry.to_json(), advice=_ENTRY_ADVICE)
+        standing = LogEntry.from_json(uri, document)
         self.snapshot = self.snapshot.after([standing])
+        self._last_token = standing.token
         if self.snapshot.version % ENTRIES_PER_CHECKPOINT == 0:
             # The commit stands; a checkpoint that fails costs readers time, nothing else.
             with suppress(StorageError):
@@ -321,25 +380,59 @@ def _checkpoint_uri(uri: str, number: int) -> str:
     return storage.join(uri, "_dsvl", "checkpoints", f"{number:08d}.json")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Checkpoint:
+    """What the entries up to a version add up to."""
+
+    version: int
+    last_author: Author
+    last_run_id: str | None
+    parts: list[Receipt]
+
+
+def _checkpoints(uri: str) -> list[tuple[int, str]]:
+    return list(list_numbered(storage.join(uri, "_dsvl", "checkpoints")))
+
+
 def _read_checkpoint(uri: str, version: int | None) -> Snapshot:
-    empty = Snapshot(uri=uri, parts={})
-    names = [info.uri for info in storage.list_objects(storage.join(uri, "_dsvl", "checkpoints"))]
-    if version is not None:
-        names = [name for name in names if name <= _checkpoint_uri(uri, version)]
-    if not names:
-        return empty
-    try:
-        document = json.loads(storage.read(names[-1]))
-    except NotFoundError:  # replaced since the listing
-        return empty
-    receipts = map(Receipt.from_json, document["parts"])
+    """Give the last checkpoint that can be used, up to a version; else the empty table."""
+    for number, name in reversed(_checkpoints(uri)):
+        if version is None or number <= version:
+            try:
+                return _parse_checkpoint(uri, number, name)
+            except NotFoundError:  # replaced since the listing
+                continue
+            except TableError as error:
+                _logger.warning("%s", error)
+    return Snapshot(uri=uri, parts={})
+
+
+def _parse_checkpoint(uri: str, number: int, name: str) -> Snapshot:
+    document = load(name, storage.read(name), advice=_CHECKPOINT_ADVICE)
+    found = as_record(_Checkpoint, name, document, advice=_CHECKPOINT_ADVICE)
+    if found.version != number:
+        raise damaged(name, f"it is that of version {found.version}", _CHECKPOINT_ADVICE)
     return Snapshot(
         uri=uri,
-        version=document["version"],
-        last_author=Author(**document["last_author"]),
-        last_run_id=document["last_run_id"],
-        parts={receipt.path: receipt for receipt in receipts},
+        version=found.version,
+        last_author=found.last_author,
+        last_run_id=found.last_run_id,
+        parts={receipt.path: receipt for receipt in found.parts},
     )
+
+
+def repair_checkpoints(snapshot: Snapshot, *, is_dry: bool = False) -> list[str]:
+    """Write a new checkpoint in the place of damaged ones; give the URIs of those."""
+    bad = []
+    for number, name in _checkpoints(snapshot.uri):
+        try:
+            _parse_checkpoint(snapshot.uri, number, name)
+        except TableError:
+            bad.append(name)
+    if bad and not is_dry:
+        storage.delete(bad)
+        _write_checkpoint(snapshot)
+    return bad
 
 
 def _write_checkpoint(snapshot: Snapshot) -> None:
@@ -352,7 +445,5 @@ def _write_checkpoint(snapshot: Snapshot) -> None:
     }
     storage.put(_checkpoint_uri(snapshot.uri, snapshot.version), json.dumps(document).encode())
     # The one before stays for readers that have just listed it.
-    folder = storage.join(snapshot.uri, "_dsvl", "checkpoints")
     oldest = snapshot.version - ENTRIES_PER_CHECKPOINT
-    names = [info.uri for info in storage.list_objects(folder)]
-    storage.delete(name for name in names if name < _checkpoint_uri(snapshot.uri, oldest))
+    storage.delete(name for number, name in _checkpoints(snapshot.uri) if number < oldest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from dsvl_pipeline.errors import NotFoundError, TableError
 from dsvl_pipeline.table.schema import LOGICAL_KEY, OUR_COLUMNS, REPEATED, logical_key
 
 METADATA_PREFIX = "dsvl."
+_NAME = re.compile(r"(\d{8,})-[0-9a-f]+\.parquet")
 FORMAT_VERSION = "1"
 _FOOTER_BYTES = 64 << 10  # what pyarrow asks for first
 _WHOLE_BYTES = 128 << 10
@@ -262,9 +264,8 @@ def part_metadata(rows: pa.Table) -> dict[str, str]:
 
 def lease_of(path: str) -> int:
     """Read the lease number in a part's path or URI; 0 for a file that is none of ours."""
-    number, dash, rest = path.rpartition("/")[2].partition("-")
-    is_ours = number.isdecimal() and dash and rest.endswith(".parquet")
-    return int(number) if is_ours else 0
+    ours = _NAME.fullmatch(path.rpartition("/")[2])
+    return int(ours[1]) if ours else 0
 
 
 def keys_digest(rows: pa.Table) -> str:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from dsvl_pipeline import keys, storage
 from dsvl_pipeline.errors import AccessError, ConfigError
 from dsvl_pipeline.table.claim import check_claims
-from dsvl_pipeline.table.format import create_format
+from dsvl_pipeline.table.format import create_format, read_format
 from dsvl_pipeline.table.lease import LEASE_TIME_S, Lease
 from dsvl_pipeline.table.log import Author, Log, Operation, Snapshot
 from dsvl_pipeline.table.part import (
@@ -76,9 +76,11 @@ class TableWriter:
         """
         _refuse_strangers(uri)
         check_claims(uri, run_id)
-        table_format = create_format(uri, num_shards=num_shards)
+        create_format(uri, num_shards=num_shards)
         lease = Lease.acquire(uri, run_id=run_id, time_s=lease_s)
         try:
+            # Read again: a store may have let two drivers make it.
+            table_format = read_format(uri)
             author = Author(lease=lease.number, run_id=run_id, recipe=recipe, operation=operation)
             log = Log(uri, author)
             log.take_over()
@@ -158,6 +160,16 @@ class TableWriter:
         """
         self._lease.check()
 
+    def confirm(self) -> None:
+        """Make sure that the table is this writer's, and that what it committed is in it.
+
+        Raises:
+            LeaseError: Another driver has taken over, or the store let two drivers win.
+            TableError: The log was damaged meanwhile.
+        """
+        self.check()
+        self._log.confirm()
+
     def finish(self, leftovers: Iterable[str] = ()) -> None:
         """End a good run: delete what is not in the table, and let the next driver in.
 
@@ -168,15 +180,19 @@ class TableWriter:
             leftovers: URIs of what else is to go.
 
         Raises:
-            LeaseError: Another driver has taken over; nothing is deleted.
+            LeaseError: Another driver has taken over, or stands in the log where this one's commit
+                was accepted; nothing is deleted.
         """
-        self.check()
-        storage.delete(leftovers)
-        storage.delete(
+        # Listed first: where another driver holds a lease of the same number, its parts are either
+        # not in the list or its token is already in the lease.
+        ours = [
             info.uri
             for info in unlogged(list_parts(self.uri), self.snapshot)
             if lease_of(info.uri) <= self.lease_number
-        )
+        ]
+        self.confirm()
+        storage.delete(leftovers)
+        storage.delete(ours)
         self.close()
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ import pytest
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import NotFoundError
 from dsvl_pipeline.stores.store import ObjectInfo
-from dsvl_pipeline.table import compact, lease, reader, story, verify, writer
+from dsvl_pipeline.table import claim, compact, lease, reader, story, verify, writer
 
 URI = "/simulated/table"
 
@@ -205,7 +205,7 @@ class _InLine:
 def install(monkeypatch: pytest.MonkeyPatch, simulation: Simulation) -> None:
     """Put the table on the simulated store and clock, each actor on a host of its own."""
     monkeypatch.setattr(storage, "_LOCAL", simulation)
-    for module in (storage, reader, writer, story, verify, compact):
+    for module in (storage, claim, reader, writer, story, verify, compact):
         monkeypatch.setattr(module, "ThreadPoolExecutor", _InLine)
     monkeypatch.setattr(lease, "time", simulation)
     monkeypatch.setattr(lease, "_now", simulation.jumping_clock)

@@ -84,7 +84,7 @@ def test_a_probe_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyP
     refused: list[str] = []
 
     def refuse(uri: str, body: bytes) -> bool:
-        if body == b"second":
+        if body == b"writer 1":
             raise AccessError(f"put {uri}: refused")
         return True
 
