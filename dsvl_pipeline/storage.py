@@ -8,6 +8,7 @@ and `StorageError` for what did not work after all retries.
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,6 +31,7 @@ __all__ = [
     "join",
     "list_objects",
     "name_of",
+    "now_ns",
     "put",
     "put_if_absent",
     "read",
@@ -175,6 +177,20 @@ def put_if_absent(uri: str, body: bytes) -> bool:
     if not body:
         raise ValueError(f"put {uri}: the body must not be empty")
     return _store(uri).put_if_absent(uri, body)
+
+
+def now_ns(folder: str) -> int:
+    """Ask a store for its time, as `ObjectInfo.mtime_ns` counts it.
+
+    Args:
+        folder: A small object is written there and deleted again.
+    """
+    probe = join(folder, f"clock-{uuid.uuid4().hex}.json")
+    put(probe, b"{}")
+    try:
+        return stat(probe).mtime_ns
+    finally:
+        delete([probe])
 
 
 def delete(uris: Iterable[str]) -> None:

@@ -56,7 +56,7 @@ _REFUSALS = {
 }
 STALL_S = 2.0
 # moto looks whether there is an object and writes it in two steps: of 5,000 races two writers win
-# one. Here all that makes or deletes an object (also at the end of an upload in pieces) takes turns.
+# one. Here all that makes or deletes an object, an upload in pieces as well, takes turns.
 _MOTO = """
 import functools, sys, threading
 from moto.s3.responses import S3Response

@@ -228,8 +228,8 @@ def test_a_killed_writer_leaves_no_partial_file(tmp_path: Path) -> None:
         assert len(body) == 3_000_000
         assert body == body[:1] * len(body)
     assert list(tmp_path.glob(".*.dsvl-tmp"))
-    assert local.remove_temporaries(str(tmp_path), grace_s=3600) == 0
-    assert local.remove_temporaries(str(tmp_path), grace_s=0) > 0
+    assert local.remove_temporaries(str(tmp_path), oldest_ns=time.time_ns() - 3600 * 10**9) == 0
+    assert local.remove_temporaries(str(tmp_path), oldest_ns=2**63) > 0
     assert not list(tmp_path.glob(".*.dsvl-tmp"))
 
 
@@ -240,7 +240,7 @@ def test_a_writer_that_ends_meanwhile_stops_no_cleaning(
     (tmp_path / "a.dsvl-tmp").write_bytes(b"")
     found = list(os.walk(tmp_path))
     monkeypatch.setattr(os, "walk", lambda _: [(d, s, ["gone.dsvl-tmp", *n]) for d, s, n in found])
-    assert local.remove_temporaries(str(tmp_path), grace_s=0) == 1
+    assert local.remove_temporaries(str(tmp_path), oldest_ns=2**63) == 1
 
 
 def test_local_listing_follows_links_but_never_in_circles(tmp_path: Path) -> None:

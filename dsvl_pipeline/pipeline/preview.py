@@ -22,7 +22,7 @@ from dsvl_pipeline.pipeline.prepare import Wanted, drops_vanished, read_job
 from dsvl_pipeline.sources.skips import Skipped
 from dsvl_pipeline.table import reader
 from dsvl_pipeline.table.format import read_format
-from dsvl_pipeline.table.lineage import read_run
+from dsvl_pipeline.table.lineage import known_run
 from dsvl_pipeline.table.log import Snapshot, read_snapshot
 
 
@@ -268,7 +268,7 @@ def _committed_as(row: dict[str, Any]) -> str:
 
 def _recipe_changes(uri: str, run_id: str | None, now: dict[str, Any]) -> Iterator[str]:
     """Name the settings that differ between a committed row's recipe and the one of now."""
-    run = read_run(uri, run_id) if run_id is not None else None
+    run = known_run(uri, run_id)
     if run is None or not run.recipe_parts:
         yield "what of the recipe changed is unknown: the run that made the row left no manifest"
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat as stat_bits
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -89,14 +88,13 @@ def local_path(uri: str) -> str:
     return os.fsdecode(unquote_to_bytes(os.fsencode(uri.removeprefix("file://"))))
 
 
-def remove_temporaries(directory: str, *, grace_s: float) -> int:
+def remove_temporaries(directory: str, *, oldest_ns: int) -> int:
     """Delete what killed writers left under temporary names; return how many files that were.
 
     Args:
         directory: Bare path or ``file://`` URI; searched with all its subdirectories.
-        grace_s: Younger ones stay: their writer may be alive.
+        oldest_ns: By the file system's time; younger ones stay: their writer may be alive.
     """
-    oldest_ns = time.time_ns() - int(grace_s * 1e9)
     num_removed = 0
     for parent, _, names in os.walk(local_path(directory)):
         for name in names:

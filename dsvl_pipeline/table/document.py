@@ -79,11 +79,12 @@ def list_numbered(
         if found:
             yield int(found[1]), info.uri
         else:
-            _warn_of_stranger(info.uri)
+            warn_of_stranger(info.uri)
 
 
 @lru_cache(maxsize=1024)  # once in a process is enough
-def _warn_of_stranger(uri: str) -> None:
+def warn_of_stranger(uri: str) -> None:
+    """Say that a file is none of ours."""
     _logger.warning(
         "%s: this is no file of the table's and is passed over; move it away", storage.redact(uri)
     )

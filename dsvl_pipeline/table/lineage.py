@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import heapq
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from dsvl_pipeline import storage
-from dsvl_pipeline.errors import NotFoundError
+from dsvl_pipeline.errors import NotFoundError, TableError
 from dsvl_pipeline.table import openlineage
+from dsvl_pipeline.table.document import as_record, load
+
+_logger = logging.getLogger(__name__)
 
 RunStatus = Literal["running", "done", "stopped", "failed"]
 
@@ -72,24 +76,36 @@ def read_run(table_uri: str, run_id: str) -> RunManifest | None:
     """Read a run's manifest; None if it wrote none.
 
     Rows say which run made them, and a row is no reason to read anything but a run's manifest.
+
+    Raises:
+        TableError: It is damaged.
     """
     if "/" in run_id:
         return None
+    uri = _run_uri(table_uri, run_id)
     try:
-        document = json.loads(storage.read(_run_uri(table_uri, run_id)))
+        body = storage.read(uri)
     except NotFoundError:
         return None
-    # JSON has no other names than strings.
-    expected = {int(shard): rows for shard, rows in document.pop("rows_expected").items()}
-    prompt_ids = tuple(document.pop("prompt_ids"))
-    return RunManifest(**document, rows_expected=expected, prompt_ids=prompt_ids)
+    advice = "restore it from a copy, or delete it: the table itself does not need it"
+    return as_record(RunManifest, uri, load(uri, body, advice=advice), advice=advice)
+
+
+def known_run(table_uri: str, run_id: str | None) -> RunManifest | None:
+    """Read a run's manifest; None, with a warning, also where it is damaged."""
+    try:
+        return read_run(table_uri, run_id) if run_id else None
+    except TableError as error:
+        _logger.warning("passed over: %s", error)
+        return None
 
 
 def latest_runs(table_uri: str, most: int) -> Iterator[RunManifest]:
     """Read the manifests that were written last, the newest first."""
     found = storage.list_objects(storage.join(table_uri, "_dsvl", "runs"))
+    found = (info for info in found if info.uri.endswith(".json"))
     for info in heapq.nlargest(most, found, key=lambda info: info.mtime_ns):
-        run = read_run(table_uri, info.uri.rpartition("/")[2].removesuffix(".json"))
+        run = known_run(table_uri, info.uri.rpartition("/")[2].removesuffix(".json"))
         if run is not None:
             yield run
 

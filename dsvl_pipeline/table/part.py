@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dsvl_pipeline import storage
-from dsvl_pipeline.errors import NotFoundError, TableError
+from dsvl_pipeline.errors import NotFoundError, StorageError, TableError
 from dsvl_pipeline.table.schema import LOGICAL_KEY, OUR_COLUMNS, REPEATED, logical_key
 
 METADATA_PREFIX = "dsvl."
@@ -129,18 +129,37 @@ def read_part(
     try:
         body = _read_wherever(table_uri, receipt.path) if is_superseded_ok else storage.read(uri)
     except NotFoundError as error:
-        raise TableError(
-            f"{uri}: this part is in the log but not on the store; an earlier version of the "
-            "table can be read until `dsvl vacuum` removes it; for the last one, restore the file "
-            "from a copy and look at `dsvl verify`"
-        ) from error
+        raise _missing(table_uri, receipt.path) from error
     # Neither the store nor the client notices a flipped byte.
     if hashlib.sha256(body).hexdigest() != receipt.sha256:
-        raise TableError(
-            f"{uri}: the file is damaged: its sha256 is not the committed {receipt.sha256}; "
-            "restore it from a copy, or delete the table's rows of this part and run again"
-        )
-    return _parse(body, columns)
+        found = f"its sha256 is not the committed {receipt.sha256}"
+        if len(body) != receipt.num_bytes:
+            found = f"it has {len(body)} bytes, but {receipt.num_bytes} were committed"
+        raise _damaged(table_uri, receipt, found)
+    try:
+        return _parse(body, columns)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(table_uri, receipt, str(error)) from error
+
+
+def _missing(table_uri: str, path: str) -> TableError:
+    return TableError(
+        f"{storage.redact(storage.join(table_uri, path))}: this part is in the log but not on the "
+        "store; an earlier version of the table can be read until `dsvl vacuum` removes it; for "
+        f"the last one, {_advice(table_uri)}"
+    )
+
+
+def _damaged(table_uri: str, receipt: Receipt, found: str) -> TableError:
+    uri = storage.redact(storage.join(table_uri, receipt.path))
+    return TableError(f"{uri}: the file is damaged: {found}; {_advice(table_uri)}")
+
+
+def _advice(table_uri: str) -> str:
+    return (
+        f"restore it from a copy, or let `dsvl repair {storage.redact(table_uri)}` take it out of "
+        "the log: the next run of the job then computes its rows again"
+    )
 
 
 def read_columns(
@@ -181,16 +200,18 @@ def read_columns(
         rows: pa.Table = file.read(columns=wanted(file.schema_arrow))
     except NotFoundError:  # another run has just replaced it: there is a copy
         return whole()
+    except StorageError as error:
+        # Where a file is too short, a store refuses the range, as if it could not be read now.
+        size = storage.stat(uri).size
+        if size == receipt.num_bytes:
+            raise
+        found = f"it has {size} bytes, but {receipt.num_bytes} were committed"
+        raise _damaged(table_uri, receipt, found) from error
     except (pa.ArrowException, OSError) as error:
-        raise TableError(
-            f"{uri}: the file is damaged: {error}; restore it from a copy, or delete the table's "
-            "rows of this part and run again"
-        ) from error
+        raise _damaged(table_uri, receipt, str(error)) from error
     if rows.num_rows != receipt.num_rows:
-        raise TableError(
-            f"{uri}: the file is damaged: it holds {rows.num_rows} rows, but the log says "
-            f"{receipt.num_rows}; restore it from a copy"
-        )
+        found = f"it holds {rows.num_rows} rows, but the log says {receipt.num_rows}"
+        raise _damaged(table_uri, receipt, found)
     return rows
 
 
@@ -231,8 +252,25 @@ class _Ranges(io.RawIOBase):
 
 
 def keep_superseded(table_uri: str, path: str) -> None:
-    """Copy a part that is about to leave the table to where earlier versions find it."""
-    storage.put(superseded_uri(table_uri, path), storage.read(storage.join(table_uri, path)))
+    """Copy a part that is about to leave the table to where earlier versions find it.
+
+    Raises:
+        TableError: It is missing.
+    """
+    try:
+        body = storage.read(storage.join(table_uri, path))
+    except NotFoundError as error:
+        raise _missing(table_uri, path) from error
+    storage.put(superseded_uri(table_uri, path), body)
+
+
+def read_superseded(table_uri: str, receipt: Receipt) -> bytes | None:
+    """Read the copy of a part that had left the table; None if there is none, or a damaged one."""
+    try:
+        body = storage.read(superseded_uri(table_uri, receipt.path))
+    except NotFoundError:
+        return None
+    return body if hashlib.sha256(body).hexdigest() == receipt.sha256 else None
 
 
 def superseded_uri(table_uri: str, path: str | None = None) -> str:

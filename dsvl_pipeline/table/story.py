@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from dsvl_pipeline import keys, storage
 from dsvl_pipeline.errors import ConfigError, TableError
 from dsvl_pipeline.table.format import read_format
-from dsvl_pipeline.table.lineage import RunManifest, read_run
+from dsvl_pipeline.table.lineage import RunManifest, known_run
 from dsvl_pipeline.table.log import LogEntry, Snapshot, read_entries
 from dsvl_pipeline.table.part import Receipt, read_part
 from dsvl_pipeline.table.schema import LOGICAL_KEY
@@ -89,7 +89,7 @@ def tell(
     return [
         Story(
             row=row,
-            run=read_run(uri, row["run_id"]) if row["run_id"] else None,
+            run=known_run(uri, row["run_id"]),
             stages=list(history.stages(receipt, row)),
         )
         for receipt, row in found

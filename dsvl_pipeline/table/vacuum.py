@@ -1,19 +1,35 @@
-"""Find and delete what killed runs left behind."""
+"""Find and delete what killed runs left behind.
+
+No clock and no age says whether a part may still be committed; leases do. A driver commits parts
+of its own lease only, and it can append nothing more once the log holds an entry of a higher one.
+So parts of lower leases than that of the log's last entry are safe to take, if no entry names
+them. Where there are others, vacuum takes the lease itself and appends an empty entry, as a run
+would at its start; if a run is at work, its parts stay. How old a file is matters to readers of
+earlier versions only, and is told by the store's own clock.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 
 from dsvl_pipeline import storage
+from dsvl_pipeline.errors import LeaseError
 from dsvl_pipeline.stores.local import remove_temporaries
-from dsvl_pipeline.table.log import Snapshot, read_snapshot
+from dsvl_pipeline.table.format import read_format
+from dsvl_pipeline.table.lease import LEASE_TIME_S, Lease, wait_until_free
+from dsvl_pipeline.table.log import Author, Log, Snapshot, read_snapshot
 from dsvl_pipeline.table.part import lease_of, superseded_uri
 
 GRACE_S = 7 * 24 * 3600.0
-"""Far longer than any driver keeps a receipt before it commits it."""
+"""A reader that began with an earlier version may still want it."""
 LEAST_GRACE_S = 3600.0
-"""What people may ask for: receipts are committed within minutes, but stores can be slow."""
+"""What people may ask for."""
+_CLOCKS_APART_S = 60.0
+
+_logger = logging.getLogger(__name__)
 
 
 def list_parts(uri: str) -> Iterator[storage.ObjectInfo]:
@@ -35,24 +51,71 @@ def vacuum(uri: str, *, grace_s: float = GRACE_S, is_dry: bool = False) -> list[
     """Delete what the table as it is does not need, and tell which parts that was.
 
     That is: unlogged parts, parts that only earlier versions name, and local temporary files. A
-    run may be at work meanwhile: what it wrote lately stays, whether committed or not.
+    run may be at work meanwhile: what it wrote stays, whether committed or not.
 
     Args:
         uri: The table.
-        grace_s: What was written, or left the table, more lately stays.
+        grace_s: What was written, or left the table, more lately stays, by the store's clock.
         is_dry: Only tell.
 
     Raises:
         NotFoundError: There is no table.
+        TableError: Its log is damaged.
     """
-    oldest_ns = time.time_ns() - int(grace_s * 1e9)
-    # Listed before the log is read: a part that is committed in between is then seen as committed.
+    read_format(uri)  # before anything is written beside it
+    oldest_ns = _now_ns(uri) - int(grace_s * 1e9)
     old = [info for info in list_parts(uri) if info.mtime_ns < oldest_ns]
-    found = list(unlogged(old, read_snapshot(uri)))
+    found = _lost(uri, old, is_dry=is_dry)
     superseded = storage.list_objects(superseded_uri(uri))
-    found += [info for info in superseded if info.mtime_ns < oldest_ns]
+    found += [info for info in superseded if lease_of(info.uri) and info.mtime_ns < oldest_ns]
     if not is_dry:
         storage.delete(info.uri for info in found)
         if not uri.startswith("s3://"):
-            remove_temporaries(uri, grace_s=grace_s)
+            remove_temporaries(uri, oldest_ns=oldest_ns)
     return found
+
+
+def _lost(uri: str, parts: list[storage.ObjectInfo], *, is_dry: bool) -> list[storage.ObjectInfo]:
+    """Give those of some parts that no driver can commit any more; make sure of that if need be."""
+    snapshot = read_snapshot(uri)
+    fence = snapshot.last_author.lease if snapshot.last_author else 0
+    if any(lease_of(info.uri) >= fence for info in unlogged(parts, snapshot)):
+        try:
+            if is_dry:
+                fence = 1 + wait_until_free(uri, time_s=LEASE_TIME_S)
+            else:
+                snapshot, fence = _take_over(uri)
+        except LeaseError as error:
+            _logger.warning("what its run has not committed yet stays: %s", error)
+    return [info for info in unlogged(parts, snapshot) if lease_of(info.uri) < fence]
+
+
+def _take_over(uri: str) -> tuple[Snapshot, int]:
+    """Keep all drivers so far from committing anything; give the table then, and our lease.
+
+    Raises:
+        LeaseError: One is at work.
+    """
+    run_id = f"vacuum-{uuid.uuid4().hex[:8]}"
+    lease = Lease.acquire(uri, run_id=run_id)
+    try:
+        log = Log(uri, Author(lease=lease.number, run_id=run_id, recipe="", operation="vacuum"))
+        log.take_over()
+        log.confirm()
+        lease.check()
+        return log.snapshot, lease.number
+    finally:
+        lease.release()
+
+
+def _now_ns(uri: str) -> int:
+    """Ask the store for the time; say so where this machine's differs, as people count by that."""
+    now_ns = storage.now_ns(storage.join(uri, "_dsvl"))
+    apart_s = abs(time.time_ns() - now_ns) / 1e9
+    if apart_s > _CLOCKS_APART_S:
+        _logger.warning(
+            "%s: this machine's clock and the store's are %.0f s apart; the store's counts",
+            storage.redact(uri),
+            apart_s,
+        )
+    return now_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,9 @@ import pyarrow.compute as pc
 from dsvl_pipeline import keys, storage
 from dsvl_pipeline.errors import TableError
 from dsvl_pipeline.table import lineage
+from dsvl_pipeline.table.document import warn_of_stranger
 from dsvl_pipeline.table.format import read_format
+from dsvl_pipeline.table.lease import is_released
 from dsvl_pipeline.table.log import Snapshot, read_snapshot
 from dsvl_pipeline.table.part import Receipt, keys_digest, read_part
 from dsvl_pipeline.table.schema import LOGICAL_KEY, logical_key, output_schema
@@ -21,6 +24,12 @@ from dsvl_pipeline.table.vacuum import list_parts, unlogged
 
 _COLUMNS = (*LOGICAL_KEY, "row_key", "status", "num_pages")
 _MOST_NAMED = 3
+_PART = re.compile(r"data/\d{5,}/\d{8,}-[0-9a-f]{32}\.parquet")
+_HIDDEN = re.compile(r"/[._]")  # Spark, pyarrow and pandas pass over those
+_BOOKKEEPING = re.compile(
+    r"format\.json|(?:probe|clock)-[^/]+\.json|(?:log|checkpoints)/\d{8}\.json"
+    r"|lease/\d{8}(?:\.renewed)?\.json|runs/[^/]+\.json|(?:superseded|plan|openlineage)/.+"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +59,7 @@ class Verification:
         num_expected: Rows that the last run says there must be; None where it cannot say.
         problems: Empty for a good table.
         unlogged: Parts on the store that are not in the log. Harmless to readers of the log; after
-            a good end there are none.
+            a good end there are none, so that then they are problems as well.
         last_run: How the last run ended; None if it left no manifest.
     """
 
@@ -73,10 +82,14 @@ def verify(uri: str) -> Verification:
     num_shards = read_format(uri).num_shards
     snapshot = read_snapshot(uri)
     run_id = snapshot.last_run_id
-    run = lineage.read_run(uri, run_id) if run_id is not None else None
+    problems: list[Problem] = []
+    run = None
+    try:
+        run = lineage.read_run(uri, run_id) if run_id is not None else None
+    except TableError as error:
+        problems.append(Problem(where=f"run {run_id}", what=str(error)))
     # What a run wanted is there when it is done, not before.
     wanted = run if run is not None and run.status == "done" else None
-    problems: list[Problem] = []
     rows_in_shards: dict[int, int] = {}
     for shard in range(num_shards):
         receipts = snapshot.in_shard(shard)
@@ -96,6 +109,9 @@ def verify(uri: str) -> Verification:
                     what=f"has {found} rows, but its last run wanted {num_rows}",
                 )
             )
+    # While a run is at work, or after one that was killed or stopped, some parts are not committed.
+    is_at_rest = (run is None or run.status == "done") and is_released(uri)
+    problems += check_files(snapshot, is_at_rest=is_at_rest)
     return Verification(
         version=snapshot.version,
         num_parts=len(snapshot.parts),
@@ -156,6 +172,39 @@ def check_keys(rows: pa.Table, shard: int, num_shards: int) -> Iterator[Problem]
             where=f"shard {shard}",
             what=f"{len(strays)} row ids belong into another shard, first {strays[:_MOST_NAMED]}",
         )
+
+
+def check_files(snapshot: Snapshot, *, is_at_rest: bool) -> Iterator[Problem]:
+    """Find files in ``data/`` that tools take for rows although they are none of the table's.
+
+    Warns of files in ``_dsvl/`` that nobody knows.
+
+    Args:
+        snapshot: The table.
+        is_at_rest: Whether no run is at work, and none left parts that it had not committed.
+    """
+    names = {path.rpartition("/")[2] for path in snapshot.parts}
+    for info in storage.list_objects(storage.join(snapshot.uri, "data")):
+        path = info.uri.removeprefix(snapshot.uri.rstrip("/") + "/")
+        if path in snapshot.parts or (_HIDDEN.search(path) and not path.endswith(".parquet")):
+            continue
+        if not _PART.fullmatch(path) or path.rpartition("/")[2] in names:
+            yield Problem(
+                where=path,
+                what="this file is none of the table's, but tools that read data/ as it is take it "
+                "for rows of it; move it away",
+            )
+        elif is_at_rest:
+            yield Problem(
+                where=path,
+                what="no log entry names this part although no run is at work, so tools that read "
+                "data/ as it is see rows that are not in the table; `dsvl vacuum`, or the next "
+                "run's good end, deletes it",
+            )
+    folder = storage.join(snapshot.uri, "_dsvl")
+    for info in storage.list_objects(folder):
+        if not _BOOKKEEPING.fullmatch(info.uri.removeprefix(folder + "/")):
+            warn_of_stranger(info.uri)
 
 
 def check_documents(rows: pa.Table, prompt_ids: Iterable[str]) -> Iterator[Problem]:

@@ -146,6 +146,23 @@ class TableWriter:
             if self._log.append(receipts, removed):
                 return
 
+    def drop(self, paths: Sequence[str]) -> None:
+        """Take parts that are lost or damaged out of the table, in one commit.
+
+        What is left of a damaged one is kept, as if it had been superseded.
+
+        Raises:
+            LeaseError: Another driver has taken over.
+            StorageError: The store does not answer.
+        """
+        if not paths:
+            return
+        self.check()
+        left = [path for path in paths if storage.exists(storage.join(self.uri, path))]
+        self._keep_superseded(left)
+        while not self._log.append((), paths):
+            pass
+
     def _keep_superseded(self, paths: Sequence[str]) -> None:
         """Copy what leaves the table, so that earlier versions stay readable after a good end."""
         with ThreadPoolExecutor(storage.NUM_THREADS) as threads:

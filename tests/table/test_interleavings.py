@@ -14,6 +14,7 @@ from dsvl_pipeline.errors import LeaseError, StorageError
 from dsvl_pipeline.table.compact import compact
 from dsvl_pipeline.table.log import list_versions, read_entries, read_snapshot
 from dsvl_pipeline.table.reader import committed_keys, read_table
+from dsvl_pipeline.table.vacuum import vacuum
 from dsvl_pipeline.table.verify import verify
 from tests.table.rows import image_rows, keys_of, open_table, write
 from tests.table.simulation import URI, Killed, Simulation, install
@@ -34,6 +35,11 @@ def _drive(run_id: str, committed: list[str]) -> None:
         writer.finish()
 
 
+def _vacuum() -> None:
+    """Take everything that may be taken, however young."""
+    vacuum(URI, grace_s=-60)
+
+
 def _driver(simulation: Simulation, name: str, committed: list[str]) -> Callable[[], None]:
     """A job that is started again a few times, whatever it ended with."""
 
@@ -42,6 +48,8 @@ def _driver(simulation: Simulation, name: str, committed: list[str]) -> Callable
             try:
                 if name == "compactor":
                     compact(URI)
+                elif name.startswith("vacuum"):
+                    _vacuum()
                 else:
                     _drive(f"{name}.{life}", committed)
             except (LeaseError, StorageError):
@@ -61,6 +69,19 @@ def _reader(simulation: Simulation) -> Callable[[], None]:
                 assert sorted(read_table(URI)["row_id"].to_pylist()) == ROWS
                 version = read_snapshot(URI).version
                 assert sorted(read_table(URI, version=version)["row_id"].to_pylist()) == ROWS
+            except Killed:
+                simulation.revive()
+
+    return act
+
+
+def _reader_of_the_last(simulation: Simulation) -> Callable[[], None]:
+    """Every row once in the last version; earlier ones go."""
+
+    def act() -> None:
+        for _ in range(8):
+            try:
+                assert sorted(read_table(URI)["row_id"].to_pylist()) == ROWS
             except Killed:
                 simulation.revive()
 
@@ -104,6 +125,37 @@ def test_no_interleaving_loses_or_doubles_a_row(
         assert set(read_table(URI)["text"].to_pylist()) == {"last"}, where
         assert _plain_rows(simulation) == ROWS, where
         assert verify(URI).unlogged == (), where
+
+
+@pytest.mark.parametrize("kill_rate", [0.0, 0.02])
+@pytest.mark.parametrize("seeds", [range(start, start + 4) for start in (100, 104)], ids=str)
+def test_no_interleaving_lets_vacuum_take_what_is_committed(
+    monkeypatch: pytest.MonkeyPatch, seeds: range, kill_rate: float
+) -> None:
+    """Beside jobs that give no sign of life, with no regard for age."""
+    num_taken = 0
+    for seed in seeds:
+        simulation = Simulation(seed, kill_rate=0.0)
+        install(monkeypatch, simulation)
+        _drive("first", [])
+        simulation.kill_rate = kill_rate
+        committed: list[str] = []
+        names = ("a", "b", "vacuum", "vacuum-too")
+        drivers = {name: _driver(simulation, name, committed) for name in names}
+        ends = simulation.run(drivers | {"reader": _reader_of_the_last(simulation)})
+        where = f"seed {seed}, kill rate {kill_rate}, {simulation.num_steps} steps"
+        for name, end in ends.items():
+            assert end is None, f"{name}: {end!r} ({where})"
+        assert sorted(read_table(URI)["row_id"].to_pylist()) == ROWS, where
+        added = [receipt.path for entry in read_entries(URI) for receipt in entry.added]
+        assert set(added).issuperset(committed), where
+        assert verify(URI).problems == (), where
+        num_taken += sum(e.author.operation == "vacuum" for e in read_entries(URI))
+        simulation.kill_rate = 0.0
+        _vacuum()
+        assert verify(URI).unlogged == (), where
+        assert _plain_rows(simulation) == ROWS, where
+    assert num_taken  # else nothing was tried
 
 
 def test_the_simulation_interleaves_and_kills(monkeypatch: pytest.MonkeyPatch) -> None:

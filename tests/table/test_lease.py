@@ -178,3 +178,83 @@ def test_a_lease_that_cannot_be_released_expires(
     monkeypatch.setattr(storage, "put", fail)
     held.release()
     assert "it will expire: no answer" in caplog.text
+
+
+def _win_twice(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let the next claim of a name succeed although it is taken; the later body stands."""
+    real = storage.put_if_absent
+
+    def forge(uri: str, body: bytes) -> bool:
+        if uri.endswith(name) and storage.exists(uri):
+            monkeypatch.setattr(storage, "put_if_absent", real)
+            storage.put(uri, body)
+            return True
+        return real(uri, body)
+
+    monkeypatch.setattr(storage, "put_if_absent", forge)
+
+
+def _hold_the_same(monkeypatch: pytest.MonkeyPatch, uri: str) -> tuple[Lease, Lease]:
+    """Two drivers that saw a free table at the same moment, and a store that let both in."""
+    first = Lease.acquire(uri, run_id="a", time_s=0.4)
+    _win_twice(monkeypatch, "00000001.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "wait_until_free", lambda uri, time_s: 0)
+        second = Lease.acquire(uri, run_id="b", time_s=0.4)
+    assert first.number == second.number == 1
+    return first, second
+
+
+def test_of_two_who_won_one_lease_the_later_holds(
+    table_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number proves nothing where the store lies; the token in the file does."""
+    first, second = _hold_the_same(monkeypatch, table_uri)
+    with pytest.raises(LeaseError, match=r"now names run b .* the store let two drivers") as caught:
+        first.check()
+    assert caught.value.exit_code == 3
+    second.check()
+    first.release()
+    with pytest.raises(LeaseError, match=r"run b .* is writing"):
+        Lease.acquire(table_uri, run_id="c", time_s=0.4)  # the first did not release for it
+    second.release()
+
+
+def test_a_renewal_notices_that_the_lease_is_anothers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would keep the other's lease alive beyond its death."""
+    first, second = _hold_the_same(monkeypatch, str(tmp_path))
+    first._thread.join(timeout=10)
+    assert not first._thread.is_alive()
+    second.check()
+    second.release()
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"number": 1}', b"\xff\xfe"])
+def test_a_damaged_lease_is_waited_for_and_followed(
+    table_uri: str, caplog: pytest.LogCaptureFixture, body: bytes
+) -> None:
+    """Nobody knows its holder; the log keeps that one from committing, whoever it is."""
+    Lease.acquire(table_uri, run_id="a", time_s=0.3)._released.set()
+    for name in ("00000001.json", "00000001.renewed.json"):
+        storage.put(storage.join(table_uri, "_dsvl/lease", name), body)
+    follower = Lease.acquire(table_uri, run_id="b", time_s=0.3)
+    assert follower.number == 2
+    assert "00000001.json: this file is damaged" in caplog.text
+    follower.release()
+
+
+def test_strange_files_beside_the_leases_are_passed_over(
+    table_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever copies a table with a file manager leaves some."""
+    names = ("README", ".DS_Store", "Thumbs.db", "00000009 (1).json", "7.json", "old/00000009.json")
+    for name in names:
+        storage.put(storage.join(table_uri, "_dsvl/lease", name), b"x")
+    held = Lease.acquire(table_uri, run_id="a")
+    assert held.number == 1
+    held.check()
+    held.release()
+    for name in set(names) - {".DS_Store"}:  # sorts before all leases, and is not even listed
+        assert f"{name}: this is no file of the table's" in caplog.text

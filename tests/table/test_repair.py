@@ -1,0 +1,321 @@
+"""Repair: what is lost or damaged leaves the table at once, and comes back by the next run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dsvl_pipeline import storage
+from dsvl_pipeline.cli import main
+from dsvl_pipeline.errors import LeaseError, NotFoundError, StorageError, TableError
+from dsvl_pipeline.report.export import export
+from dsvl_pipeline.table import log
+from dsvl_pipeline.table.compact import compact
+from dsvl_pipeline.table.failures import Selection, read_failures
+from dsvl_pipeline.table.log import list_versions, read_snapshot
+from dsvl_pipeline.table.part import Receipt, keep_superseded, read_columns
+from dsvl_pipeline.table.reader import read_table
+from dsvl_pipeline.table.repair import repair
+from dsvl_pipeline.table.story import tell
+from dsvl_pipeline.table.verify import verify
+from tests.table.rows import image_rows, keys_of, open_table, write
+
+NUM_PARTS = 3
+
+
+def _fill(uri: str) -> list[Receipt]:
+    """Three parts of two rows each."""
+    with open_table(uri) as writer:
+        receipts = [
+            write(writer, image_rows({f"{n}a": "1", f"{n}b": "1"})) for n in range(NUM_PARTS)
+        ]
+        for receipt in receipts:
+            writer.commit([receipt])
+        writer.finish()
+    return receipts
+
+
+def _compute(uri: str, wanted: list[str]) -> list[str]:
+    """Do what a run does: answer what is wanted and not there."""
+    with open_table(uri, "next") as writer:
+        there = read_table(uri)["row_id"].to_pylist()
+        missing = [row_id for row_id in wanted if row_id not in there]
+        if missing:
+            writer.commit([write(writer, image_rows(dict.fromkeys(missing, "1")))])
+        writer.finish()
+    return missing
+
+
+def _delete(uri: str) -> None:
+    storage.delete([uri])
+
+
+def _cut(uri: str) -> None:
+    storage.put(uri, storage.read(uri)[:100])
+
+
+def _empty(uri: str) -> None:
+    storage.put(uri, b"")
+
+
+def _flip(uri: str) -> None:
+    body = bytearray(storage.read(uri))
+    body[len(body) // 2] ^= 1
+    storage.put(uri, bytes(body))
+
+
+def _lengthen(uri: str) -> None:
+    storage.put(uri, storage.read(uri) + b"\n")
+
+
+def _replace_by_text(uri: str) -> None:
+    storage.put(uri, b"Access denied. Please log in.")
+
+
+DAMAGES = [_delete, _cut, _empty, _flip, _lengthen, _replace_by_text]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_lost_or_damaged_part_heals(table_uri: str, damage: Callable[[str], None]) -> None:
+    """One commit takes it out, the next run brings its rows back, each once."""
+    receipts = _fill(table_uri)
+    wanted = read_table(table_uri)["row_id"].to_pylist()
+    damage(storage.join(table_uri, receipts[1].path))
+    version = read_snapshot(table_uri).version
+    done = repair(table_uri)
+    assert [d.part.path for d in done.dropped] == [receipts[1].path]
+    assert (done.num_rows, done.num_parts, done.restored) == (2, NUM_PARTS, ())
+    entries = list_versions(table_uri)[version:]
+    assert [(len(v.entry.added), v.entry.removed) for v in entries] == [
+        (0, ()),
+        (0, (receipts[1].path,)),
+    ]
+    assert verify(table_uri).problems == ()
+    assert _compute(table_uri, wanted) == ["1a", "1b"]
+    assert sorted(read_table(table_uri)["row_id"].to_pylist()) == sorted(wanted)
+    assert verify(table_uri).problems == ()
+    assert repair(table_uri).dropped == ()
+
+
+def test_a_good_table_is_not_touched(table_uri: str) -> None:
+    """No version, no lease, no time of a run's."""
+    _fill(table_uri)
+    before = [info.uri for info in storage.list_objects(table_uri)]
+    done = repair(table_uri)
+    assert (done.dropped, done.restored, done.checkpoints) == ((), (), ())
+    assert [info.uri for info in storage.list_objects(table_uri)] == before
+
+
+def test_a_dry_repair_only_tells(table_uri: str) -> None:
+    """Every damaged part, and nothing changes."""
+    receipts = _fill(table_uri)
+    _delete(storage.join(table_uri, receipts[0].path))
+    _flip(storage.join(table_uri, receipts[2].path))
+    before = [info.uri for info in storage.list_objects(table_uri)]
+    done = repair(table_uri, is_dry=True)
+    assert [d.part.path for d in done.dropped] == [receipts[0].path, receipts[2].path]
+    assert [info.uri for info in storage.list_objects(table_uri)] == before
+
+
+def test_many_parts_leave_in_one_commit(table_uri: str) -> None:
+    """All of them, so that a table may become empty and full again."""
+    receipts = _fill(table_uri)
+    wanted = read_table(table_uri)["row_id"].to_pylist()
+    storage.delete(storage.join(table_uri, receipt.path) for receipt in receipts)
+    version = read_snapshot(table_uri).version
+    assert repair(table_uri).num_rows == 6
+    assert read_snapshot(table_uri).version == version + 2
+    assert read_table(table_uri).num_rows == 0
+    assert _compute(table_uri, wanted) == wanted
+    assert verify(table_uri).problems == ()
+
+
+def test_a_part_of_which_there_is_a_copy_is_put_back(table_uri: str) -> None:
+    """A run was killed between its copy and its commit, and later somebody deleted the part."""
+    receipts = _fill(table_uri)
+    keep_superseded(table_uri, receipts[0].path)
+    keep_superseded(table_uri, receipts[1].path)
+    _flip(storage.join(table_uri, "_dsvl/superseded", receipts[1].path))
+    for receipt in receipts[:2]:
+        _delete(storage.join(table_uri, receipt.path))
+    done = repair(table_uri)
+    assert [d.part.path for d in done.restored] == [receipts[0].path]
+    assert [d.part.path for d in done.dropped] == [receipts[1].path]  # its copy is damaged as well
+    assert verify(table_uri).problems == ()
+    assert read_table(table_uri).num_rows == 4
+
+
+def test_after_the_last_entry_was_moved_away_repair_finds_the_parts_it_had_removed(
+    table_uri: str,
+) -> None:
+    """As the message about a damaged entry advises."""
+    _fill(table_uri)
+    with open_table(table_uri, "second") as writer:
+        rows = image_rows({"0a": "2"})
+        writer.commit([write(writer, rows)], superseded=keys_of(rows))
+        writer.finish()
+        version = writer.snapshot.version
+    entry = storage.join(table_uri, f"_dsvl/log/{version:08d}.json")
+    storage.put(entry, b"")
+    with pytest.raises(TableError, match=rf"{version:08d}\.json: .* `dsvl repair` the table"):
+        repair(table_uri)
+    storage.delete([entry])
+    assert len(repair(table_uri).restored) == 1
+    assert sorted(set(read_table(table_uri)["text"].to_pylist())) == ["1"]
+    assert verify(table_uri).problems == ()
+
+
+def test_what_is_left_of_a_damaged_part_is_kept(tmp_path: Path) -> None:
+    """One byte may be all that is wrong with answers that took a day."""
+    uri = str(tmp_path)
+    receipts = _fill(uri)
+    _flip(storage.join(uri, receipts[0].path))
+    body = (tmp_path / receipts[0].path).read_bytes()
+    repair(uri)
+    assert not (tmp_path / receipts[0].path).exists()
+    assert (tmp_path / "_dsvl/superseded" / receipts[0].path).read_bytes() == body
+
+
+def test_a_store_that_does_not_answer_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage is no damage."""
+    uri = str(tmp_path)
+    _fill(uri)
+    version = read_snapshot(uri).version
+    real = storage.read
+
+    def fail(name: str, **kwargs: object) -> bytes:
+        if name.endswith(".parquet"):
+            raise StorageError(f"read {name}: no answer")
+        return real(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "read", fail)
+        with pytest.raises(StorageError, match="no answer"):
+            repair(uri)
+    assert read_snapshot(uri).version == version
+
+
+def test_bytes_that_were_damaged_on_their_way_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything leaves the table."""
+    uri = str(tmp_path)
+    receipts = _fill(uri)
+    real, damaged = storage.read, [receipts[0].path]
+
+    def flip(name: str, **kwargs: object) -> bytes:
+        body = real(name)
+        if damaged and name.endswith(damaged[0]):
+            damaged.clear()
+            return body[:-1] + b"?"
+        return body
+
+    monkeypatch.setattr(storage, "read", flip)
+    done = repair(uri)
+    assert not damaged
+    assert (done.dropped, done.restored) == ((), ())
+    assert read_table(uri).num_rows == 6
+
+
+def test_repair_waits_for_a_run(tmp_path: Path) -> None:
+    """One driver a table."""
+    uri = str(tmp_path)
+    receipts = _fill(uri)
+    (tmp_path / receipts[0].path).unlink()
+    with open_table(uri, "nightly"), pytest.raises(LeaseError, match="run nightly"):
+        repair(uri)
+
+
+def test_repair_makes_no_table(tmp_path: Path) -> None:
+    """A wrong URI leaves nothing behind."""
+    with pytest.raises(NotFoundError, match="there is no table here"):
+        repair(str(tmp_path / "elsewhere"))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"{}", b'{"version": "x"}', b"\x00" * 40])
+def test_a_damaged_checkpoint_is_made_anew(
+    table_uri: str, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    """It is derived; readers do without it until then."""
+    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 2)
+    _fill(table_uri)
+    before = read_snapshot(table_uri)
+    checkpoint = storage.join(table_uri, "_dsvl/checkpoints/00000004.json")
+    storage.put(checkpoint, body)
+    assert read_snapshot(table_uri) == before
+    assert repair(table_uri, is_dry=True).checkpoints == (checkpoint,)
+    assert repair(table_uri).checkpoints == (checkpoint,)
+    assert repair(table_uri).checkpoints == ()
+    assert read_snapshot(table_uri).parts == before.parts
+
+
+def _supersede(uri: str) -> None:
+    with open_table(uri, "second") as writer:
+        rows = image_rows({"0a": "2"})
+        writer.commit([write(writer, rows)], superseded=keys_of(rows))
+
+
+READERS: dict[str, Callable[[str], object]] = {
+    "read_table": read_table,
+    "compact": compact,
+    "the rewrite of superseded parts": _supersede,
+    "export": lambda uri: export(uri, uri + "/../copy.jsonl"),
+    "failures": lambda uri: read_failures(uri, Selection(row_ids=frozenset({"0a"}))),
+    "lineage": lambda uri: tell(uri, "0a"),
+    "columns": lambda uri: [
+        read_columns(uri, receipt, ["row_id"]) for receipt in read_snapshot(uri).parts.values()
+    ],
+}
+
+
+@pytest.mark.parametrize("damage", [_delete, _cut])
+@pytest.mark.parametrize("name", READERS)
+def test_whoever_finds_such_a_part_advises_repair(
+    tmp_path: Path, name: str, damage: Callable[[str], None]
+) -> None:
+    """The message is where people learn of the command."""
+    uri = str(tmp_path / "table")
+    receipts = _fill(uri)
+    damage(storage.join(uri, receipts[0].path))
+    with pytest.raises(TableError, match=rf"{receipts[0].path}.*`dsvl repair {uri}` take it out"):
+        READERS[name](uri)
+    assert any(f"`dsvl repair {uri}`" in str(problem) for problem in verify(uri).problems)
+
+
+@pytest.mark.parametrize("damage", [_delete, _cut, _empty, _replace_by_text])
+def test_a_large_part_of_which_columns_are_read_is_named_too(
+    table_uri: str, monkeypatch: pytest.MonkeyPatch, damage: Callable[[str], None]
+) -> None:
+    """By ranges, where a store refuses what lies beyond the end."""
+    monkeypatch.setattr("dsvl_pipeline.table.part._WHOLE_BYTES", 0)
+    monkeypatch.setattr("dsvl_pipeline.table.part._FOOTER_BYTES", 1 << 20)
+    (receipt, *_) = _fill(table_uri)
+    damage(storage.join(table_uri, receipt.path))
+    with pytest.raises(TableError, match="dsvl repair"):
+        read_columns(table_uri, receipt, ["row_id"])
+
+
+def test_the_command_tells_what_it_did_and_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Dry first: 1, as a check that does not hold; then for good; then there is nothing."""
+    uri = str(tmp_path)
+    receipts = _fill(uri)
+    (tmp_path / receipts[0].path).unlink()
+    assert main.main(["repair", uri, "--dry-run"]) == 1
+    out = capsys.readouterr().out
+    assert f"to be dropped: {receipts[0].path}: " in out
+    assert "2 rows would leave the table: run its job again" in out
+    assert main.main(["repair", uri]) == 0
+    out = capsys.readouterr().out
+    assert f"dropped: {receipts[0].path}: " in out
+    assert "1 part of 3 lost or damaged" in out
+    assert "Rows whose input is gone cannot be computed again" in out
+    assert main.main(["repair", uri]) == 0
+    assert capsys.readouterr().out == "0 parts of 2 lost or damaged\n"
+    assert main.main(["repair", str(tmp_path / "none")]) == 2

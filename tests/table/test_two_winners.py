@@ -1,0 +1,203 @@
+"""Stores that let two writers win one name: a proxy, a weak emulator, a race in 5,000."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsvl_pipeline import storage
+from dsvl_pipeline.errors import ConfigError, LeaseError, TableError
+from dsvl_pipeline.table import lease
+from dsvl_pipeline.table.claim import check_claims
+from dsvl_pipeline.table.lease import Lease
+from dsvl_pipeline.table.log import Author, Log
+from dsvl_pipeline.table.reader import read_table
+from dsvl_pipeline.table.verify import verify
+from dsvl_pipeline.table.writer import TableWriter
+from tests.table.rows import image_rows, open_table, write
+
+
+@pytest.fixture
+def two_win(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Ends of names whose next claim succeeds although they are taken; the later body stands."""
+    names: list[str] = []
+    real = storage.put_if_absent
+
+    def forge(uri: str, body: bytes) -> bool:
+        for name in names:
+            if uri.endswith(name) and storage.exists(uri):
+                names.remove(name)
+                storage.put(uri, body)
+                return True
+        return real(uri, body)
+
+    monkeypatch.setattr(storage, "put_if_absent", forge)
+    return names
+
+
+def _open_beside(monkeypatch: pytest.MonkeyPatch, uri: str, run_id: str) -> TableWriter:
+    """Open a table that saw no holder: the other came at the same moment."""
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "wait_until_free", lambda uri, time_s: 0)
+        return open_table(uri, run_id)
+
+
+def test_of_two_holders_of_one_lease_the_first_deletes_nothing(
+    table_uri: str, two_win: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has nothing to do and ends; the other's part, of the same number, is not its leftover."""
+    first = open_table(table_uri, "first")
+    two_win.append("lease/00000001.json")
+    second = _open_beside(monkeypatch, table_uri, "second")
+    receipt = write(second, image_rows({"a": "1"}))
+    with pytest.raises(LeaseError, match="run second"):
+        first.finish()
+    second.commit([receipt])
+    second.finish()
+    assert read_table(table_uri)["row_id"].to_pylist() == ["a"]
+    assert verify(table_uri).problems == ()
+
+
+def test_of_two_holders_of_one_lease_the_first_commits_nothing(
+    table_uri: str, two_win: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where the log would let it."""
+    first = open_table(table_uri, "first")
+    two_win.append("lease/00000001.json")
+    second = _open_beside(monkeypatch, table_uri, "second")
+    with pytest.raises(LeaseError, match="the store let two drivers write one object"):
+        first.commit([write(first, image_rows({"a": "1"}))])
+    second.commit([write(second, image_rows({"b": "1"}))])
+    second.finish()
+    assert read_table(table_uri)["row_id"].to_pylist() == ["b"]
+
+
+def test_a_lease_won_between_check_and_delete_costs_no_part(
+    table_uri: str, two_win: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a good end deletes was listed before the token was looked at for the last time."""
+    first = open_table(table_uri, "first")
+    real, found = first.confirm, []
+
+    def confirm() -> None:
+        real()
+        two_win.append("lease/00000001.json")
+        second = _open_beside(monkeypatch, table_uri, "second")
+        found.append((second, write(second, image_rows({"a": "1"}))))
+
+    monkeypatch.setattr(first, "confirm", confirm)
+    first.finish()
+    ((second, receipt),) = found
+    second.commit([receipt])
+    second.finish()
+    assert read_table(table_uri)["row_id"].to_pylist() == ["a"]
+
+
+def _log(uri: str, number: int) -> Log:
+    return Log(uri, Author(lease=number, run_id=f"run-{number}", recipe="r"))
+
+
+@pytest.mark.parametrize("then", ["append", "confirm"])
+def test_a_commit_that_another_overwrote_is_not_reported_as_done(
+    table_uri: str, two_win: list[str], then: str
+) -> None:
+    """Neither by the next commit nor, where it was the last one, by the end of the run."""
+    open_table(table_uri).close()
+    sleeper, follower = _log(table_uri, 2), _log(table_uri, 3)
+    rows = image_rows({"a": "1"})
+    with open_table(table_uri + "-parts") as parts:
+        first, second = write(parts, rows), write(parts, rows)
+    assert sleeper.append([first], [])
+    two_win.append("log/00000002.json")
+    follower.take_over()  # it had listed the log before the sleeper's entry
+    with pytest.raises(LeaseError, match=r"is that of run run-3 \(lease 3\); the store let two"):
+        sleeper.append([second], []) if then == "append" else sleeper.confirm()
+    assert follower.append([second], [])
+    follower.confirm()
+
+
+def test_an_earlier_entry_that_was_overwritten_is_found_at_the_end(
+    tmp_path: Path, two_win: list[str]
+) -> None:
+    """The other's request was late by more than one commit."""
+    uri = str(tmp_path / "table")
+    with open_table(uri, "a") as writer:
+        late = Log(uri, Author(lease=1, run_id="late", recipe="r"))
+        writer.commit([write(writer, image_rows({"a": "1"}))])
+        writer.commit([write(writer, image_rows({"b": "1"}))])
+        two_win.append("log/00000002.json")
+        late.take_over()
+        with pytest.raises(LeaseError, match="is not what this driver committed"):
+            writer.finish()
+
+
+def test_a_log_entry_that_vanished_is_not_built_upon(tmp_path: Path) -> None:
+    """Somebody cleaned up behind a driver's back."""
+    uri = str(tmp_path / "table")
+    with open_table(uri) as writer:
+        writer.commit([write(writer, image_rows({"a": "1"}))])
+        (tmp_path / "table/_dsvl/log/00000002.json").unlink()
+        with pytest.raises(TableError, match=r"00000002\.json: this driver wrote .* it is gone"):
+            writer.commit([write(writer, image_rows({"b": "1"}))])
+
+
+def test_the_format_that_stands_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two drivers that make one table must not put rows into shards by different numbers."""
+    uri, real = str(tmp_path), Lease.acquire
+
+    def acquire(*args: Any, **kwargs: Any) -> Lease:
+        other = b'{"layout_version": 1, "table_id": "other", "num_shards": 8}'
+        storage.put(storage.join(uri, "_dsvl/format.json"), other)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(Lease, "acquire", acquire)
+    with open_table(uri, num_shards=4) as writer:
+        assert writer.num_shards == 8
+
+
+def test_a_store_that_looks_and_then_writes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other its writers are refused; at once, several win."""
+
+    def weak(uri: str, body: bytes) -> bool:
+        if storage.exists(uri):
+            return False
+        time.sleep(0.02)
+        storage.put(uri, body)
+        return True
+
+    monkeypatch.setattr(storage, "put_if_absent", weak)
+    with pytest.raises(ConfigError, match=r"of 4 writers of one object [234] were told .* first"):
+        check_claims(str(tmp_path), "token")
+    assert list((tmp_path / "_dsvl").iterdir()) == []
+
+
+def test_a_store_that_lets_two_win_in_one_race_of_three_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first race may look good: connections are opened one by one."""
+    real, lock, lies = storage.put_if_absent, threading.Lock(), ["-2.json"]
+
+    def lie_once(uri: str, body: bytes) -> bool:
+        with lock:
+            won = real(uri, body)
+            if not won and lies and uri.endswith(lies[0]):
+                lies.clear()
+                return True
+            return won
+
+    monkeypatch.setattr(storage, "put_if_absent", lie_once)
+    with pytest.raises(ConfigError, match="of 4 writers of one object 2 were told"):
+        check_claims(str(tmp_path), "token")
+
+
+def test_a_good_store_passes_the_races(table_uri: str) -> None:
+    """And nothing is left of them."""
+    check_claims(table_uri, "token")
+    assert list(storage.list_objects(table_uri)) == []
