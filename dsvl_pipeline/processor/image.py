@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, ImageChops, ImageCms, UnidentifiedImageError
 from dsvl_pipeline.errors import ImageError
 from dsvl_pipeline.model.config import RGB, ImageConfig, TowerImageConfig
 from dsvl_pipeline.processor import tiff
+from dsvl_pipeline.processor.kinds import kind_of
 from dsvl_pipeline.records import ImageInput, Pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
@@ -99,10 +100,12 @@ def decode_frame(data: bytes, page_index: int = 0) -> Frame:
     except UnidentifiedImageError as error:
         if any(magic in data[:12] for magic in _MAGIC):
             raise _decoding_error(OSError("the header is damaged or cut off"), data) from error
+        kind = kind_of(data)
         raise ImageError(
             "image_format",
-            f"decoding the image: {len(data)} bytes starting with {data[:12]!r} are in no format "
-            f"that is read; {_ACCEPTED}; convert the file or remove the row",
+            f"decoding the image: {len(data)} bytes starting with {data[:12]!r} "
+            f"{f'({kind}) ' if kind else ''}are in no format that is read; {_ACCEPTED}; convert "
+            "the file or remove the row",
         ) from error
     # Hostile files make the decoders raise OSError, ValueError, SyntaxError, struct.error,
     # OverflowError, NotImplementedError and more: here, whatever its name, it is bad data.

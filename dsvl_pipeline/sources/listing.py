@@ -30,7 +30,8 @@ RANGE_BYTES = 8 << 20
 # may be called so by a camera (_DSC0001.JPG). Columns of a partitioned table may be as well.
 _ASIDE = re.compile(
     r"(?:^|/)(?:\.(?!\.?(?:/|$))|_[^/=]*/"
-    r"|(?:@eaDir|#recycle|#snapshot|\$RECYCLE\.BIN|lost\+found|System Volume Information)/)"
+    r"|(?i:@eaDir|@Recycle|@Recently-Snapshot|@tmp|#recycle|#snapshot|~snapshot"
+    r"|\$RECYCLE\.BIN|RECYCLER|lost\+found|System Volume Information)/)"
 )
 _ASIDE_MANIFEST = re.compile(r"(?:^|/)_[^/=]*$")
 _SET_ASIDE = "hidden or set aside (a part of the path that no pattern names: .NAME, _NAME/, @eaDir)"
@@ -49,7 +50,7 @@ _PICTURES = {
     **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
     **dict.fromkeys((".djvu", ".djv"), "DjVu"),
     **dict.fromkeys((".wmf", ".emf"), "Windows metafile"),
-    **dict.fromkeys((".exr", ".hdr", ".tga", ".dds", ".ico", ".icns", ".pcx", ".xcf"), "other"),
+    **{f".{n}": n.upper() for n in ("exr", "hdr", "tga", "dds", "ico", "icns", "pcx", "xcf")},
 }
 """Pictures that nobody here can read, by suffix."""
 
