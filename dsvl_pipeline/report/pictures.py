@@ -8,9 +8,10 @@ from PIL import Image
 
 from dsvl_pipeline.config import DocumentConfig, InputConfig
 from dsvl_pipeline.errors import ConfigError, DsvlError, RowError
-from dsvl_pipeline.processor import image
+from dsvl_pipeline.processor import image, tiff
 from dsvl_pipeline.sources.documents import DocumentRenderer
 from dsvl_pipeline.sources.fetch import Fetcher
+from dsvl_pipeline.sources.images import may_have_pages
 from dsvl_pipeline.sources.uris import scheme_of
 from dsvl_pipeline.table.lineage import read_run
 
@@ -25,7 +26,7 @@ class Source:
     Attributes:
         uri: Where it was read.
         sha256: Of the bytes that were read; None where none were.
-        page_index: Of a document's page.
+        page_index: Of a document's or a TIFF's page.
         run_id: Who read it.
     """
 
@@ -62,13 +63,13 @@ class RunPictures:
         if isinstance(reader, str):
             return reader
         fetcher, config = reader
-        is_page = source.page_index is not None
+        is_image = source.page_index is None or may_have_pages(source.uri)
         try:
-            fetched = (fetcher.read_document if is_page else fetcher.read)(source.uri)
+            fetched = (fetcher.read if is_image else fetcher.read_document)(source.uri)
             if fetched.sha256 != source.sha256:
                 return "the file has changed since"
-            if source.page_index is None:
-                return image.decode(fetched.data)
+            if source.page_index is None or tiff.is_tiff(fetched.data):
+                return image.decode_frame(fetched.data, source.page_index or 0).image
             return self._rendering(config).render(fetched.data, source.page_index)
         except RowError as error:
             return error.code

@@ -28,6 +28,7 @@ COMMITTED = pa.schema(
         ("status", pa.string()),
         ("is_retryable", pa.bool_()),
         ("num_pages", pa.int32()),
+        ("num_frames", pa.int32()),
     ]
 )
 
@@ -471,3 +472,42 @@ def test_a_spool_holds_few_long_prompts_at_a_time(monkeypatch: pytest.MonkeyPatc
     assert written[0] == 10
     assert max(written[1:]) == 4
     assert (sum(written[1:]), len(digests)) == (10, 1)
+
+
+def tiff(name: str) -> Row:
+    """A TIFF, whose pages are counted when it is read."""
+    return replace(document(name), kind="tiff")
+
+
+@pytest.mark.parametrize("num_frames", [None, 1])
+def test_the_one_row_of_a_tiff_is_settled(tmp_path: Path, num_frames: int | None) -> None:
+    """It has the key of an image: tables from before its pages counted do not run again."""
+    before = committed_image(tiff("a.tif"), num_frames=num_frames)
+    result, todo = planned(tmp_path, [tiff("a.tif")], [before])
+    assert (todo, result.num_up_to_date, result.num_stale) == ([], 1, 0)
+
+
+def test_a_tiff_of_which_only_the_first_page_was_asked_is_opened(tmp_path: Path) -> None:
+    """The job said `first` then, and says `pages` now."""
+    before = committed_image(tiff("a.tif"), num_frames=3)
+    result, todo = planned(tmp_path, [tiff("a.tif")], [before])
+    assert [(row["row_id"], row["done_pages"]) for row in todo] == [("a.tif", [])]
+    assert (result.num_documents, result.num_stale) == (1, 1)
+
+
+def test_pages_of_a_tiff_are_replaced_by_its_first(tmp_path: Path) -> None:
+    """The other way round its pages leave the table."""
+    row = tiff("a.tif")
+    before = committed_pages(row, [0, 1, 2], 3)
+    result, todo = planned(tmp_path, [row], before)
+    assert (todo, result.num_up_to_date) == ([], 3)
+    result, todo = planned(tmp_path, [replace(row, kind="image")], before)
+    assert [row["kind"] for row in todo] == ["image"]
+    assert result.num_stale == 3
+
+
+def test_only_the_missing_pages_of_a_tiff_are_asked(tmp_path: Path) -> None:
+    """As those of a document are."""
+    row = tiff("a.tif")
+    _, todo = planned(tmp_path, [row], committed_pages(row, [0, 2], 3))
+    assert [(row["done_pages"], row["num_pages"]) for row in todo] == [([0, 2], 3)]

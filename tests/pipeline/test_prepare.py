@@ -139,3 +139,26 @@ def test_a_trial_reads_no_further_once_there_is_a_table(
         read.clear()
         prepared(job, limit=5)
         assert len(read) == num_read
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("/in/a.tif", "tiff"),
+        ("/in/A.TIFF", "tiff"),
+        ("s3://bucket/a.tif", "tiff"),
+        ("https://host/a.tif?signature=x.jpg", "tiff"),
+        ("s3://bucket/a.jpg?b.tif", "tiff"),  # of a key, `?` is a part
+        ("https://host/a?name=b.tif", "image"),
+        ("/in/a.jpg", "image"),
+        ("/in/tif", "image"),
+    ],
+)
+def test_a_name_tells_which_images_may_have_pages(source: str, kind: str) -> None:
+    """They are opened before it is known how many rows they are."""
+    row = Row(row_id="a", kind="image", sources=(source,), content_id=b"a")
+    for frames, wanted in (("pages", kind), ("first", "image"), ("error", "image")):
+        config = InputConfig.model_validate({"images": "*", "frames": frames})
+        assert [one.kind for one in prepare._paged([row], config)] == [wanted]
+    beside = replace(row, sources=(source, source))
+    assert [one.kind for one in prepare._paged([beside], InputConfig(images=("*",)))] == ["image"]

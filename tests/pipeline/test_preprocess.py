@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
+from PIL import Image
 
-from dsvl_pipeline import hub
+from dsvl_pipeline import hub, keys
 from dsvl_pipeline.pipeline import blocks
 from dsvl_pipeline.pipeline.preprocess import StageConfig, _tools, list_pages, preprocess
 from dsvl_pipeline.processor.processor import Processor
-from tests.pipeline.jobs import fake_job, parse
+from tests.pipeline.jobs import fake_job, jpeg, parse
+from tests.processor import tiffs
+from tests.processor.test_tiff import five
 from tests.sources.test_documents import written
 
 
@@ -80,3 +85,97 @@ def test_a_document_that_was_replaced_is_read_from_its_first_page_on(tmp_path: P
         listed[before] = list_pages(batch, config=config)["page_index"].to_pylist()
     _tools(job).renderer.close()
     assert listed == {1: [], 3: [0]}
+
+
+def asked_of(path: Path, *, prompts: int = 1, kind: str = "tiff", **config: Any) -> pa.Table:
+    """What preprocessing makes of an image file, pages listed, under some prompts."""
+    job = parse(fake_job({"images": str(path), **config}, "out"))
+    rows = [
+        {"row_id": "t", "kind": kind, "sources": [str(path)], "content_id": b"c", "prompt": "What?",
+         "prompt_id": f"p{number}", "row_key": None if kind == "tiff" else b"k" * 16,
+         "done_pages": []}
+        for number in range(prompts)
+    ]  # fmt: skip
+    batch = pa.Table.from_pylist(rows, schema=blocks.work_schema(pa.schema([])))
+    stages = StageConfig(job=job, dtype="float32", recipe="r", lineage={})
+    return preprocess(list_pages(batch, config=stages), config=stages)
+
+
+def test_a_tiff_has_a_row_for_each_page_and_prompt(tmp_path: Path) -> None:
+    """Pages first, so that each is decoded once."""
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiffs.file(*five()))
+    rows = asked_of(path, prompts=2)
+    assert rows["page_index"].to_pylist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert set(rows["num_pages"].to_pylist()) == {5}
+    assert set(rows["error_code"].to_pylist()) == {None}
+    assert rows["is_blank"].to_pylist() == [True] * 10  # each is of one grey
+    assert len(set(rows["digests"].combine_chunks().flatten().to_pylist())) == 5
+
+
+@pytest.mark.parametrize("name", ["one.tif", "a-png.tif"])
+def test_a_tiff_with_one_page_stays_a_row_without_a_page(tmp_path: Path, name: str) -> None:
+    """Its key is what it was; so is that of another picture under such a name."""
+    path = tmp_path / name
+    body = tiffs.file(five()[0]) if name == "one.tif" else jpeg(1)
+    path.write_bytes(body)
+    rows = asked_of(path)
+    assert rows["page_index"].to_pylist() == [None]
+    assert rows["num_frames"].to_pylist() == [1]
+    assert rows["is_blank"].to_pylist() == [False]  # as of every image
+    digest = blocks.prompt_digest_of({"prompt": "What?", "schema": None, "regex": None})
+    assert rows["row_key"].to_pylist() == [keys.row_key(b"c", None, digest, "r")]
+
+
+def test_a_damaged_page_of_a_tiff_is_an_error_row_alone(tmp_path: Path) -> None:
+    """The others have their answers."""
+    made = five()
+    made[2] = (made[2][0] | {tiffs.HEIGHT: 4000, tiffs.ROWS: 4000}, made[2][1])
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiffs.file(*made))
+    rows = asked_of(path)
+    codes = rows["error_code"].to_pylist()
+    assert [code is None for code in codes] == [True, True, False, True, True]
+    assert codes[2] in ("image_truncated", "image_unreadable")
+
+
+def test_a_tiff_with_too_many_pages_is_one_error_row_for_each_prompt(tmp_path: Path) -> None:
+    """Never cut silently."""
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiffs.file(*five()))
+    rows = asked_of(path, prompts=2, document={"max_pages": 4})
+    assert rows["error_code"].to_pylist() == ["image_too_many_pages"] * 2
+    assert rows["is_retryable"].to_pylist() == [True] * 2
+
+
+def gif() -> bytes:
+    """An animation."""
+    body = io.BytesIO()
+    frames = [Image.new("L", (8, 8), grey) for grey in (0, 200)]
+    frames[0].save(body, "GIF", save_all=True, append_images=frames[1:])
+    return body.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "code"),
+    [
+        ("scan.jpg", "pages", "image_frames"),
+        ("scan.jpg", "first", None),
+        ("scan.jpg", "error", "image_frames"),
+        ("moving.gif", "pages", None),
+        ("moving.gif", "error", "image_frames"),
+    ],
+)
+def test_pictures_beside_the_one_that_is_shown_are_never_silent(
+    tmp_path: Path, name: str, frames: str, code: str | None
+) -> None:
+    """Pages whose name does not tell of them are refused; frames of an animation are counted."""
+    path = tmp_path / name
+    path.write_bytes(gif() if name == "moving.gif" else tiffs.file(*five()))
+    rows = asked_of(path, kind="image", frames=frames)
+    assert rows["error_code"].to_pylist() == [code]
+    if code is None:
+        assert rows["num_frames"].to_pylist() == [2 if name == "moving.gif" else 5]
+    else:
+        assert "input.frames" in rows["error_message"][0].as_py()
+        assert rows["is_retryable"].to_pylist() == [True]
