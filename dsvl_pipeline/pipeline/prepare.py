@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from dsvl_pipeline import hub, keys, storage
-from dsvl_pipeline.config import InputConfig, JobConfig, check_grammars
+from dsvl_pipeline.config import DocumentConfig, JobConfig, check_grammars
 from dsvl_pipeline.errors import AccessError, ConfigError, NotFoundError, RunStoppedError
 from dsvl_pipeline.pipeline import carried, plan, settings, work
 from dsvl_pipeline.pipeline.patience import patiently
@@ -26,7 +26,6 @@ from dsvl_pipeline.pipeline.preprocess import StageConfig
 from dsvl_pipeline.pipeline.redrive import Redrive
 from dsvl_pipeline.pipeline.settings import Scale
 from dsvl_pipeline.records import Row
-from dsvl_pipeline.sources.images import may_have_pages
 from dsvl_pipeline.sources.open import Input, open_input, with_absolute_paths
 from dsvl_pipeline.sources.skips import Skipped
 from dsvl_pipeline.sources.uris import as_text, local_path, scheme_of, shown
@@ -242,7 +241,7 @@ def read_job(job: JobConfig, *, stop: threading.Event) -> Wanted:
         recipe_parts=_recipe_parts(job, model),
         carry_schema=source.carry_schema,
         source=source,
-        rows=_paged(_until(stop, source.rows()), job.input),
+        rows=_rendered(_until(stop, source.rows()), job.input.document),
     )
 
 
@@ -371,20 +370,14 @@ def _until(stop: threading.Event, items: Iterable[T]) -> Iterator[T]:
         yield item
 
 
-def _paged(rows: Iterable[Row], config: InputConfig) -> Iterator[Row]:
-    """Let the content of documents be that of their pages, and find the TIFFs among the images.
-
-    Other pixels are other pages. A TIFF may have pages, which are asked where the job wants it.
-    """
-    document, has_pages = config.document, config.frames == "pages"
+def _rendered(rows: Iterable[Row], config: DocumentConfig) -> Iterator[Row]:
+    """Let the content of documents be that of their pages: other pixels are other pages."""
     for row in rows:
         if row.kind == "document" and row.content_id:
             content_id = keys.content_id_rendered(
-                row.content_id, dpi=document.dpi, max_page_px=document.max_page_px
+                row.content_id, dpi=config.dpi, max_page_px=config.max_page_px
             )
             row = replace(row, content_id=content_id)
-        elif has_pages and len(row.sources) == 1 and may_have_pages(row.sources[0]):
-            row = replace(row, kind="tiff")
         yield row
 
 

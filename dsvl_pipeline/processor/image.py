@@ -90,6 +90,8 @@ def decode_frame(data: bytes, page_index: int = 0) -> Frame:
             return _decode_tiff(data, page_index)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             stretch = _stretch_of(image)
+            if image.format == "PNG":
+                _scale_transparency(image, data[24])
             return Frame(
                 image=_squared(to_rgb(image), stretch),
                 num_frames=_num_frames(image, data),
@@ -130,6 +132,15 @@ def _decode_tiff(data: bytes, page_index: int) -> Frame:
     if orientation in _LYING:
         stretch = 1 / stretch if stretch else 1.0
     return Frame(image=_squared(picture, stretch), num_frames=max(len(found), 1), holds="pages")
+
+
+def _scale_transparency(image: Image.Image, bits: int) -> None:
+    """Bring the transparent colour of a PNG to 8 bits, where Pillow brings its pixels to them."""
+    colour = image.info.get("transparency")
+    if isinstance(colour, int) and image.mode == "L" and bits in (2, 4):
+        image.info["transparency"] = colour * 255 // (2**bits - 1)
+    elif isinstance(colour, tuple) and bits == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
 def _num_frames(image: Image.Image, data: bytes) -> int:

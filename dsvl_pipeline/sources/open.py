@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, islice
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow as pa
 from dsvl_pipeline.config import InputConfig
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.documents import document_rows
-from dsvl_pipeline.sources.images import image_rows
+from dsvl_pipeline.sources.images import image_rows, may_have_pages
 from dsvl_pipeline.sources.listing import resolve
 from dsvl_pipeline.sources.manifest import Manifest
 from dsvl_pipeline.sources.prefixes import Prefixes
@@ -60,7 +61,8 @@ class Input:
             ConfigError: A manifest file turns out to be damaged.
         """
         batches = self._manifest.batches() if self._manifest else iter(())
-        return refuse_repeats(chain(batches, _batches(self._files())))
+        rows = refuse_repeats(chain(batches, _batches(self._files())))
+        return map(_with_pages, rows) if self._config.frames == "pages" else rows
 
     def _files(self) -> Iterator[Row]:
         images, documents = self._config.images, self._config.documents
@@ -97,6 +99,13 @@ def with_absolute_paths(config: InputConfig) -> InputConfig:
             for name, absolute in {**spell, "allowed_roots": local_path}.items()
         }
     )
+
+
+def _with_pages(row: Row) -> Row:
+    """Find the TIFFs among the images: whether they have pages shows when they are opened."""
+    if row.kind == "image" and len(row.sources) == 1 and may_have_pages(row.sources[0]):
+        return replace(row, kind="tiff")
+    return row
 
 
 def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:

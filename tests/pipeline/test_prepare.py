@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dsvl_pipeline import hub, keys
-from dsvl_pipeline.config import DocumentConfig, InputConfig
+from dsvl_pipeline.config import DocumentConfig
 from dsvl_pipeline.pipeline import prepare
 from dsvl_pipeline.pipeline.prepare import Prepared, _recipe_parts
 from dsvl_pipeline.pipeline.settings import Scale
@@ -65,12 +65,7 @@ def test_how_pages_are_rendered_is_part_of_documents_alone() -> None:
     document = Row(row_id="d", kind="document", sources=("d",), content_id=b"d")
     rows = [picture, document, replace(document, content_id=b"")]
     one, other, same = (
-        [
-            row.content_id
-            for row in prepare._paged(
-                rows, InputConfig(images=("*",), document=DocumentConfig(**settings))
-            )
-        ]
+        [row.content_id for row in prepare._rendered(rows, DocumentConfig(**settings))]
         for settings in ({}, {"dpi": 100}, {"draft": True, "memory_gib": 2.0})
     )
     assert one[0] == other[0] == b"a"
@@ -139,26 +134,3 @@ def test_a_trial_reads_no_further_once_there_is_a_table(
         read.clear()
         prepared(job, limit=5)
         assert len(read) == num_read
-
-
-@pytest.mark.parametrize(
-    ("source", "kind"),
-    [
-        ("/in/a.tif", "tiff"),
-        ("/in/A.TIFF", "tiff"),
-        ("s3://bucket/a.tif", "tiff"),
-        ("https://host/a.tif?signature=x.jpg", "tiff"),
-        ("s3://bucket/a.jpg?b.tif", "tiff"),  # of a key, `?` is a part
-        ("https://host/a?name=b.tif", "image"),
-        ("/in/a.jpg", "image"),
-        ("/in/tif", "image"),
-    ],
-)
-def test_a_name_tells_which_images_may_have_pages(source: str, kind: str) -> None:
-    """They are opened before it is known how many rows they are."""
-    row = Row(row_id="a", kind="image", sources=(source,), content_id=b"a")
-    for frames, wanted in (("pages", kind), ("first", "image"), ("error", "image")):
-        config = InputConfig.model_validate({"images": "*", "frames": frames})
-        assert [one.kind for one in prepare._paged([row], config)] == [wanted]
-    beside = replace(row, sources=(source, source))
-    assert [one.kind for one in prepare._paged([beside], InputConfig(images=("*",)))] == ["image"]

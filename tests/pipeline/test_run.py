@@ -29,6 +29,8 @@ from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import payload_digest
 from dsvl_pipeline.table.verify import verify
 from tests.pipeline.jobs import fake_job, parse, plain_rows, write_manifest
+from tests.processor import tiffs
+from tests.processor.test_tiff import five
 from tests.sources.pdfs import tree
 from tests.sources.test_passwords import encrypted
 
@@ -229,6 +231,35 @@ def test_documents_and_images_share_a_table(tmp_path: Path) -> None:
     verification = verify(str(tmp_path / "out"))
     assert (verification.problems, verification.num_expected) == ((), rows.num_rows)
     assert run(job).rows_new == 0
+
+
+def test_pages_of_tiffs_are_rows_of_the_table(tmp_path: Path) -> None:
+    """A damaged page is an error alone; what was asked of first pages is made whole later."""
+    (tmp_path / "in").mkdir()
+    made = five()
+    (tmp_path / "in" / "one.tif").write_bytes(tiffs.file(made[0]))
+    made[3] = (made[3][0] | {tiffs.HEIGHT: 4000, tiffs.ROWS: 4000}, made[3][1])
+    (tmp_path / "in" / "five.tif").write_bytes(tiffs.file(*made))
+    job = fake_job({"images": str(tmp_path / "in")}, str(tmp_path / "out"))
+    job["input"]["frames"] = "first"
+    assert run(job).rows_new == 2
+    rows = read_table(str(tmp_path / "out")).sort_by("row_id")
+    assert rows["num_frames"].to_pylist() == [5, 1]
+    job["input"]["frames"] = "pages"
+    assert run(job).rows_new == 5
+    rows = read_table(str(tmp_path / "out")).sort_by(
+        [("row_id", "ascending"), ("page_index", "ascending")]
+    )
+    assert rows["page_index"].to_pylist() == [0, 1, 2, 3, 4, None]
+    assert rows["num_pages"].to_pylist() == [5] * 5 + [None]
+    assert [status == "error" for status in rows["status"].to_pylist()] == [False] * 3 + [True] + [
+        False
+    ] * 2
+    assert verify(str(tmp_path / "out")).problems == ()
+    assert run(job).rows_new == 0
+    job["input"]["frames"] = "first"
+    assert run(job).rows_new == 1
+    assert read_table(str(tmp_path / "out")).num_rows == 2
 
 
 @pytest.mark.s3

@@ -182,6 +182,30 @@ def test_one_transparent_colour_shows_white() -> None:
     assert greys(marked) == [255, 156]
 
 
+def test_a_transparent_colour_is_found_at_every_depth() -> None:
+    """Pillow scales the pixels of these files, but not the colour that it compares them with."""
+    marked = png(2, 1, 4, 0, b"\0\x5a", chunk(b"tRNS", struct.pack(">H", 5)))
+    assert greys(marked) == [255, 170]
+    marked = png(4, 1, 2, 0, b"\0\x1b", chunk(b"tRNS", struct.pack(">H", 1)))
+    assert greys(marked) == [0, 255, 170, 255]
+    two = struct.pack(">6H", 1000, 40000, 500, 0, 32896, 65535)
+    marked = png(2, 1, 16, 2, b"\0" + two, chunk(b"tRNS", struct.pack(">3H", 1000, 40000, 500)))
+    assert row(marked) == [WHITE, (0, 128, 255)]
+
+
+@pytest.mark.parametrize("most", [31, 100, 300, 1023, 4095, 65535])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_portable_maps_of_any_greatest_value_are_scaled(most: int, channels: int) -> None:
+    """A camera's 10 or 12 bits, whose white is not that of the bytes that hold them."""
+    form = ">H" if most > 255 else ">B"
+    values = [0, round(most / 3), most]
+    body = b"".join(struct.pack(form, value) for value in values)
+    head = b"P5 3 1" if channels == 1 else b"P6 1 1"
+    found = np.asarray(decode(head + f" {most}\n".encode() + body))[0]
+    shown = found[:, 0] if channels == 1 else found[0]
+    np.testing.assert_allclose(shown, [value * 255 / most for value in values], atol=1)
+
+
 def test_premultiplied_alpha_is_understood() -> None:
     """Pictures that callers made may be of any mode of Pillow."""
     image = Image.new("RGBA", (1, 1), (255, 0, 0, 51))

@@ -20,6 +20,8 @@ from dsvl_pipeline.report.html import write_report
 from dsvl_pipeline.report.pictures import RunPictures, Source
 from dsvl_pipeline.table.lineage import RunManifest, write_run
 from tests.pipeline.jobs import jpeg
+from tests.processor import tiffs
+from tests.processor.test_tiff import five
 from tests.tables import write_table
 
 Read = Callable[..., Image.Image | str]
@@ -204,3 +206,17 @@ def test_an_id_is_not_taken_for_a_path(tmp_path: Path) -> None:
     assert page.count('<p class="none">no picture</p>') == 1
     assert page.count('<p class="none">no picture: &lt;none&gt;</p>') == 1
     assert "<img" not in page
+
+
+def test_a_page_of_a_tiff_is_shown_beside_its_answers(tmp_path: Path) -> None:
+    """By what the file holds: no renderer of PDFs is asked."""
+    (tmp_path / "in").mkdir()
+    data = tiffs.file(*five())
+    path = write(tmp_path / "in" / "a.tif", data)
+    leave_manifest(tmp_path / "out", "r1", images=[f"{tmp_path}/in/*.tif"])
+    sha256 = hashlib.sha256(data).hexdigest()
+    with closing(RunPictures(str(tmp_path / "out"))) as found:
+        for page, grey in ((0, 10), (3, 130)):
+            shown = found.read(Source(uri=str(path), sha256=sha256, run_id="r1", page_index=page))
+            assert isinstance(shown, Image.Image)
+            assert shown.getpixel((0, 0)) == (grey, grey, grey)

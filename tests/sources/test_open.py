@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -157,3 +158,33 @@ def test_ids_are_unique_over_all_kinds(photos: Path) -> None:
         columns={"id": "id", "image": "image"},
     )
     assert [row.row_id for row in found] == [f"{photos}/a.png", f"{photos}/a.png#2"]
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("/in/a.tif", "tiff"),
+        ("/in/A.TIFF", "tiff"),
+        ("s3://bucket/a.tif", "tiff"),
+        ("https://host/a.tif?signature=x.jpg", "tiff"),
+        ("s3://bucket/a.jpg?b.tif", "tiff"),  # of a key, `?` is a part
+        ("https://host/a?name=b.tif", "image"),
+        ("/in/a.jpg", "image"),
+        ("/in/tif", "image"),
+    ],
+)
+def test_a_name_tells_which_images_may_have_pages(tmp_path: Path, source: str, kind: str) -> None:
+    """They are opened before it is known how many rows they are."""
+    lines = [{"id": "one", "image": source}, {"id": "two", "image": [source, source]}]
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for frames, wanted in (("pages", kind), ("first", "image"), ("error", "image")):
+        config = InputConfig.model_validate(
+            {
+                "manifest": str(manifest),
+                "columns": {"id": "id", "image": "image"},
+                "frames": frames,
+                "allowed_prefixes": ["s3://bucket"],
+            }
+        )
+        assert [row.kind for row in open_input(config).rows()] == [wanted, "image"]
