@@ -61,7 +61,8 @@ _NAMED = {"row_id", "page_index", "prompt_id"}.union(*_SECTIONS.values())
 _TELL = {
     "answered": "answered for the first time",
     "replaced": "answered anew, in the place of the answer below",
-    "moved": "moved here when other rows of its part were replaced",
+    "carried": "written again, as what it carries changed; the answer is the one below",
+    "moved": "moved here when other rows of its part were replaced or written again",
     "merged": "merged into this part by a compaction",
     "gone": "what stood before was vacuumed",
 }

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dsvl_pipeline import storage
+from dsvl_pipeline.columns import python_values
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.stores.local import local_path
 from dsvl_pipeline.table.reader import read_table
@@ -148,7 +149,7 @@ def _plain_rows(table: pa.Table, *, is_json: bool = True) -> Iterator[dict[str, 
 
 
 def _values(column: pa.Array, *, is_json: bool) -> list[Any]:
-    values = column.to_pylist()
+    values = python_values(column)
     if pa.types.is_floating(column.type) and not is_json:  # infinities have a name in CSV
         return [None if value != value else value for value in values]
     return [_plain(value) for value in values]

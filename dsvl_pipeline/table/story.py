@@ -10,14 +10,15 @@ from typing import Any, Literal
 import pyarrow.compute as pc
 
 from dsvl_pipeline import keys, storage
+from dsvl_pipeline.columns import python_values
 from dsvl_pipeline.errors import ConfigError, TableError
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.lineage import RunManifest, known_run
 from dsvl_pipeline.table.log import LogEntry, Snapshot, read_entries
 from dsvl_pipeline.table.part import Receipt, read_part
-from dsvl_pipeline.table.schema import LOGICAL_KEY
+from dsvl_pipeline.table.schema import LOGICAL_KEY, OUR_COLUMNS
 
-Event = Literal["answered", "replaced", "moved", "merged", "gone"]
+Event = Literal["answered", "replaced", "carried", "moved", "merged", "gone"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class Stage:
 
     Attributes:
         event: ``answered`` for the first time, or ``replaced`` the answer of the stage before;
+            ``carried`` when what it carries changed, but not the answer;
             ``moved`` when other rows of its part were replaced, ``merged`` by a compaction;
             ``gone``: parts that may have held an earlier answer were vacuumed.
         entry: The commit.
@@ -143,7 +145,10 @@ def _event(
         # What is left of a part that can no longer be read was not answered by this entry's run.
         return "answered" if row["run_id"] in (None, entry.author.run_id) else "moved"
     is_same = all(earlier[1].get(name) == row.get(name) for name in ("run_id", "produced_at"))
-    return "moved" if is_same else "replaced"
+    if not is_same:
+        return "replaced"
+    users = (earlier[1].keys() | row.keys()) - OUR_COLUMNS
+    return "moved" if all(earlier[1].get(n) == row.get(n) for n in users) else "carried"
 
 
 def _find(
@@ -151,7 +156,13 @@ def _find(
 ) -> list[tuple[Receipt, list[dict[str, Any]]]]:
     def read(receipt: Receipt) -> tuple[Receipt, list[dict[str, Any]]]:
         rows = read_part(uri, receipt)
-        return receipt, rows.filter(pc.equal(rows["row_id"], row_id)).to_pylist()
+        rows = rows.filter(pc.equal(rows["row_id"], row_id))
+        users = [name for name in rows.column_names if name not in OUR_COLUMNS]
+        found: list[dict[str, Any]] = rows.drop_columns(users).to_pylist()
+        for name in users:
+            for row, value in zip(found, python_values(rows[name]), strict=True):
+                row[name] = value
+        return receipt, found
 
     with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
         return list(threads.map(read, receipts))

@@ -27,10 +27,12 @@ from dsvl_pipeline.pipeline.progress import Tracker
 from dsvl_pipeline.pipeline.redrive import Redrive
 from dsvl_pipeline.pipeline.run import _ShardRun, _write_part
 from dsvl_pipeline.pipeline.settings import Scale
+from dsvl_pipeline.report.export import export
 from dsvl_pipeline.table.failures import Selection
 from dsvl_pipeline.table.log import Log, read_entries
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
+from dsvl_pipeline.table.story import tell
 from dsvl_pipeline.table.verify import verify
 from tests.pipeline.jobs import fake_job, jpeg, parse
 
@@ -373,6 +375,10 @@ def test_odd_values_reach_the_table_and_change_in_it(column: pa.Array, place: Pl
     assert place.run(job) == (0, 0)
     turned = pa.concat_arrays([column.slice(1), column.slice(0, 1)])
     assert place.run(place.job(place.parquet(id=["1", "2"], c=turned), "c")) == (0, 2)
+    for name in ("rows.csv", "rows.jsonl", "rows.md", "rows.parquet"):
+        assert export(place.uri, str(place.folder / name)) == 2
+    (story,) = tell(place.uri, "1")
+    assert [stage.event for stage in story.stages] == ["carried", "answered"]
 
 
 def test_pages_of_a_document_are_planned_with_what_it_carries(place: Place) -> None:
