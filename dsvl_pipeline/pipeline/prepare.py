@@ -47,6 +47,7 @@ _PACKAGES = (
     "pyarrow",
     "pillow",
     "pypdfium2",
+    "pikepdf",
     "tokenizers",
     "llguidance",
 )
