@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from urllib.parse import urlsplit
 
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.listing import file_rows, find
@@ -31,5 +30,5 @@ def image_rows(
 def may_have_pages(uri: str) -> bool:
     """Tell by its name whether an image is a TIFF, which may have several pages."""
     if "?" in uri and scheme_of(uri) in ("http", "https"):
-        uri = urlsplit(uri).path
+        uri = uri.partition("?")[0]  # what names no host may stand there, and is refused later
     return uri[-5:].lower().endswith((".tif", ".tiff"))

@@ -169,6 +169,7 @@ def test_ids_are_unique_over_all_kinds(photos: Path) -> None:
         ("https://host/a.tif?signature=x.jpg", "tiff"),
         ("s3://bucket/a.jpg?b.tif", "tiff"),  # of a key, `?` is a part
         ("https://host/a?name=b.tif", "image"),
+        ("https://user@[::1/a.tif?signature=x", "tiff"),  # no address, which is found out later
         ("/in/a.jpg", "image"),
         ("/in/tif", "image"),
     ],
