@@ -24,6 +24,7 @@ GPU            is there, torch can use it, the weights fit
 Ray cluster    answers, where cluster.address or RAY_ADDRESS names one
 kubernetes     where the job file has the section: the API server, the operator, the account
 shared memory  Ray's object store lives there; too little makes all of it slow
+Ray's reach    who else on the network may reach a Ray that a run starts here
 
 Each line is ok, a warning (slow or surprising) or a problem (it will not run), with what to do.
 exit codes: 0 no problem; 1 a problem; 2 the job file is wrong."""

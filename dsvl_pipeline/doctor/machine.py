@@ -23,6 +23,7 @@ _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _OBJECT_STORE = 0.3
 _FULL = 0.95
 _SPILL_BYTES = 20 * GIB
+_REACH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # see `pipeline.own_cluster`
 _QUERY = "name,memory.total,driver_version,compute_cap"
 
 
@@ -31,6 +32,7 @@ def check_machine() -> Iterator[Finding]:
     yield check_versions()
     yield check_gpu()
     yield check_shared_memory()
+    yield check_reach()
     place, setting = os.environ.get("RAY_TMPDIR", "/tmp"), "RAY_TMPDIR"
     # In a pod the operator says here how it starts Ray.
     start = os.environ.get("KUBERAY_GEN_RAY_START_CMD", "")
@@ -133,6 +135,20 @@ def check_shared_memory() -> Finding:
         text=f"{shown}; Ray's object store wants {_OBJECT_STORE:.0%} of it, and goes to a disk",
         advice=f"docker run --shm-size={math.ceil(_OBJECT_STORE * memory / (1 << 20))}m; on "
         "Kubernetes KubeRay mounts it, as large as the memory limit",
+    )
+
+
+def check_reach() -> Finding:
+    """Look who else may reach a Ray that a run starts on this machine."""
+    about, shown = "Ray's reach", "a run's own Ray listens on loopback only"
+    told = os.environ.get(_REACH, "0")
+    if told.lower() in ("0", "false"):
+        return Finding(about=about, grade="ok", text=shown)
+    return Finding(
+        about=about,
+        grade="warning",
+        text=f"{_REACH} is {told}: a run's own Ray listens on every interface of this machine",
+        advice="unset it, unless others are meant to reach it; its metrics ask for no token",
     )
 
 

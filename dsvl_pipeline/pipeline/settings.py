@@ -16,6 +16,7 @@ from ray.data import DataContext
 
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import ConfigError, RunStoppedError
+from dsvl_pipeline.pipeline.own_cluster import keep_token_private, on_loopback
 from dsvl_pipeline.pipeline.signals import kept_handlers
 
 _logger = logging.getLogger(__name__)
@@ -116,7 +117,9 @@ def _start() -> None:
     try:
         # One more CPU than there are: what the engine is counted for, be it a tenth, must not
         # leave a core without a preprocessing task.
-        _init(address="local", num_cpus=(os.cpu_count() or 1) + 1, include_dashboard=False)
+        keep_token_private()
+        with on_loopback():
+            _init(address="local", num_cpus=(os.cpu_count() or 1) + 1, include_dashboard=False)
     except Exception as error:  # Ray has no class of its own for this
         raise RunStoppedError(f"Ray did not start on this machine: {error}") from error
 

@@ -145,3 +145,14 @@ def test_the_command_ends_with_1_where_there_is_a_problem(
     assert "problem  disk            1.0 GiB free of 100 GiB" in shown
     assert "-> make room for 20 GiB, or choose another place: RAY_TMPDIR" in shown
     assert main.main(["doctor", str(tmp_path / "nowhere.yaml")]) == 2
+
+
+@pytest.mark.parametrize(("value", "grade"), [(None, "ok"), ("0", "ok"), ("1", "warning")])
+def test_who_may_reach_a_runs_own_ray_is_told(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, grade: str
+) -> None:
+    """A switch that was set for something else opens it to the network."""
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
+    if value is not None:
+        monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", value)
+    assert machine.check_reach().grade == grade
