@@ -254,6 +254,33 @@ def test_local_listing_follows_links_but_never_in_circles(tmp_path: Path) -> Non
     assert list(storage.list_objects(str(tmp_path)))
 
 
+def test_a_file_uri_is_percent_decoded(tmp_path: Path) -> None:
+    """As URIs are; what a listing gives reads back, whatever the names."""
+    storage.put(f"file://{tmp_path}/a%20b%25", b"1")
+    assert (tmp_path / "a b%").read_bytes() == b"1"
+    for name in ("x%41.png", "caf\u00e9 [1]#?.png", os.fsdecode(b"\xff.png"), "sub%2F/y"):
+        storage.put(f"{tmp_path}/{name}", os.fsencode(name))
+    found = list(storage.list_objects(f"file://{tmp_path}"))
+    assert [info.uri.removeprefix(f"file://{tmp_path}/") for info in found] == [
+        "%FF.png",
+        "a b%25",
+        "caf\u00e9 [1]#?.png",
+        "sub%252F/y",
+        "x%2541.png",
+    ]
+    bodies = [storage.read(info.uri) for info in found]
+    assert bodies[0] == b"\xff.png"
+    assert bodies[3:] == [b"sub%2F/y", b"x%41.png"]
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    """What is written first under another name has a short one."""
+    uri = str(tmp_path / ("\u6587" * 83 + ".csv"))  # 253 bytes
+    storage.put(uri, b"1")
+    assert storage.put_if_absent(uri, b"2") is False
+    assert storage.read(uri) == b"1"
+
+
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     """A named pipe would block a worker for ever."""
     os.mkfifo(tmp_path / "pipe")
