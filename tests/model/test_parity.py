@@ -64,14 +64,19 @@ def test_image_features_equal_transformers(pair: tuple[Any, DeepseekVL]) -> None
 
 @torch.no_grad()
 def test_image_features_do_not_depend_on_the_batch(pair: tuple[Any, DeepseekVL]) -> None:
-    """An answer must not change with the images that happen to be encoded beside it."""
+    """An image's features are its own, whatever is encoded beside it, up to float32's rounding.
+
+    Not to the bit: torch chooses the library that computes a convolution (MKL, oneDNN, its own) by
+    processor, threads and number of images, and each sums in its own order. The engine therefore
+    encodes one image at a time on a CPU; tests/engine/test_features.py holds it to the bit.
+    """
     _, model = pair
     low_res, high_res = pictures(model, 5)
     together = model.encode_images(low_res, high_res)
     for i in range(5):
         one = slice(i, i + 1)
         alone = model.encode_images(low_res[one], None if high_res is None else high_res[one])
-        assert torch.equal(together[one], alone)
+        torch.testing.assert_close(together[one], alone, **CLOSE)
 
 
 @torch.no_grad()
