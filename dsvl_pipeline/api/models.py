@@ -7,6 +7,7 @@ of one, ``D`` width, ``V`` vocabulary, ``S`` edge of a picture in pixels.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from dsvl_pipeline.model.checkpoint import load_model
 from dsvl_pipeline.model.config import read_image_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.model.generation_defaults import read_generation_config
+
+_logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -69,6 +72,8 @@ class _PretrainedModel:
         kind = DeepseekVLHybridConfig if self.is_hybrid else DeepseekVLConfig
         self.config = kind(model.config)
         self.generation_config = read_generation_config(directory)
+        if self.generation_config.warning is not None:
+            _logger.warning("%s: %s", directory, self.generation_config.warning)
         self._image_config = read_image_config(directory)
 
     @classmethod

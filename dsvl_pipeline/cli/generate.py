@@ -38,6 +38,7 @@ def execute(args: argparse.Namespace) -> int:
     """Ask, print the answer."""
     from dsvl_pipeline import hub, storage
     from dsvl_pipeline.errors import ConfigError, RowError
+    from dsvl_pipeline.model.generation_defaults import read_generation_config
     from dsvl_pipeline.processor.processor import Processor
     from dsvl_pipeline.records import EngineConfig, SamplingParams
 
@@ -53,6 +54,8 @@ def execute(args: argparse.Namespace) -> int:
         raise ConfigError(str(error)) from error
     directory = hub.resolve(args.checkpoint, args.revision)
     processor = Processor.from_pretrained(directory)
+    if warning := read_generation_config(directory).warning:
+        print(f"({warning})", file=sys.stderr)
     images = []
     for uri in args.images:
         try:

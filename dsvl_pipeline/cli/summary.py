@@ -42,6 +42,8 @@ def print_run(result: RunSummary, *, max_error_fraction: float) -> None:
     for line in _remarks(result):
         print(line)
     print_skipped(result.skipped)
+    for warning in result.warnings:
+        print(f"warning: {warning}")
     if result.exit_code == 1:
         print(
             f"exit code 1: {result.errors_wanted / result.rows_wanted:.1%} of the rows failed, "

@@ -26,6 +26,7 @@ from dsvl_pipeline.errors import (
 )
 from dsvl_pipeline.kubernetes.client import Cluster
 from dsvl_pipeline.kubernetes.render import ACCOUNT
+from dsvl_pipeline.model.generation_defaults import read_generation_config
 from dsvl_pipeline.model.tensors import list_tensors
 from dsvl_pipeline.pipeline.settings import address_of, check_reachable
 from dsvl_pipeline.processor.processor import Processor
@@ -142,6 +143,7 @@ def _checkpoint(job: JobConfig) -> Iterator[Finding]:
             return
         tensors = list_tensors(directory)
         Processor.from_pretrained(directory)
+        warning = read_generation_config(directory).warning
     except (ConfigError, OSError) as error:
         advice = "fetch it again, or name another: model.checkpoint"
         yield Finding(about=about, grade="problem", text=str(error), advice=advice)
@@ -149,6 +151,9 @@ def _checkpoint(job: JobConfig) -> Iterator[Finding]:
     num_bytes = sum(tensor.num_bytes for tensor in tensors.values())
     shown = f"{directory}: {len(tensors)} tensors, {as_size(num_bytes)}, whole"
     yield Finding(about=about, grade="ok", text=shown)
+    if warning is not None:
+        advice = "correct eos_token_id in generation_config.json, or let it be"
+        yield Finding(about="end of answers", grade="warning", text=warning, advice=advice)
     yield from _fits(job, num_bytes)
 
 

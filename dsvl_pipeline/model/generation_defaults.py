@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsvl_pipeline.errors import CheckpointError
-from dsvl_pipeline.model.json_files import get, read_json, reading, token_id
+from dsvl_pipeline.model.json_files import get, read_optional_json, reading
+from dsvl_pipeline.model.special_tokens import read_special_ids
 
 # Of generation_config.json: what changes answers, with the value that does not. None where only
 # absence does nothing.
@@ -49,7 +50,10 @@ class GenerationDefaults:
     """The checkpoint's defaults for ``generate``; transformers' own where it has none.
 
     Attributes:
-        eos_token_ids: Any of them ends a completion; may be empty.
+        eos_token_ids: Any of them ends a completion; may be empty. Those of the file that are
+            special tokens of the tokenizer, and the tokenizer's own end of sentence.
+        refused_eos_token_ids: Those of the file that are not: answers would end at a word.
+        has_mended_eos: Whether ``eos_token_ids`` are others than the file alone would give.
         pad_token_id: None where none is set; ``generate`` then pads with the first of the above.
         unsupported: Settings that would change answers and that nothing here does, as
             ``name=value``. They stop ``generate`` alone: a job has its own settings.
@@ -66,6 +70,20 @@ class GenerationDefaults:
     max_new_tokens: int | None
     max_length: int
     unsupported: tuple[str, ...] = ()
+    refused_eos_token_ids: tuple[int, ...] = ()
+    has_mended_eos: bool = False
+
+    @property
+    def warning(self) -> str | None:
+        """What is suspicious of the checkpoint's end of sequence, and what came of it."""
+        if not self.refused_eos_token_ids:
+            return None
+        refused = ", ".join(map(str, self.refused_eos_token_ids))
+        used = ", ".join(map(str, self.eos_token_ids)) or "none: they end at max_new_tokens"
+        return (
+            f"generation_config.json ends answers at {refused}, no special token of the tokenizer; "
+            f"left out; ids that end answers: {used}"
+        )
 
     def check_supported(self) -> None:
         """Raise CheckpointError where ``generate`` could not do what the checkpoint asks for."""
@@ -79,20 +97,23 @@ class GenerationDefaults:
 def read_generation_config(directory: Path) -> GenerationDefaults:
     """Read a checkpoint's ``generation_config.json``, which may be absent.
 
-    The end of sequence then is the tokenizer's.
+    An end of sequence in config.json does not count: its default is another tokenizer's.
 
     Raises:
         CheckpointError: It is broken, or holds a value of a wrong kind.
     """
     with reading(directory):
-        path = directory / "generation_config.json"
-        config = read_json(path) if path.exists() else {}
-        eos = get(config, "eos_token_id", None)
-        if eos is None:
-            eos = _tokenizer_eos(directory)
-        eos_ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        config = read_optional_json(directory / "generation_config.json")
+        eos = get(config, "eos_token_id", [])
+        configured = tuple(map(int, eos if isinstance(eos, list) else [eos]))
+        special = read_special_ids(directory)
+        own = () if special.eos is None else (special.eos,)
+        refused = () if special.all is None else {*configured} - special.all
+        kept = tuple(dict.fromkeys(x for x in (*configured, *own) if x not in refused))
         return GenerationDefaults(
-            eos_token_ids=tuple(map(int, eos_ids)),
+            eos_token_ids=kept,
+            refused_eos_token_ids=tuple(sorted(refused)),
+            has_mended_eos=bool(configured) and {*kept} != {*configured},
             pad_token_id=get(config, "pad_token_id", None),
             do_sample=get(config, "do_sample", False),
             temperature=float(get(config, "temperature", 1.0)),
@@ -108,11 +129,3 @@ def read_generation_config(directory: Path) -> GenerationDefaults:
                 if config.get(name) not in (None, neutral, [], {})
             ),
         )
-
-
-def _tokenizer_eos(directory: Path) -> int | None:
-    path = directory / "tokenizer_config.json"
-    token = read_json(path).get("eos_token") if path.exists() else None
-    if isinstance(token, dict):
-        token = token.get("content")
-    return None if token is None else token_id(directory, token)

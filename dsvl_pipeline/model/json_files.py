@@ -33,6 +33,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_optional_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an absent file counts as an empty one.
+
+    Raises:
+        CheckpointError: It is not a JSON object.
+    """
+    return read_json(path) if path.exists() else {}
+
+
 @contextmanager
 def reading(directory: Path) -> Iterator[None]:
     """Turn whatever a value of a wrong kind makes stumble into a CheckpointError."""
@@ -82,12 +91,16 @@ def triple(values: Any) -> Triple:
 
 def token_id(directory: Path, token: str) -> int | None:
     """Give the id of a token in ``tokenizer.json``, or None where file or token is missing."""
-    path = directory / "tokenizer.json"
-    if not path.exists():
-        return None
-    tokenizer = read_json(path)
-    for added in tokenizer.get("added_tokens") or ():
-        if added["content"] == token:
-            return int(added["id"])
-    found = (tokenizer.get("model") or {}).get("vocab", {}).get(token)
-    return None if found is None else int(found)
+    return token_ids(read_optional_json(directory / "tokenizer.json")).get(token)
+
+
+def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
+    """Give the id of every token, those that were added included.
+
+    Args:
+        tokenizer: Contents of ``tokenizer.json``; Unigram models list pairs of piece and score.
+    """
+    vocab = (tokenizer.get("model") or {}).get("vocab") or {}
+    ids = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
+    added = tokenizer.get("added_tokens") or ()
+    return {**ids, **{token["content"]: int(token["id"]) for token in added}}

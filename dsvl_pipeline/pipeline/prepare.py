@@ -19,6 +19,7 @@ import pyarrow as pa
 from dsvl_pipeline import hub, keys, storage
 from dsvl_pipeline.config import DocumentConfig, JobConfig, check_grammars
 from dsvl_pipeline.errors import AccessError, ConfigError, NotFoundError, RunStoppedError
+from dsvl_pipeline.model.generation_defaults import GenerationDefaults, read_generation_config
 from dsvl_pipeline.pipeline import carried, plan, settings, work
 from dsvl_pipeline.pipeline.patience import patiently
 from dsvl_pipeline.pipeline.plan import ShardPlan, Spool
@@ -65,6 +66,7 @@ class Prepared:
         manifest: What the table's `lineage` keeps of this run.
         skipped: What the input holds beside its rows.
         schema: Of all parts of the table, once this run has ended well.
+        warnings: What is suspicious of the checkpoint.
     """
 
     config: StageConfig
@@ -74,6 +76,7 @@ class Prepared:
     manifest: RunManifest
     schema: pa.Schema
     skipped: tuple[Skipped, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def part_metadata(self) -> dict[str, str]:
@@ -151,6 +154,7 @@ class Wanted:
         carry_schema: Of the carried columns.
         source: The input, not yet read.
         rows: Its rows.
+        warnings: What is suspicious of the checkpoint.
     """
 
     job: JobConfig
@@ -161,6 +165,7 @@ class Wanted:
     carry_schema: pa.Schema
     source: Input
     rows: Iterator[Row]
+    warnings: tuple[str, ...]
 
     @property
     def pinned_job(self) -> JobConfig:
@@ -234,15 +239,17 @@ def read_job(job: JobConfig, *, stop: threading.Event) -> Wanted:
     settings.configure()
     scale = settings.scale_of(job)
     model = _model(job, checkpoint, scale)
+    ends = read_generation_config(checkpoint) if job.engine.kind == "model" else None
     return Wanted(
         job=job,
         checkpoint=checkpoint,
         scale=scale,
         model=model,
-        recipe_parts=_recipe_parts(job, model),
+        recipe_parts=_recipe_parts(job, model, ends),
         carry_schema=source.carry_schema,
         source=source,
         rows=_rendered(_until(stop, source.rows()), job.input.document),
+        warnings=(ends.warning,) if ends is not None and ends.warning else (),
     )
 
 
@@ -356,6 +363,7 @@ def prepare(
         manifest=manifest,
         skipped=base.source.skipped,
         schema=schema,
+        warnings=wanted.warnings,
     )
 
 
@@ -415,13 +423,19 @@ def _model(job: JobConfig, checkpoint: Path, scale: Scale) -> dict[str, str | No
     }
 
 
-def _recipe_parts(job: JobConfig, model: Mapping[str, Any]) -> dict[str, Any]:
+def _recipe_parts(
+    job: JobConfig, model: Mapping[str, Any], ends: GenerationDefaults | None = None
+) -> dict[str, Any]:
     """What changes the results of every row; how documents are rendered is in their keys.
 
     Where a checkpoint lies does not, its bytes do. Drafts, graphs and shared prefixes do not: they
-    change how long an answer takes.
+    change how long an answer takes. What ends answers is named only where generation_config.json
+    alone would end others: such rows were wrong once, the others need not run again.
     """
-    return {
+    mended = {}
+    if ends is not None and ends.has_mended_eos:
+        mended = {"eos_token_ids": sorted(ends.eos_token_ids)}
+    return mended | {
         "model": {name: value for name, value in model.items() if name != "model"},
         "generation": asdict(job.generation),
         "quantization": job.engine.quantization,

@@ -82,6 +82,7 @@ class RunSummary:
         replicas: Engines.
         price: Of their time from the start of the run to its end, in ``currency``; None without a
             price in the job file. The start and the end of nodes are not in it.
+        warnings: What is suspicious of the checkpoint.
         skipped: What the input's directories and globs hold beside its rows.
         exit_code: 0, or 1 when more than ``max_error_fraction`` of the rows asked for failed.
     """
@@ -108,6 +109,7 @@ class RunSummary:
     price: float | None = None
     currency: str = "USD"
     skipped: tuple[Skipped, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def rows_per_s(self) -> float:
@@ -572,5 +574,6 @@ def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
         price=job.cluster.price(prepared.scale.replicas, progress.elapsed_s),
         currency=job.cluster.currency,
         skipped=prepared.skipped,
+        warnings=prepared.warnings,
         exit_code=int(num_errors + progress.kept > job.max_error_fraction * num_rows),
     )

@@ -15,7 +15,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dsvl_pipeline.errors import CheckpointError, PromptError
-from dsvl_pipeline.processor.tokens import read_optional_json
+from dsvl_pipeline.model.json_files import read_optional_json
+from dsvl_pipeline.model.original import MODEL_TYPE as ORIGINAL
 
 Message = Mapping[str, Any]
 """``{"role": ..., "content": text}``, or content as a list of parts, each
@@ -128,13 +129,19 @@ class ChatTemplate:
 def read_template(directory: Path) -> str | None:
     """The checkpoint's chat template, or None where it has none.
 
+    In the original layout tokenizer_config.json holds the language model's own, which the
+    checkpoint was not trained with: there it does not count.
+
     Raises:
         CheckpointError: A file cannot be read, or holds several templates and no default.
     """
     path = directory / "chat_template.jinja"
     if path.exists():
         return path.read_text(encoding="utf-8")
-    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+    places = ["chat_template.json", "processor_config.json"]
+    if read_optional_json(directory / "config.json").get("model_type") != ORIGINAL:
+        places.append("tokenizer_config.json")
+    for name in places:
         found = read_optional_json(directory / name).get("chat_template")
         if isinstance(found, list):
             found = {entry["name"]: entry["template"] for entry in found}

@@ -25,8 +25,7 @@ from tokenizers import Tokenizer
 
 from dsvl_pipeline.errors import CheckpointError
 from dsvl_pipeline.model.json_files import read_json
-
-_ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask", "image")
+from dsvl_pipeline.model.special_tokens import is_control, read_special_tokens
 
 
 class GuardedTokenizer:
@@ -51,7 +50,7 @@ class GuardedTokenizer:
         self._leading_id = None if bos is None else _id(spec, bos)
         self.named_tokens = dict(named_tokens)
         self._spec = spec
-        control = {t["content"]: t["id"] for t in spec["added_tokens"] if _is_control(t)}
+        control = {t["content"]: t["id"] for t in spec["added_tokens"] if is_control(t)}
         self.aliases = {token: _private_spelling() for token in control}
         self._tokens = {alias: token for token, alias in self.aliases.items()}
         self._backend = Tokenizer.from_str(json.dumps(_renamed(spec, self.aliases)))
@@ -84,17 +83,11 @@ class GuardedTokenizer:
                 "class of transformers"
             )
         spec = read_json(path)
-        config = {
-            **read_optional_json(directory / "special_tokens_map.json"),
-            **read_optional_json(directory / "tokenizer_config.json"),
-        }
-        named = {f"{role}_token": _content(config.get(f"{role}_token")) for role in _ROLES}
-        named = {name: token for name, token in named.items() if isinstance(token, str)}
-        named["image_token"] = image_token
-        extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-        _add_missing(spec, [*named.values(), *map(_content, extra)])
+        tokens = read_special_tokens(directory)
+        named = {**tokens.named, "image_token": image_token}
+        _add_missing(spec, [*named.values(), *tokens.others])
         spec |= {"truncation": None, "padding": None}
-        return cls(spec, named, adds_bos=bool(config.get("add_bos_token", adds_bos)))
+        return cls(spec, named, adds_bos=adds_bos if tokens.adds_bos is None else tokens.adds_bos)
 
     @property
     def image_token_id(self) -> int:
@@ -144,24 +137,6 @@ class GuardedTokenizer:
         return text
 
 
-def read_optional_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an absent file counts as an empty one.
-
-    Raises:
-        CheckpointError: It is not a JSON object.
-    """
-    return read_json(path) if path.exists() else {}
-
-
-def _is_control(added_token: Mapping[str, Any]) -> bool:
-    """Whether an added token is more than a letter.
-
-    The released tokenizers list single letters (ü, ö, ø ...) as added tokens that are not special:
-    vocabulary, which the reference finds in ordinary text and the model knows.
-    """
-    return bool(added_token["special"]) or len(added_token["content"]) > 1
-
-
 def _private_spelling() -> str:
     """128 random bits as private-use characters: no normaliser or template filter alters them."""
     return "".join(chr(0x100000 + secrets.randbelow(0xFFFE)) for _ in range(8))
@@ -190,7 +165,7 @@ def _renamed(spec: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any
     return {**spec, "model": model, "added_tokens": added}
 
 
-def _add_missing(spec: dict[str, Any], tokens: Sequence[Any]) -> None:
+def _add_missing(spec: dict[str, Any], tokens: Sequence[str]) -> None:
     """Append special tokens that only the configs name, as the reference does on loading."""
     spec["added_tokens"] = list(spec.get("added_tokens") or ())
     held = {token["content"] for token in spec["added_tokens"]}
@@ -198,7 +173,7 @@ def _add_missing(spec: dict[str, Any], tokens: Sequence[Any]) -> None:
     ids = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
     next_id = 1 + max([*ids.values(), *(token["id"] for token in spec["added_tokens"])])
     for token in tokens:
-        if not isinstance(token, str) or token in held:
+        if token in held:
             continue
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         found = ids.get(token, next_id)
@@ -209,11 +184,6 @@ def _add_missing(spec: dict[str, Any], tokens: Sequence[Any]) -> None:
 
 def _id(spec: Mapping[str, Any], token: str) -> int:
     return next(int(t["id"]) for t in spec["added_tokens"] if t["content"] == token)
-
-
-def _content(token: Any) -> Any:
-    """The text of a token that is written as such or as an object with its flags."""
-    return token.get("content") if isinstance(token, dict) else token
 
 
 def _substitute(text: str, names: Mapping[str, str]) -> str:

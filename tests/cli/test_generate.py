@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
 
 from dsvl_pipeline.cli import main
+from tests.processor.vocabularies import DEMO
 
 
 @pytest.fixture
@@ -32,6 +36,31 @@ def test_the_answer_alone_goes_to_standard_output(
     assert "random weights" not in first.err
     assert main.main(command) == 0
     assert capsys.readouterr().out == first.out
+
+
+def with_ends(directory: Path, eos_token_id: object) -> str:
+    """Copy the demo checkpoint and let its generation_config.json end answers elsewhere."""
+    shutil.copytree(DEMO, directory)
+    path = directory / "generation_config.json"
+    path.write_text(json.dumps({"bos_token_id": 1, "eos_token_id": eos_token_id}))
+    return str(directory)
+
+
+@pytest.mark.parametrize("wrong", [2, "a letter of the answer"])
+def test_a_wrong_end_of_sequence_changes_no_answer(
+    tmp_path: Path, picture: str, capsys: pytest.CaptureFixture[str], wrong: int | str
+) -> None:
+    """Conversions say 2, whatever that is: answers ran on, or stopped at the first such letter."""
+    command = ["generate", picture, "--prompt", "Describe the image.", "--max-new-tokens", "100"]
+    assert main.main(command) == 0
+    expected = capsys.readouterr().out
+    tokenizer = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
+    token_id = wrong if isinstance(wrong, int) else tokenizer.encode(expected.strip()).ids[5]
+    directory = with_ends(tmp_path / "copy", token_id)
+    assert main.main([*command, "--checkpoint", directory]) == 0
+    found = capsys.readouterr()
+    assert found.out == expected
+    assert (f"ends answers at {token_id}, no special token" in found.err) == (wrong != 2)
 
 
 def test_images_and_sampling_reach_the_model(

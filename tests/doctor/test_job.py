@@ -174,3 +174,15 @@ def test_kubernetes_must_have_what_pods_need(server: ApiServer, tmp_path: Path) 
     server.refuse("get /api/v1/namespaces/team/serviceaccounts/dsvl", 401, "who are you?")
     assert "log in again" in findings(job)["kubernetes"].text
     assert "kubernetes" not in findings(job_at(str(tmp_path)))
+
+
+def test_an_end_of_answers_that_is_a_word_is_a_warning(tmp_path: Path) -> None:
+    """The run leaves it out, and its answers are not what the file says."""
+    copy = tmp_path / "copy"
+    shutil.copytree(DEMO, copy)
+    job = job_at(str(tmp_path), engine={"kind": "model"}, model={"checkpoint": str(copy)})
+    assert "end of answers" not in findings(job)
+    (copy / "generation_config.json").write_text('{"eos_token_id": [1, 70]}')
+    found = findings(job)["end of answers"]
+    assert found.grade == "warning"
+    assert "ends answers at 70, no special token of the tokenizer" in found.text

@@ -241,8 +241,8 @@ def test_several_ends_of_sequence_are_kept(tmp_path: Path) -> None:
     """The file may hold a number or a list; without the file the tokenizer knows."""
     write_checkpoint(tmp_path)
     path = tmp_path / "generation_config.json"
-    edit(path, lambda config: config.update(eos_token_id=[1, 7]))
-    assert read_generation_config(tmp_path).eos_token_ids == (1, 7)
+    edit(path, lambda config: config.update(eos_token_id=[1, 0]))
+    assert read_generation_config(tmp_path).eos_token_ids == (1, 0)
     path.unlink()
     assert read_generation_config(tmp_path).eos_token_ids == (1,)
     (tmp_path / "tokenizer_config.json").unlink()

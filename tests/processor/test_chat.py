@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsvl_pipeline.errors import CheckpointError, PromptError
+from dsvl_pipeline.processor.chat import read_template
 from dsvl_pipeline.processor.processor import Processor
 from tests.processor.vocabularies import DEMO, KINDS, edit, write_checkpoint
 from tools.demo_checkpoint.files import BOS, EOS, IMAGE
@@ -254,6 +255,20 @@ def test_the_built_in_template_writes_the_original_chat_format(tmp_path: Path) -
     bare = Processor.from_pretrained(tmp_path)
     assert bare.prompt_ids(chat)[0] == bare.tokenizer.plain.token_to_id(BOS)
     assert processor.prompt_text(chat[:2], add_generation_prompt=False).endswith("A cat.")
+
+
+@pytest.mark.parametrize("template", ["x", [{"name": "other", "template": "x"}], {"default": "x"}])
+def test_in_the_original_layout_the_tokenizers_template_is_not_the_models(
+    tmp_path: Path, template: Any
+) -> None:
+    """It is the language model's, which saw no pictures; in other layouts it does count."""
+    directory = write_checkpoint(tmp_path, "demo", template=None)
+    edit(directory / "tokenizer_config.json", chat_template=template)
+    edit(directory / "config.json", model_type="multi_modality")
+    assert read_template(directory) is None
+    edit(directory / "tokenizer_config.json", chat_template="x")
+    edit(directory / "config.json", model_type="deepseek_vl_hybrid")
+    assert read_template(directory) == "x"
 
 
 @pytest.mark.parametrize(
