@@ -170,6 +170,16 @@ def _guarded(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("dsvl: stopped by a signal; what was committed is safe", file=sys.stderr)
         return 3
+    except OSError as error:  # the stores explain theirs: this is the machine's own disk
+        if is_debug:
+            traceback.print_exc()
+        where = os.environ.get("TMPDIR", "/tmp")
+        print(
+            f"dsvl: stopped: this machine's files: {error}; look for room and rights there, and in "
+            f"TMPDIR ({where}); what was committed is safe",
+            file=sys.stderr,
+        )
+        return 3
     except Exception:
         # Python's own 1 would say "done, too many rows failed".
         traceback.print_exc()

@@ -180,6 +180,10 @@ def _prepare(row: dict[str, Any], tools: _Tools, seen: _Seen) -> dict[str, Any]:
         return result
     pictures: list[_Picture] = []
     try:
+        # Before anything is fetched: a row of too many images can never be answered.
+        content = [{"type": "image"} for _ in row["sources"]]
+        content.append({"type": "text", "text": row["prompt"]})
+        prompt = tools.processor.prompt_ids([{"role": "user", "content": content}])
         for uri in row["sources"]:
             at = (row["kind"], uri, row["page_index"])
             if at not in seen:
@@ -188,9 +192,6 @@ def _prepare(row: dict[str, Any], tools: _Tools, seen: _Seen) -> dict[str, Any]:
             if isinstance(picture, RowError):
                 raise picture
             pictures.append(picture)
-        content = [{"type": "image"} for _ in pictures]
-        content.append({"type": "text", "text": row["prompt"]})
-        prompt = tools.processor.prompt_ids([{"role": "user", "content": content}])
     except RowError as error:
         result |= _failure(error)
     else:

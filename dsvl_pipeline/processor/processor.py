@@ -144,16 +144,18 @@ class Processor:
             PromptError: Code ``prompt_too_long``.
         """
         is_image = token_ids == self.image_token_id
-        expanded = np.repeat(token_ids, np.where(is_image, self.num_image_tokens, 1))
-        if len(expanded) > self.max_prompt_tokens:
+        num_images = int(is_image.sum())
+        # Counted before they are made: a manifest may name a million images in a row.
+        num_tokens = len(token_ids) + num_images * (self.num_image_tokens - 1)
+        if num_tokens > self.max_prompt_tokens:
             raise PromptError(
                 "prompt_too_long",
-                f"the prompt takes {len(expanded)} tokens ({self.num_image_tokens} for each of "
-                f"{_count(int(is_image.sum()), 'image')}), but the model has "
+                f"the prompt takes {num_tokens} tokens ({self.num_image_tokens} for each of "
+                f"{_count(num_images, 'image')}), but the model has "
                 f"room for {self.max_prompt_tokens} and a first new one; shorten the text or use "
                 "fewer images",
             )
-        return expanded
+        return np.repeat(token_ids, np.where(is_image, self.num_image_tokens, 1))
 
     def request(
         self,

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Callable
 
@@ -159,3 +160,21 @@ def test_every_command_teaches(capsys: pytest.CaptureFixture[str], command: str)
     text = capsys.readouterr().out
     assert f"\n  dsvl {command} " in text.partition("examples:")[2]
     assert "\nexit codes: 0 " in text
+
+
+def test_a_disk_of_this_machine_that_fails_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is spooled goes to the temporary directory, which may be full or closed."""
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/none")
+
+    def execute(_: object) -> int:
+        with tempfile.TemporaryDirectory(prefix="dsvl-plan-"):
+            return 0
+
+    monkeypatch.setattr(status, "execute", execute)
+    assert main.main(["status", "out"]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("dsvl: stopped: this machine's files: [Errno 2]")
+    assert "TMPDIR" in said
+    assert "Traceback" not in said

@@ -179,3 +179,19 @@ def test_pictures_beside_the_one_that_is_shown_are_never_silent(
     else:
         assert "input.frames" in rows["error_message"][0].as_py()
         assert rows["is_retryable"].to_pylist() == [True]
+
+
+@pytest.mark.parametrize("num_images", [200, 1_000_000])
+def test_a_row_that_can_never_fit_is_refused_before_it_is_read(num_images: int) -> None:
+    """A manifest's list of images may be of any length; a model's context is not."""
+    job = parse(fake_job({"images": "x/*.jpg"}, "out"))
+    row = {
+        "row_id": "r",
+        "kind": "image",
+        "sources": ["/not/there.jpg"] * num_images,
+        "prompt": "x",
+    }
+    batch = pa.Table.from_pylist([row], schema=blocks.work_schema(pa.schema([])))
+    found = preprocess(batch, config=StageConfig(job=job, dtype="float32", recipe="r", lineage={}))
+    assert found["error_code"].to_pylist() == ["prompt_too_long"]
+    assert f"each of {num_images} images" in found["error_message"][0].as_py()
