@@ -139,6 +139,7 @@ def test_the_makefile_has_what_the_documents_name() -> None:
         "test-gpu",
         "test-kernels",
         "fault",
+        "fuzz",
         "test-ceph",
         "image-check",
         "check",
