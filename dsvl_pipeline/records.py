@@ -83,7 +83,8 @@ class SamplingParams:
             longer one (up to 64) over half as many. 0 lets it loop, as transformers does; in a job
             file the default is 256. At least 32.
         ignore_eos: Go on after the end of sequence (benchmarks).
-        logprobs: Whether to return the log-probability of each produced token.
+        logprobs: Whether to return the log-probability of each produced token: the columns
+            ``mean_logprob``, ``min_logprob`` and ``logprobs``, which are null without.
     """
 
     max_new_tokens: int = 128
@@ -254,7 +255,8 @@ class Completion:
     Attributes:
         request_id: Of the request.
         completion_ids: ``int32[N]`` new ids; holds the final stop id, if one was produced.
-        text: Decoded without special tokens, cut before a stop text.
+        text: Decoded without special tokens, cut before a stop text. Where an answer was cut inside
+            a character, without the part of it.
         finish_reason: ``stop`` (end of sequence, stop id or stop text), ``length``,
             ``repetition`` or ``cancelled``.
         logprobs: ``float32[N]`` where asked for: log softmax of the raw logits at each id.

@@ -27,7 +27,8 @@ shared memory  Ray's object store lives there; too little makes all of it slow
 Ray's reach    who else on the network may reach a Ray that a run starts here
 
 Each line is ok, a warning (slow or surprising) or a problem (it will not run), with what to do.
-exit codes: 0 no problem; 1 a problem; 2 the job file is wrong."""
+exit codes: 0 no problem; 1 a problem; 2 the job file is wrong, or the model's packages (the extra
+`model`) are missing where the job's engine would run."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,17 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Look, and print what was found as it is found."""
     from dsvl_pipeline.config import load_job
-    from dsvl_pipeline.doctor.job import check_job
+    from dsvl_pipeline.doctor.job import PACKAGES, check_job
     from dsvl_pipeline.doctor.machine import check_machine
 
     path = args.job or args.config
     job = load_job(path, args.set) if path else None
-    num_problems = 0
+    num_problems, lacks_packages = 0, False
     for findings in (check_machine(), check_job(job) if job else ()):
         for found in findings:
             num_problems += found.grade == "problem"
+            lacks_packages |= found.about == PACKAGES
             print(f"{found.grade:8} {found.about:15} {one_line(found.text)}", flush=True)
             if found.advice:
                 print(f"{'':24} -> {one_line(found.advice)}", flush=True)
     print(amount(num_problems, "problem") if num_problems else "no problem")
-    return 1 if num_problems else 0
+    return 2 if lacks_packages else 1 if num_problems else 0

@@ -36,12 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Ask, print the answer."""
-    from dsvl_pipeline import hub, storage
+    from dsvl_pipeline import extras, hub, storage
     from dsvl_pipeline.errors import ConfigError, RowError
     from dsvl_pipeline.model.generation_defaults import read_generation_config
     from dsvl_pipeline.processor.processor import Processor
     from dsvl_pipeline.records import EngineConfig, SamplingParams
 
+    extras.check_model()
     try:
         sampling = SamplingParams(
             max_new_tokens=args.max_new_tokens,

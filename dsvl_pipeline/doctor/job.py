@@ -11,7 +11,7 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 from botocore.session import Session  # type: ignore[import-untyped]
 
-from dsvl_pipeline import hub, storage
+from dsvl_pipeline import extras, hub, storage
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.doctor.finding import Finding
 from dsvl_pipeline.doctor.machine import GIB, as_size, check_disk, gpus
@@ -38,6 +38,8 @@ from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.table.claim import check_claims
 from dsvl_pipeline.table.format import read_format
 
+PACKAGES = "model packages"
+"""What the finding of the missing extra is about."""
 PDFS = (".pdf",)
 _HOPPER = 9.0
 
@@ -50,6 +52,13 @@ def check_job(job: JobConfig) -> Iterator[Finding]:
     yield from _inputs(job)
     yield from _output(job)
     if job.engine.kind == "model":
+        if address_of(job) == "local" and (missing := extras.missing_for_model()):
+            yield Finding(
+                about=PACKAGES,
+                grade="problem",
+                text=extras.MISSING.format(", ".join(missing)).partition(";")[0],
+                advice="pip install 'dsvl-pipeline[model]' (in a source tree: make env)",
+            )
         yield from _checkpoint(job)
     address = address_of(job)
     if address != "local":

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dsvl_pipeline.engine.admission import find_fault
+from dsvl_pipeline.engine.cut_character import BytesOf, decode_whole
 from dsvl_pipeline.engine.drafts import Draft
 from dsvl_pipeline.engine.features import ImageFeatures
 from dsvl_pipeline.engine.memory import allocate_pages
@@ -63,6 +64,7 @@ class EngineCore:
         *,
         decode: DecodeIds,
         eos_token_ids: Seq[int],
+        bytes_of: BytesOf | None = None,
         image_config: ImageConfig,
         grammars: Grammars | None = None,
     ) -> None:
@@ -76,6 +78,7 @@ class EngineCore:
         self._grammars = grammars
         self._shares_prefixes = config.prefix_sharing
         self._decode = decode
+        self._bytes_of = bytes_of
         self._eos_token_ids = frozenset(eos_token_ids)
         self._pool = PagePool(num_pages=kv.k.shape[1] - 1, page_size=kv.page_size)
         self._scheduler = Scheduler(
@@ -340,7 +343,7 @@ class EngineCore:
         self._scheduler.finish(sequence, is_whole=reason != "cancelled")
         self._runner.release(sequence)
         del self._sequences[sequence.request.request_id]
-        self._completions.append(_completion(sequence, reason, self._decode))
+        self._completions.append(_completion(sequence, reason, self._decode, self._bytes_of))
 
 
 def _draft(request: Request) -> Draft | None:
@@ -351,7 +354,9 @@ def _draft(request: Request) -> Draft | None:
     return Draft(request.draft_ids) if is_free else None
 
 
-def _completion(sequence: Sequence, reason: FinishReason, decode: DecodeIds) -> Completion:
+def _completion(
+    sequence: Sequence, reason: FinishReason, decode: DecodeIds, bytes_of: BytesOf | None
+) -> Completion:
     sampling, guard, matcher = sequence.request.sampling, sequence.guard, sequence.matcher
     num_kept = len(sequence.completion_ids)
     if reason == "repetition" and guard is not None:
@@ -359,6 +364,7 @@ def _completion(sequence: Sequence, reason: FinishReason, decode: DecodeIds) -> 
     ids: list[int] = sequence.completion_ids[:num_kept].tolist()
     logprobs = np.array(sequence.logprobs[:num_kept], dtype=np.float32)
     has_stop_id = bool(ids) and ids[-1] in sequence.stop_ids
+    said = ids[:-1] if has_stop_id else ids
     now = time.monotonic()
     timings = {"finished_s": now - sequence.submitted_s}
     if sequence.first_token_s is not None:
@@ -372,7 +378,10 @@ def _completion(sequence: Sequence, reason: FinishReason, decode: DecodeIds) -> 
     return Completion(
         request_id=sequence.request.request_id,
         completion_ids=np.array(ids, dtype=np.int32),
-        text=cut_before(decode(ids[:-1] if has_stop_id else ids), sampling.stop),
+        text=cut_before(
+            decode(said) if reason == "stop" else decode_whole(said, decode, bytes_of),
+            sampling.stop,
+        ),
         finish_reason=reason,
         num_prompt_tokens=sequence.num_prompt_tokens,
         logprobs=logprobs if sampling.logprobs else None,

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from dsvl_pipeline.engine.collect import generate_all
 from dsvl_pipeline.engine.core import EngineCore
+from dsvl_pipeline.engine.cut_character import BytesOf, bytes_of_tokens
 from dsvl_pipeline.engine.stop_text import DecodeIds
 from dsvl_pipeline.engine.structured import Grammars
 from dsvl_pipeline.engine.warm_up import warm_up
@@ -41,6 +42,7 @@ class ModelEngine:
         eos_token_ids: Sequence[int],
         image_config: ImageConfig,
         grammars: Grammars | None = None,
+        bytes_of: BytesOf | None = None,
     ) -> None:
         """Take memory for KV pages and start the thread.
 
@@ -51,6 +53,7 @@ class ModelEngine:
             eos_token_ids: Any of them ends a completion.
             image_config: How bytes become pixel values.
             grammars: For requests with a JSON schema or a regular expression.
+            bytes_of: Tells where an answer that is cut ends inside a character.
 
         Raises:
             ConfigError: Not even one KV page fits into the memory.
@@ -62,6 +65,7 @@ class ModelEngine:
             eos_token_ids=eos_token_ids,
             image_config=image_config,
             grammars=grammars,
+            bytes_of=bytes_of,
         )
         self._device = next(model.parameters()).device
         self._step_timeout_s = config.step_timeout_s
@@ -136,6 +140,7 @@ class ModelEngine:
             decode=decode,
             eos_token_ids=eos_token_ids,
             image_config=read_image_config(directory),
+            bytes_of=bytes_of_tokens(tokenizer),
             grammars=Grammars(
                 directory,
                 vocab_size=model.config.text.vocab_size,

@@ -302,6 +302,18 @@ def _typed(text: str, fields: Mapping[str, FieldType]) -> dict[str, Any]:
         }
 
 
+def _logprobs(completion: Completion) -> dict[str, Any]:
+    """The columns for how sure the model was; empty where nobody asked, or it said nothing."""
+    logprobs = completion.logprobs
+    if logprobs is None or not len(logprobs):
+        return {}
+    return {
+        "mean_logprob": float(logprobs.mean(dtype=np.float64)),
+        "min_logprob": float(logprobs.min()),
+        "logprobs": logprobs.tolist(),
+    }
+
+
 def _answer(row: dict[str, Any], completion: Completion | None) -> dict[str, Any]:
     if completion is None:
         if row["error_code"] is not None:
@@ -325,6 +337,7 @@ def _answer(row: dict[str, Any], completion: Completion | None) -> dict[str, Any
         "status": "ok" if is_whole else "degraded",
         "text": completion.text,
         "finish_reason": completion.finish_reason,
+        **_logprobs(completion),
         "num_prompt_tokens": completion.num_prompt_tokens,
         "num_completion_tokens": len(completion.completion_ids),
         "latency_s": completion.timings["finished_s"],

@@ -270,6 +270,7 @@ def prepare(
         LeaseError: Another driver works on the table.
         RunStoppedError: ``stop`` was set.
     """
+    settings.check_packages(job)
     if redrive is not None:
         redrive.check(job)
     wanted = read_job(job, stop=stop)

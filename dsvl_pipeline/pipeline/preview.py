@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from dsvl_pipeline import keys
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import ConfigError, NotFoundError
-from dsvl_pipeline.pipeline import carried, plan, prediction, reasons
+from dsvl_pipeline.pipeline import carried, plan, prediction, reasons, settings
 from dsvl_pipeline.pipeline.plan import Comparison
 from dsvl_pipeline.pipeline.prediction import Measured, Prediction
 from dsvl_pipeline.pipeline.prepare import Wanted, drops_vanished, read_job
@@ -89,6 +89,8 @@ def preview(
         ConfigError: The job, its input or its output is wrong.
         RunStoppedError: The sample could not be answered.
     """
+    if sample:
+        settings.check_packages(job)
     wanted = read_job(job, stop=threading.Event())
     spool = wanted.spool(itertools.islice(wanted.rows, limit))
     try:

@@ -14,6 +14,7 @@ import ray
 from ray._private.utils import read_ray_address
 from ray.data import DataContext
 
+from dsvl_pipeline import extras
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import ConfigError, RunStoppedError
 from dsvl_pipeline.pipeline.own_cluster import keep_token_private, on_loopback
@@ -69,6 +70,17 @@ def connect(job: JobConfig) -> None:
             f"cannot join the Ray cluster at {address}: {error}; check cluster.address and "
             "RAY_ADDRESS, or set cluster.address to local to start one on this machine"
         ) from error
+
+
+def check_packages(job: JobConfig) -> None:
+    """Look for what the model needs where its engines would run in this environment.
+
+    Raises:
+        ConfigError: It is not installed. The nodes of a cluster have environments of their own.
+    """
+    is_here = not ray.is_initialized() and address_of(job) == "local"
+    if job.engine.kind == "model" and is_here:
+        extras.check_model()
 
 
 def address_of(job: JobConfig) -> str:

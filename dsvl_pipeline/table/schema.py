@@ -41,6 +41,9 @@ _RESULT = (
     pa.field("prompt_id", pa.string()),
     pa.field("page_index", pa.int32()),  # from 0; null for images
     pa.field("num_pages", pa.int32()),  # of its document, so that a complete one is never opened
+    pa.field("mean_logprob", pa.float64()),  # of the answer's tokens, its end included; these
+    pa.field("min_logprob", pa.float64()),  # three are null without generation.logprobs
+    pa.field("logprobs", pa.list_(pa.float32())),
     pa.field("num_frames", pa.int32()),  # in an image's file, of which the first one is shown
 )
 _LINEAGE = (

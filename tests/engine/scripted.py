@@ -109,6 +109,11 @@ def decode(ids: Sequence[int]) -> str:
     return bytes(i - 100 for i in ids if 100 <= i < 356).decode(errors="replace")
 
 
+def bytes_of(token_id: int) -> bytes:
+    """Return what an id adds to the text."""
+    return bytes([token_id - 100]) if 100 <= token_id < 356 else b""
+
+
 def spell(text: str) -> list[int]:
     """Return the ids of a text, one for each byte."""
     return [byte + 100 for byte in text.encode()]
@@ -133,6 +138,7 @@ def make_core(model: ScriptedModel | None = None, **settings: int) -> EngineCore
         model or ScriptedModel(),
         engine_config(**settings),
         decode=decode,
+        bytes_of=bytes_of,
         eos_token_ids=[EOS],
         image_config=IMAGE_CONFIG,
     )
@@ -144,6 +150,7 @@ def make_engine(model: ScriptedModel | None = None, **settings: int) -> ModelEng
         model or ScriptedModel(),
         engine_config(**settings),
         decode=decode,
+        bytes_of=bytes_of,
         eos_token_ids=[EOS],
         image_config=IMAGE_CONFIG,
     )

@@ -93,6 +93,17 @@ def test_the_longest_answer_ends_with_length() -> None:
     assert answer(core, make_request("b", max_new_tokens=4)).finish_reason == "stop"
 
 
+@pytest.mark.parametrize(("most", "text"), [(2, "h"), (3, "h"), (4, "h€"), (5, "h€y")])
+def test_an_answer_that_is_cut_does_not_end_in_half_a_character(most: int, text: str) -> None:
+    """The euro sign takes three tokens here; the ids hold all that was produced."""
+    core = make_core(ScriptedModel(says("h€y")))
+    completion = answer(core, make_request(max_new_tokens=most, logprobs=True))
+    assert (completion.text, completion.finish_reason) == (text, "length")
+    assert completion.completion_ids.tolist() == spell("h€y")[:most]
+    assert completion.logprobs is not None
+    assert len(completion.logprobs) == most
+
+
 def test_the_context_ends_a_completion_with_length() -> None:
     """The model has no positions beyond it."""
     prompt_ids = [3] * (CONFIG.text.max_positions - 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, NoReturn, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from dsvl_pipeline.errors import EngineError
 from dsvl_pipeline.pipeline import blocks
 from dsvl_pipeline.pipeline.generate import PIXEL_COLUMNS, Generate, _requests, _results
 from dsvl_pipeline.pipeline.preprocess import StageConfig
-from dsvl_pipeline.records import Completion, FinishReason
+from dsvl_pipeline.records import Completion, FinishReason, RowFailure
 from tests.pipeline.jobs import fake_job, parse
 
 
@@ -161,3 +162,32 @@ def test_a_loop_is_marked() -> None:
     assert (row["status"], row["finish_reason"]) == ("degraded", "repetition")
     assert row["error_code"] == "repetition"
     assert "generation.max_loop_tokens" in row["error_message"]
+
+
+def test_logprobs_are_columns_where_they_were_asked_for() -> None:
+    """Of answered rows alone: a degraded one is answered, one that failed is not."""
+    config = config_of()
+    batch = prepared(config)
+    sure = Completion(
+        request_id="x",
+        completion_ids=np.array([5, 6], np.int32),
+        text="yes",
+        finish_reason="length",
+        num_prompt_tokens=3,
+        logprobs=np.array([-0.5, -1.5], np.float32),
+        timings={"finished_s": 1.0},
+    )
+    failed = replace(sure, error=RowFailure(code="schema_failed", message="it grew too complex"))
+    rows = batch.drop_columns([n for n in PIXEL_COLUMNS if n in batch.column_names])
+    columns = ("status", "mean_logprob", "min_logprob", "logprobs")
+
+    def found(*answers: Completion) -> list[tuple[Any, ...]]:
+        table = _results(rows, dict(enumerate(answers)), config, "cpu", 1)
+        return [tuple(row[name] for name in columns) for row in table.to_pylist()]
+
+    assert found(sure, failed) == [
+        ("degraded", -1.0, -1.5, [-0.5, -1.5]),
+        ("error", None, None, None),
+    ]
+    silent = replace(sure, logprobs=np.empty(0, np.float32))
+    assert found(silent, replace(sure, logprobs=None)) == [("degraded", None, None, None)] * 2

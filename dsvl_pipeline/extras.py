@@ -1,0 +1,38 @@
+"""What is installed only with an extra of this package."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from dsvl_pipeline.errors import ConfigError
+
+_MODEL = ("torch", "safetensors")
+"""Without llguidance only schemas cannot be had, and whoever asks for one is told."""
+
+
+def missing_for_model() -> list[str]:
+    """Name the packages without which no engine with a model starts in this environment."""
+    return [name for name in _MODEL if not _is_there(name)]
+
+
+def check_model() -> None:
+    """Say at once what an engine on this machine lacks, rather than when it starts.
+
+    Raises:
+        ConfigError: A package is missing.
+    """
+    if missing := missing_for_model():
+        raise ConfigError(MISSING.format(", ".join(missing)))
+
+
+MISSING = (
+    "the model runs on this machine, but its packages ({}) are not installed here; install "
+    "'dsvl-pipeline[model]' (in a source tree: make env)"
+)
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):  # something hides it, or it was half removed
+        return False
