@@ -119,8 +119,9 @@ def test_logprobs_come_where_asked_for() -> None:
     core.add(make_request("without"), submitted_s=0.0)
     done = run(core)
     expected = 7.0 - np.log(np.exp(7.0) + VOCAB_SIZE - 1)
-    # float32 rounding of a log softmax
-    np.testing.assert_allclose(done["with"].logprobs, [expected] * 4, rtol=0, atol=1e-6)
+    # A log softmax is the difference of two float32 values near 8, each off by up to 1e-6 and
+    # more, by the order in which a processor sums.
+    np.testing.assert_allclose(done["with"].logprobs, [expected] * 4, rtol=0, atol=4e-6)
     assert done["without"].logprobs is None
 
 
