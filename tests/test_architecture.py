@@ -35,6 +35,7 @@ LAYERS = (
         "errors",
         "codes",
         "text_files",
+        "extras",
     },
 )
 # Inside the bottom layer: who may know whom.
@@ -51,6 +52,7 @@ FLOOR: dict[str, set[str]] = {
     "errors": set(),
     "codes": set(),
     "text_files": set(),
+    "extras": {"errors"},
 }
 
 # Who may import a heavy library. Inside functions too, which only delays the load.
