@@ -16,7 +16,7 @@ _MOST_LOOKED_AT = 200
 _FORMATS = {
     "Delta": (
         "_delta_log/*",
-        "DeltaTable(PLACE).file_uris() of deltalake",
+        "DeltaTable('PLACE').file_uris() of deltalake",
         "FROM delta_scan('PLACE')",
     ),
     "Iceberg": (
