@@ -6,6 +6,7 @@ would. `FAULTS` gives each its name and the stores on which it makes sense.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -15,6 +16,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dsvl_pipeline import storage
+from dsvl_pipeline.errors import DsvlError
+from dsvl_pipeline.table.log import read_snapshot
+from dsvl_pipeline.table.repair import repair
+from dsvl_pipeline.table.vacuum import vacuum
 from tests.fault.campaign import Scene
 from tests.fault.cluster import kill_worker, wait_until
 from tests.s3 import Rule
@@ -158,6 +164,34 @@ def full_disk(scene: Scene) -> None:
     shutil.move(scene.folder / "copy", place)
 
 
+def lost_part(scene: Scene) -> None:
+    """A committed part is deleted or cut; `repair` drops it, the next run computes its rows."""
+    scene.run_to_a_good_end()
+    path = scene.draw.choice(sorted(read_snapshot(scene.table).parts))
+    uri = storage.join(scene.table, path)
+    if scene.draw.random() < 0.5:
+        storage.delete([uri])
+    else:
+        storage.put(uri, storage.read(uri)[:-1])
+    scene.ended(scene.start(), 3)
+    assert [damage.part.path for damage in repair(scene.table).dropped] == [path]
+
+
+def vacuum_beside(scene: Scene) -> None:
+    """Vacuums without regard for age while a run is at work, after one that was killed."""
+    killed = scene.start()
+    scene.pause()
+    killed.kill(signal.SIGKILL)
+    scene.ended(killed, -signal.SIGKILL, 0)
+    driver = scene.start()
+    while driver.is_running():
+        with contextlib.suppress(DsvlError):  # no table yet, or the store's faults
+            vacuum(scene.table, grace_s=-3600)
+        time.sleep(scene.draw.uniform(0.0, 0.5))
+    # A vacuum that found nobody at work may have taken the lease just as the run began.
+    scene.ended(driver, 0, 3)
+
+
 def _mount(place: Path, *options: str) -> None:
     command = ["mount", *options, str(place)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -190,4 +224,6 @@ FAULTS: dict[str, tuple[Callable[[Scene], None], tuple[str, ...]]] = {
     "sleeping_driver": (sleeping_driver, ("local", "s3")),
     "clock_jumps": (clock_jumps, ("local", "s3")),
     "full_disk": (full_disk, ("local",)),
+    "lost_part": (lost_part, ("local", "s3")),
+    "vacuum_beside": (vacuum_beside, ("local", "s3")),
 }

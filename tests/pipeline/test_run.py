@@ -20,12 +20,13 @@ import pyarrow.compute as pc
 import pytest
 
 from dsvl_pipeline import storage
-from dsvl_pipeline.errors import ConfigError, DsvlError, LeaseError, RunStoppedError
+from dsvl_pipeline.errors import ConfigError, DsvlError, LeaseError, RunStoppedError, TableError
 from dsvl_pipeline.pipeline.redrive import Redrive
 from dsvl_pipeline.pipeline.run import RunSummary, run_job
 from dsvl_pipeline.table.failures import Selection
 from dsvl_pipeline.table.lineage import read_run
 from dsvl_pipeline.table.reader import read_table
+from dsvl_pipeline.table.repair import repair
 from dsvl_pipeline.table.schema import payload_digest
 from dsvl_pipeline.table.verify import verify
 from tests.pipeline.jobs import fake_job, parse, plain_rows, write_manifest
@@ -615,3 +616,23 @@ def assert_every_row_once_so_far(output: Path, num_rows: int) -> pa.Table:
     assert rows.num_rows == plain_rows(output).num_rows == num_rows
     assert verify(str(output)).problems == ()
     return rows
+
+
+def test_a_lost_part_is_computed_again_after_repair(tmp_path: Path) -> None:
+    """A run that finds it says how; repair drops it, and only its rows run, images and pages."""
+    source = write_manifest(str(tmp_path / "in"), 30)
+    sample = Path("dsvl_pipeline/demo/samples/handbook.pdf").resolve()
+    job = fake_job(source | {"documents": str(sample)}, str(tmp_path / "out"))
+    job["output"] |= {"rows_per_part": 8, "num_shards": 1}
+    run(job)
+    whole = payload_digest(read_table(str(tmp_path / "out")))
+    for damage in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-9])):
+        path = max((tmp_path / "out/data").rglob("*.parquet"))
+        damage(path)
+        with pytest.raises(TableError, match=rf"{path.name}.*`dsvl repair {tmp_path}/out`"):
+            run(job)
+        num_lost = repair(str(tmp_path / "out")).num_rows
+        assert num_lost > 0
+        assert run(job).rows_new == num_lost
+        assert payload_digest(read_table(str(tmp_path / "out"))) == whole
+        assert verify(str(tmp_path / "out")).problems == ()
