@@ -14,9 +14,11 @@ examples:
   dsvl vacuum out/demo --dry-run
   dsvl vacuum s3://bucket/captions --older-than-hours 24
 
-What the table holds now is never touched, and a run may be at work meanwhile. Versions whose parts
+What the table holds now is never touched, nor what a run at work has not committed yet, whatever
+its age. For the rest the store's clock counts. Where a killed run left parts, the table's lease is
+taken for a moment, so that a run that only seems dead can commit them no more. Versions whose parts
 are deleted can no longer be read (`dsvl versions OUT` tells which can be).
-exit codes: 0 done; 2 there is no table at OUT; 3 a store failed."""
+exit codes: 0 done; 2 there is no table at OUT; 3 a store failed, or the log is damaged."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +42,8 @@ def execute(args: argparse.Namespace) -> int:
     grace_s = GRACE_S if hours is None else hours * 3600
     if grace_s < LEAST_GRACE_S:
         raise ConfigError(
-            f"--older-than-hours is {hours:g}, at least {LEAST_GRACE_S / 3600:g} is needed: a run "
-            "at work holds parts for minutes before it commits them"
+            f"--older-than-hours is {hours:g}, at least {LEAST_GRACE_S / 3600:g} is needed: who "
+            "reads an earlier version may be at it"
         )
     with named_by_user():
         found = vacuum(args.out, grace_s=grace_s, is_dry=args.dry_run)

@@ -233,9 +233,10 @@ def test_a_renewal_notices_that_the_lease_is_anothers(
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"number": 1}', b"\xff\xfe"])
 def test_a_damaged_lease_is_waited_for_and_followed(
-    table_uri: str, caplog: pytest.LogCaptureFixture, body: bytes
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, body: bytes
 ) -> None:
     """Nobody knows its holder; the log keeps that one from committing, whoever it is."""
+    table_uri = str(tmp_path)
     Lease.acquire(table_uri, run_id="a", time_s=0.3)._released.set()
     for name in ("00000001.json", "00000001.renewed.json"):
         storage.put(storage.join(table_uri, "_dsvl/lease", name), body)

@@ -239,9 +239,10 @@ def test_repair_makes_no_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{", b"{}", b'{"version": "x"}', b"\x00" * 40])
 def test_a_damaged_checkpoint_is_made_anew(
-    table_uri: str, monkeypatch: pytest.MonkeyPatch, body: bytes
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
     """It is derived; readers do without it until then."""
+    table_uri = str(tmp_path)
     monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 2)
     _fill(table_uri)
     before = read_snapshot(table_uri)

@@ -331,8 +331,9 @@ FOREIGN = (
 
 @pytest.mark.parametrize("is_live", [False, True])
 @pytest.mark.parametrize("name", FOREIGN)
-def test_foreign_files_in_data_are_a_problem(table_uri: str, name: str, is_live: bool) -> None:
+def test_foreign_files_in_data_are_a_problem(tmp_path: Path, name: str, is_live: bool) -> None:
     """Tools that read the directory take them for rows, or fail; also while a run is at work."""
+    table_uri = str(tmp_path)
     with open_table(table_uri) as writer:
         writer.commit([write(writer, image_rows({"a": "1"}))])
         if not is_live:
@@ -346,8 +347,9 @@ def test_foreign_files_in_data_are_a_problem(table_uri: str, name: str, is_live:
 
 
 @pytest.mark.parametrize("name", [".DS_Store", "_SUCCESS", "00000/._x", "_temporary/0/part.txt"])
-def test_files_that_tools_pass_over_are_no_problem(table_uri: str, name: str) -> None:
+def test_files_that_tools_pass_over_are_no_problem(tmp_path: Path, name: str) -> None:
     """Spark, pyarrow and pandas do not read what begins with a dot or an underscore."""
+    table_uri = str(tmp_path)
     with open_table(table_uri) as writer:
         writer.commit([write(writer, image_rows({"a": "1"}))])
         writer.finish()
