@@ -127,6 +127,8 @@ LINES = [
     "export TABLE FOLDER/HOSTILE.csv",
     "report TABLE FOLDER/HOSTILE.html",
     "report TABLE HOSTILE",
+    "repair TABLE",
+    "repair HOSTILE",
     "compact TABLE",
     "compact HOSTILE",
     "vacuum TABLE --dry-run",
