@@ -23,6 +23,7 @@ from dsvl_pipeline.model.checkpoint import load_model
 from dsvl_pipeline.model.config import read_image_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.model.generation_defaults import read_generation_config
+from dsvl_pipeline.model.tensors import list_tensors
 
 _logger = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ class _PretrainedModel:
         Args:
             name: A directory, a hub id, or ``demo``.
             revision: Commit, tag or branch of a hub id.
-            dtype: Of all weights; by default, and for ``auto``, what config.json says.
+            dtype: Of all weights; by default, and for ``auto``, what config.json says, else that
+                of the first weight.
             torch_dtype: Older name of ``dtype``.
             device_map: A device; ``auto`` is the first GPU, or the CPU without one, as is None.
             attn_implementation: Accepted and without effect: the kernels follow the device.
@@ -305,11 +307,18 @@ def _dtype(wanted: torch.dtype | str | None, directory: Path) -> torch.dtype:
         return wanted
     if wanted in (None, "auto"):
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        wanted = config.get("dtype") or config.get("torch_dtype") or "float32"
+        wanted = config.get("dtype") or config.get("torch_dtype") or _dtype_of_weights(directory)
     dtype = getattr(torch, str(wanted), None)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype is {wanted!r}; it must be a torch dtype such as 'bfloat16'")
     return dtype
+
+
+def _dtype_of_weights(directory: Path) -> str:
+    """What the reference takes where config.json says nothing: the first weight's."""
+    names = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+    found = (names.get(tensor.dtype) for tensor in list_tensors(directory).values())
+    return next(filter(None, found), "float32")
 
 
 def _device(device_map: torch.device | str | int | Mapping[str, Any] | None) -> torch.device:

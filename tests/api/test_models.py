@@ -1,6 +1,7 @@
 """The public models against those of transformers, on the same random weights."""
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -391,3 +392,26 @@ def test_the_usage_example_with_two_conversations(family: str, root: Path, urls:
     texts = processor.batch_decode(output, skip_special_tokens=True)
     assert "What's the difference between and \n\nAssistant:" in texts[0]
     assert "What do you see in this image?\n\nAssistant:" in texts[1]
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "said",
+    [{}, {"dtype": None}, {"torch_dtype": "float16"}, {"dtype": "float32"}],
+    ids=str,
+)
+def test_the_default_dtype_is_that_of_the_reference(
+    tmp_path: Path, stored: torch.dtype, said: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Published configs say float16; where one says nothing its weights do."""
+    import transformers
+
+    directory = tmp_path / "checkpoint"
+    write_checkpoint(directory, dtype=stored, is_hybrid=False)
+    path = directory / "config.json"
+    config = {k: v for k, v in json.loads(path.read_text()).items() if k != "dtype"}
+    path.write_text(json.dumps(config | said))
+    reference = transformers.DeepseekVLForConditionalGeneration.from_pretrained(directory)
+    capfd.readouterr()  # its progress bar
+    found = dsvl_pipeline.DeepseekVLForConditionalGeneration.from_pretrained(directory)
+    assert found.dtype == reference.dtype
