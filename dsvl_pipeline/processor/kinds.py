@@ -35,9 +35,7 @@ _STARTS = (
     (b"\x1f\x8b", "compressed with gzip"),
     (b"version https://git-lfs", "a pointer of Git LFS; fetch the file itself"),
 )
-_MARKUP = re.compile(
-    rb"\s*(?:<\?xml[^>]*>|<!--.*?-->|<!DOCTYPE\s+svg[^>]*>|\s)*<svg\b", re.I | re.S
-)
+_SVG = re.compile(rb"<svg\b", re.I)
 _PAGE = re.compile(rb"\s*(?:<!doctype html|<html\b|<head\b)", re.I)
 _LOOKED_AT = 2048
 
@@ -52,6 +50,15 @@ def kind_of(data: bytes) -> str | None:
     for magic, kind in _STARTS:
         if start.startswith(magic):
             return kind
-    if _MARKUP.match(start):
-        return "SVG"
-    return "a web page" if _PAGE.match(start) else None
+    if _PAGE.match(start):
+        return "a web page"
+    return "SVG" if _SVG.match(_without_prologue(start)) else None
+
+
+def _without_prologue(markup: bytes) -> bytes:
+    """Give what follows the declaration, doctype and comments of XML; in time linear in them."""
+    rest = markup.lstrip()
+    while rest.startswith((b"<?", b"<!")):
+        end = b"-->" if rest.startswith(b"<!--") else b">"
+        rest = rest.partition(end)[2].lstrip()
+    return rest

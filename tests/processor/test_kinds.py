@@ -23,6 +23,8 @@ from dsvl_pipeline.processor.kinds import kind_of
         (b"\0" * 128 + b"DICM", "DICOM"),
         (b'<?xml version="1.0"?>\n<!-- x -->\n<svg xmlns="a">', "SVG"),
         (b"\xef\xbb\xbf <svg>", "SVG"),
+        (b"<?xml version='1.0'?><!DOCTYPE svg PUBLIC 'a' 'b'><!--a > b-->\n<SVG width='1'>", "SVG"),
+        (b"<!---->" * 250 + b"<svg>", "SVG"),
         (b"\n<!DOCTYPE html><html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
         (b"\x1f\x8b\x08\0", "compressed with gzip"),
@@ -38,7 +40,18 @@ def test_a_file_of_another_kind_is_called_by_it(data: bytes, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\0", b"hello", b"\0\0\0\x18ftypavif", b"<p>no", b"ftyp" * 99]
+    "data",
+    [
+        b"",
+        b"\0",
+        b"hello",
+        b"\0\0\0\x18ftypavif",
+        b"<p>no",
+        b"ftyp" * 99,
+        b"<!--",
+        b"<!---->" * 250 + b"x",
+        b"<?" * 900,
+    ],
 )
 def test_what_is_not_known_is_not_named(data: bytes) -> None:
     """No guess is better than a wrong one."""
