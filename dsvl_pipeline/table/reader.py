@@ -135,6 +135,8 @@ def read_parts(
     rows = join_rows(tables or [output_schema().empty_table()])
     if columns is None:
         return rows
+    if columns and not rows.num_columns:  # no part has any of them, nor would have rows
+        rows = read_parts(snapshot, receipts, ("row_id",), read_one=read_one)
     ours = output_schema()
     for name in columns:
         if name not in rows.column_names:

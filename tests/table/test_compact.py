@@ -65,6 +65,31 @@ def test_a_merged_part_says_what_it_was_made_of(tmp_path: Path) -> None:
     assert origins == [{"path": r.path, "sha256": r.sha256} for r in before.values()]
 
 
+def test_parts_from_before_the_logprobs_are_merged_with_later_ones(tmp_path: Path) -> None:
+    """Their rows have none; before and after, whichever part comes last."""
+    uri, names = str(tmp_path), ["mean_logprob", "min_logprob", "logprobs"]
+    old, new = image_rows({"a": "1"}), image_rows({"b": "1"})
+    said = {"mean_logprob": -1.0, "min_logprob": -1.5, "logprobs": [-0.5, -1.5]}
+    for name, value in said.items():
+        at, field = new.schema.get_field_index(name), new.schema.field(name)
+        new = new.set_column(at, field, pa.array([value], field.type))
+    with open_table(uri) as writer:
+        writer.commit([write(writer, old.drop_columns(names))])
+        assert read_table(uri, columns=names).to_pylist() == [dict.fromkeys(names)]
+        writer.commit([write(writer, new)])
+        writer.commit([write(writer, image_rows({"c": "1"}).drop_columns(names))])
+        writer.finish()
+    for _ in range(2):
+        rows = read_table(uri, columns=["row_id", *names]).to_pylist()
+        assert {row.pop("row_id"): row for row in rows} == {
+            "a": dict.fromkeys(names),
+            "b": said,
+            "c": dict.fromkeys(names),
+        }
+        compact(uri)
+    assert verify(uri).problems == ()
+
+
 def test_rows_of_different_columns_are_merged(tmp_path: Path) -> None:
     """A later run carried more, or a carried column changed its type."""
     uri = str(tmp_path)
