@@ -41,19 +41,27 @@ class Survey:
     Attributes:
         pages: Dictionary of each page with its node in the tree; None where the tree names an
             object that is not there.
+        root_count: The root's own count, whatever that is.
         user_units: Size of a page's unit in points by its index, where that is not 1.
-        miscount: What a node says and what it holds, where the two differ; the root's first.
+        miscount: What a node says, in words, and what it holds, where the two differ; the root's
+            first.
         is_root_miscounted: Whether it is that of the whole document.
         is_odd: Whether there is anything in the tree but pages and nodes that hold some.
         is_cut: Whether there are more pages, or no end of them.
     """
 
     pages: list[tuple[Any, _Node] | None] = field(default_factory=list)
+    root_count: Any = None
     user_units: dict[int, float] = field(default_factory=dict)
-    miscount: tuple[int, int] | None = None
+    miscount: tuple[str, int] | None = None
     is_root_miscounted: bool = False
     is_odd: bool = False
     is_cut: bool = False
+
+    @property
+    def num_there(self) -> int:
+        """Count the pages whose objects are there."""
+        return len(self.pages) - self.pages.count(None)
 
 
 @dataclass(slots=True)
@@ -92,12 +100,15 @@ def survey(pdf: pikepdf.Pdf, most: int) -> Survey:
 
     What has kids is a node. What has none is a page, whatever it calls itself, except for a node
     that is empty. A page that is named twice is two pages. A node below itself is left out.
+
+    Raises:
+        ValueError: There is no tree; or one of `FAILURES`.
     """
     found, root = Survey(), pdf.Root.get("/Pages")
     if not isinstance(root, pikepdf.Dictionary):
-        found.is_odd = True
-        return found
-    if not isinstance(root.get("/Kids"), pikepdf.Array):
+        raise ValueError("there is no page tree")
+    found.root_count = root.get("/Count")
+    if _is_leaf(root):
         _add_leaf(found, root, _Node(root, None, iter(()), 0))
         return found
     node: _Node | None = _Node(root, None, iter(root.Kids), 0)
@@ -119,7 +130,7 @@ def survey(pdf: pikepdf.Pdf, most: int) -> Survey:
         if not isinstance(kid, pikepdf.Dictionary):
             found.pages.append(None)
             found.is_odd = True
-        elif not isinstance(kid.get("/Kids"), pikepdf.Array):
+        elif _is_leaf(kid):
             _add_leaf(found, kid, node)
         elif kid.is_indirect and kid.objgen in path:
             found.is_odd = True
@@ -129,10 +140,17 @@ def survey(pdf: pikepdf.Pdf, most: int) -> Survey:
     return found
 
 
+def _is_leaf(kid: Any) -> bool:
+    kids = kid.get("/Kids")
+    if not isinstance(kids, pikepdf.Array):
+        return True
+    return not len(kids) and ("/Contents" in kid or kid.get("/Type") == pikepdf.Name.Page)
+
+
 def _add_leaf(found: Survey, leaf: Any, node: _Node) -> None:
     if leaf.get("/Type") == pikepdf.Name.Pages and "/Contents" not in leaf:
         found.is_odd = True
-        _compare(found, leaf, 0, is_root=node.content is leaf)
+        compare(found, leaf.get("/Count"), 0, is_root=node.content is leaf)
         return
     found.is_odd |= "/Kids" in leaf
     unit = number(leaf.get("/UserUnit"))
@@ -144,14 +162,15 @@ def _add_leaf(found: Survey, leaf: Any, node: _Node) -> None:
 def _check_count(found: Survey, node: _Node) -> None:
     num_pages = len(found.pages) - node.num_before
     found.is_odd |= not num_pages  # pdfium takes an empty node for a page
-    _compare(found, node.content, num_pages, is_root=node.parent is None)
+    compare(found, node.content.get("/Count"), num_pages, is_root=node.parent is None)
 
 
-def _compare(found: Survey, content: Any, num_pages: int, *, is_root: bool) -> None:
+def compare(found: Survey, count: Any, num_pages: int, *, is_root: bool) -> None:
     """Hold a node's own count against the pages below it; one without a count says nothing."""
-    says = number(content.get("/Count"))
+    says = number(count)
     if says is not None and says != num_pages and (is_root or found.miscount is None):
-        found.miscount = (int(says), num_pages)
+        shown = f"{count:,}" if isinstance(count, int) else f"{count:.9g}"
+        found.miscount = (shown, num_pages)
         found.is_root_miscounted = is_root
 
 
@@ -180,6 +199,8 @@ def rewritten(pdf: pikepdf.Pdf, found: Survey) -> bytes:
     for page, inherited in kids:
         for name, value in inherited.items():
             page[name] = value
+        if "/Kids" in page:
+            del page["/Kids"]
         page["/Type"] = pikepdf.Name.Page
         page["/Parent"] = root
     pdf.Root["/Pages"] = root

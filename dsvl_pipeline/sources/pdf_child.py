@@ -15,6 +15,7 @@ by ``num_pages``; ``render`` with ``page_index``, ``dpi`` and ``max_px``, answer
 from __future__ import annotations
 
 import ctypes
+import io
 import json
 import math
 import os
@@ -71,6 +72,8 @@ class Refused(Exception):  # noqa: N818 (it is an answer, not an accident)
 Defect = tuple[str, str]
 """Code and message: the picture is there, but is not all that there is to see."""
 
+_Structure = tuple[pikepdf.Pdf, page_tree.Survey]
+
 
 @dataclass(slots=True)
 class Document:
@@ -81,6 +84,7 @@ class Document:
         password: Opens it; may be empty.
         pdf: Of pdfium.
         num_pages: Pages that rows are made of.
+        most: How many pages of its tree are looked at.
         places: For each page its index in ``pdf``, None where there is nothing to render. All are
             at their own where this is None.
         user_units: See `page_tree.Survey`.
@@ -91,6 +95,7 @@ class Document:
     password: str
     pdf: pdfium.PdfDocument
     num_pages: int
+    most: int
     places: list[int | None] | None = None
     user_units: dict[int, float] = field(default_factory=dict)
     defects: list[Defect] = field(default_factory=list)
@@ -110,8 +115,11 @@ class Document:
             reason = f"cannot be rendered ({error})"
         # qpdf finds what a damaged index does not.
         if not self.is_rewritten:
-            with suppress(*page_tree.FAILURES), self.structure() as structure:
-                self.rewrite(structure, page_tree.survey(structure, self.num_pages + 1))
+            self.is_rewritten = True
+            with suppress(*page_tree.FAILURES):
+                structure, found = self.structure()
+                with structure:
+                    self.rewrite(structure, found)
             with suppress(pdfium.PdfiumError, IndexError, ValueError):
                 return self._load(page_index)
         raise Refused("page_unreadable", reason)
@@ -124,9 +132,46 @@ class Document:
             )
         return self.pdf[at]
 
-    def structure(self) -> pikepdf.Pdf:
-        """Open the document with qpdf."""
-        return page_tree.open_pdf(self.data, self.password)
+    def structure(self) -> _Structure:
+        """Open the document with qpdf, and walk its page tree.
+
+        Where pages seem to be missing, or nothing can be read, it is read again as pdfium writes
+        it: qpdf takes an object that it cannot read for missing, as for an integer that is too
+        large, and pdfium reads what it can of it.
+
+        Raises:
+            One of `page_tree.FAILURES`: Neither can be walked.
+        """
+        walks: list[_Structure] = []
+        failures: list[Exception] = []
+        for is_anew in (False, True):
+            try:
+                data = self._written_anew() if is_anew else self.data
+                walks.append(_walked(data, "" if is_anew else self.password, self.most))
+            except page_tree.FAILURES as error:
+                failures.append(error)
+            else:
+                if walks[0][1].is_cut or not walks[0][1].is_odd:
+                    break
+        if not walks:
+            raise failures[0]
+        (structure, found), (other, found_otherwise) = walks[0], walks[-1]
+        if found_otherwise.num_there > found.num_there:
+            structure.close()
+            # pdfium corrects what it writes there.
+            count, num_pages = found.root_count, len(found_otherwise.pages)
+            page_tree.compare(found_otherwise, count, num_pages, is_root=True)
+            return other, found_otherwise
+        if other is not structure:
+            other.close()
+        return structure, found
+
+    def _written_anew(self) -> bytes:
+        """Write the document as pdfium understands it, without encryption."""
+        out = io.BytesIO()
+        with pdfium.PdfDocument(self.data, password=self.password or None) as pdf:
+            pdf.save(out, flags=pdfium_c.FPDF_REMOVE_SECURITY)
+        return out.getvalue()
 
     def rewrite(self, structure: pikepdf.Pdf, found: page_tree.Survey) -> None:
         """Let pdfium read the document with a page tree in which it finds all pages."""
@@ -144,6 +189,15 @@ class Document:
         self.places = [None if page is None else next(numbers) for page in found.pages]
 
 
+def _walked(data: bytes, password: str, most: int) -> _Structure:
+    structure = page_tree.open_pdf(data, password)
+    try:
+        return structure, page_tree.survey(structure, most)
+    except page_tree.FAILURES:
+        structure.close()
+        raise
+
+
 def open_document(data: bytes, *, password: str | None, max_pages: int) -> Document:
     """Parse a document, and find all of its pages.
 
@@ -155,10 +209,19 @@ def open_document(data: bytes, *, password: str | None, max_pages: int) -> Docum
     pdf, used = _unlocked(data, password)
     # Without this, what was filled into a form's fields would be missing from the picture.
     pdf.init_forms()
-    document = Document(data, used, pdf, num_pages=len(pdf))
-    # What qpdf cannot read is as pdfium has it.
-    with suppress(*page_tree.FAILURES), document.structure() as structure:
-        _look_through(document, structure, max_pages)
+    document = Document(data, used, pdf, num_pages=len(pdf), most=max_pages + 1)
+    try:
+        structure, found = document.structure()
+    except page_tree.FAILURES:
+        message = "whether these are all pages of the document could not be checked: qpdf, which "
+        message += "reads its page tree, cannot read it"
+        document.defects.append(("page_count", message))
+    else:
+        with structure:
+            with suppress(*page_tree.FAILURES):
+                document.defects += _kind_defects(document, structure)
+            with suppress(*page_tree.FAILURES):
+                _look_through(document, structure, found)
     if document.num_pages == 0:
         raise Refused("document_unreadable", "holds no pages")
     return document
@@ -193,21 +256,26 @@ def _unlocked(data: bytes, password: str | None) -> tuple[pdfium.PdfDocument, st
     )
 
 
-def _look_through(document: Document, structure: pikepdf.Pdf, max_pages: int) -> None:
+def _look_through(document: Document, structure: pikepdf.Pdf, found: page_tree.Survey) -> None:
     """Compare what pdfium shows with what is there, and mend what it would not find."""
-    found = page_tree.survey(structure, max_pages + 1)
-    with suppress(*page_tree.FAILURES):
-        document.defects += _kind_defects(document, structure)
     document.user_units = found.user_units
     num_found, num_shown = len(found.pages), document.num_pages
-    if found.is_cut and num_found <= max_pages:
+    if found.is_cut and num_found < document.most:
         raise Refused("document_unreadable", "has a page tree that does not end")
     if found.is_cut:
         document.num_pages = max(num_found, num_shown)
         return
     if num_shown > num_found and not found.is_odd and _can_load(document.pdf, num_found):
-        document.defects.append(_miscount(num_shown, num_found))  # but pdfium knows of more
+        document.defects.append(_miscount(f"{num_shown:,}", num_found))  # pdfium knows of more
         return
+    if None in found.pages:
+        shown = [at for at in range(min(num_shown, document.most)) if _can_load(document.pdf, at)]
+        if len(shown) > found.num_there:
+            document.num_pages = max(shown[-1] + 1, num_found)
+            if document.num_pages != num_shown:
+                document.defects.append(_miscount(f"{num_shown:,}", document.num_pages))
+            document.is_rewritten = True  # it would lose pages
+            return
     document.num_pages = num_found
     if found.is_odd or num_shown < num_found:
         document.rewrite(structure, found)
@@ -216,11 +284,11 @@ def _look_through(document: Document, structure: pikepdf.Pdf, max_pages: int) ->
         document.defects.append(_miscount(*found.miscount, what=what))
 
 
-def _miscount(says: int, holds: int, *, what: str = "the document") -> Defect:
+def _miscount(says: str, holds: int, *, what: str = "the document") -> Defect:
     return (
         "page_count",
-        f"{what} says that its pages are {says:,}, but {holds:,} were found in it; some may be "
-        "missing, or not belong to it",
+        f"{what} gives {says} as the number of its pages, but {holds:,} were found in it; some "
+        "may be missing, or not belong to it",
     )
 
 

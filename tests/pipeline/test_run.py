@@ -404,7 +404,7 @@ def test_every_page_has_a_row_whatever_its_document_says(tmp_path: Path) -> None
     }
     assert [rows["few", n]["num_pages"] for n in range(3)] == [3, 3, 3]
     assert [rows["gone", n]["status"] for n in range(3)] == ["degraded", "error", "degraded"]
-    assert "says that its pages are 1, but 3 were found" in rows["few", 2]["error_message"]
+    assert "gives 1 as the number of its pages, but 3 were found" in rows["few", 2]["error_message"]
     assert all(row["text"] for row in rows.values() if row["status"] != "error")
     assert len(rows) == 10
     again = run(job)

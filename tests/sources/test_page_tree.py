@@ -91,7 +91,7 @@ def test_a_wrong_count_is_told_with_both_numbers(renderer: DocumentRenderer) -> 
     """Who reads the row must see what is wrong with the file."""
     defect = renderer.page(tree(count="/Count 1"), 2).defect
     assert defect is not None
-    assert "says that its pages are 1, but 3 were found" in defect.message
+    assert "gives 1 as the number of its pages, but 3 were found" in defect.message
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
@@ -396,3 +396,104 @@ def test_several_defects_are_told_together(renderer: DocumentRenderer) -> None:
     assert defect is not None
     assert defect.code == "document_portfolio"
     assert "3 were found" in defect.message
+
+
+HUGE = "99999999999999999999999"
+UNREADABLE = [
+    f"/StructParents {HUGE}",
+    f"/UserUnit {HUGE}",
+    f"/Rotate {HUGE}",
+    f"/X [{HUGE} << /Y -{HUGE} >>]",
+    "/X [1 2",
+    "/X [[1 (2)",
+]
+
+
+@pytest.mark.parametrize("own", UNREADABLE)
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_a_page_that_qpdf_cannot_read_is_no_missing_page(
+    own: str, count: int, renderer: DocumentRenderer
+) -> None:
+    """Pdfium reads what it can of such an object, and shows the page."""
+    broken = page(12, "TWO", own=own)[12]
+    data = tree(count=f"/Count {count}", _12=broken)
+    assert words(renderer, data) == THREE
+    assert defects(renderer, data) == {None if count == 3 else "page_count"}
+
+
+def test_an_object_with_a_wrong_end_is_no_missing_page(renderer: DocumentRenderer) -> None:
+    """The same of what surrounds it."""
+    data = tree()
+    place = data.index(b"14 0 obj")
+    end = data.index(b">>\nendobj", place)
+    assert words(renderer, data[:end] + b">(" + data[end + 2 :]) == THREE
+
+
+def test_missing_pages_beside_one_that_qpdf_cannot_read_are_told(
+    renderer: DocumentRenderer,
+) -> None:
+    """Each has its own row."""
+    for count in (2, 3, 4, 7):
+        objects = {
+            2: f"<< /Type /Pages /Count {count} /Kids [10 0 R null 12 0 R 99 0 R] >>",
+            **page(10, "ONE"),
+            **page(12, "TWO", own=f"/StructParents {HUGE}"),
+        }
+        expected = ["ONE", "page_unreadable", "TWO", "page_unreadable"]
+        assert words(renderer, pdf(objects)) == expected
+
+
+@pytest.mark.parametrize(
+    "first", [f"/Count {HUGE}", f"/Count 2 /X {HUGE}", f"/X [-{HUGE}] /Count 2"]
+)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_node_that_qpdf_cannot_read_has_its_pages(
+    first: str, count: int, renderer: DocumentRenderer
+) -> None:
+    """All of them, not one in its place."""
+    assert words(renderer, nested(count, first, "/Count 1")) == THREE
+
+
+@pytest.mark.parametrize("first", ["/Count 1", "/Count 2"])
+def test_a_root_that_qpdf_cannot_read_hides_no_page(first: str, renderer: DocumentRenderer) -> None:
+    """Pdfium alone counts what its nodes say."""
+    data = nested(3, first, "/Count 1").replace(b"/Count 3", b"/Count %s" % HUGE.encode())
+    assert words(renderer, data) == THREE
+    assert defects(renderer, data) == {"page_count" if first == "/Count 1" else None}
+
+
+def test_a_portfolio_that_qpdf_cannot_walk_is_one(renderer: DocumentRenderer) -> None:
+    """Its kind and its count are two questions."""
+    data = tree(count=f"/Count {HUGE}", root=f"/Collection << >> {NAMES}", **EMBEDDED)
+    assert words(renderer, data) == THREE
+    assert defects(renderer, data) == {"document_portfolio"}
+
+
+@pytest.mark.parametrize("kind", ["/Type /Page", "/Type /Pages", ""])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_page_with_an_empty_list_of_kids_is_a_page(
+    kind: str, count: int, renderer: DocumentRenderer
+) -> None:
+    """What has contents has something to show."""
+    objects = {2: f"<< /Count {count} /Kids [10 0 R 12 0 R] >>", **page(12, "TWO")}
+    data = pdf(objects | page(10, "ONE", kind=kind, own="/Kids []"))
+    assert words(renderer, data) == ["ONE", "TWO"]
+    assert defects(renderer, data) == {None if count == 2 else "page_count"}
+
+
+def test_a_very_deep_tree_has_its_page_wherever_it_is_walked(renderer: DocumentRenderer) -> None:
+    """Both times as far as ``max_pages`` allows."""
+    objects = {2: "<< /Type /Pages /Count 1 /Kids [100 0 R] >>", **page(5400, "ONE")}
+    for number in range(100, 5400):
+        objects[number] = f"<< /Type /Pages /Count 1 /Kids [{number + 1} 0 R] >>"
+    assert words(renderer, pdf(objects)) == ["ONE"]
+
+
+@pytest.mark.parametrize("count", ["2.5", "-2", "1,000", "1" + "0" * 399 + ".0"])
+def test_a_wrong_count_is_shown_as_it_is(count: str, renderer: DocumentRenderer) -> None:
+    """Rounded, it might be the number that was found."""
+    shown = {"1,000": "1,000", "1" + "0" * 399 + ".0": "1.00000000e+399"}.get(count, count)
+    data = tree("10 0 R 12 0 R", f"/Count {count.replace(',', '')}")
+    defect = renderer.page(data, 1).defect
+    assert defect is not None
+    assert f"gives {shown} as the number of its pages, but 2 were found" in defect.message

@@ -65,6 +65,9 @@ def test_all_pages_of_an_encrypted_document_are_found() -> None:
     raw = encrypted("abc", revision=2)
     assert b"/Count 3" in raw
     assert opened(raw.replace(b"/Count 3", b"/Count 1"), "abc") == ["ONE", "TWO", "THREE"]
+    # What qpdf cannot read is read again as pdfium writes it.
+    broken = raw.replace(b"/Count 3", b"/Count 1 /X 99999999999999999999999")
+    assert opened(broken, "abc") == ["ONE", "TWO", "THREE"]
 
 
 def test_a_missing_and_a_wrong_password_say_so_and_may_be_corrected() -> None:
