@@ -2,8 +2,9 @@
 
 Entries are claimed one after the other; the table at version N is what entries 1 to N add up to.
 Every 100 entries the sum is kept as a checkpoint, so that a reader makes two listings and reads at
-most 100 small objects, however long the log. A checkpoint is derived data: without one, or with a
-damaged one, all entries are read.
+most about 100 small objects, however long the log. A checkpoint is derived data: without one, or
+with a damaged one, all entries are read. It names the token of the entry at which it was made, and
+readers compare: a store that lets two drivers write one entry may keep the checkpoint of the other.
 """
 
 from __future__ import annotations
@@ -116,6 +117,7 @@ class Snapshot:
         uri: Of the table.
         version: Number of the last entry; 0 for a table without any.
         last_author: Of that entry; None without any.
+        last_token: Of that entry.
         last_run_id: Of the last run that appended anything.
         parts: By path.
     """
@@ -123,6 +125,7 @@ class Snapshot:
     uri: str
     version: int = 0
     last_author: Author | None = None
+    last_token: str | None = None
     last_run_id: str | None = None
     parts: Mapping[str, Receipt]
 
@@ -138,8 +141,9 @@ class Snapshot:
         """
         parts = dict(self.parts)
         version, author, run_id = self.version, self.last_author, self.last_run_id
+        token = self.last_token
         for entry in entries:
-            version, author = version + 1, entry.author
+            version, author, token = version + 1, entry.author, entry.token
             run_id = author.run_id if author.operation == "run" else run_id
             if entry.number != version:
                 raise self._broken(
@@ -157,7 +161,12 @@ class Snapshot:
                     )
                 parts[receipt.path] = receipt
         return Snapshot(
-            uri=self.uri, version=version, last_author=author, last_run_id=run_id, parts=parts
+            uri=self.uri,
+            version=version,
+            last_author=author,
+            last_token=token,
+            last_run_id=run_id,
+            parts=parts,
         )
 
     def _broken(self, found: str, number: int) -> TableError:
@@ -254,7 +263,7 @@ class Log:
         self._uri = uri
         self._author = author
         self._tokens: set[str] = set()
-        self._last_token: str | None = None
+        self._checkpointed = 0
 
     def take_over(self) -> None:
         """Append an entry that keeps the holders of lower leases from appending ever again.
@@ -272,6 +281,7 @@ class Log:
                     f"{self._uri}: run {last.run_id} took over the table (lease {last.lease}, "
                     f"ours is {self._author.lease}); let it finish, then run again"
                 )
+            self._keep_checkpoint()  # which the one before, if it died there, did not write
             token = uuid.uuid4().hex
             if self._claim_next(token, (), ()) == token:
                 return
@@ -316,12 +326,12 @@ class Log:
             )
 
     def _check_last(self) -> None:
-        """Read back the entry on which the next one builds, unless it is another driver's.
+        """Read back the entry on which the next one builds.
 
         Raises:
             LeaseError: The store accepted it, and then another's in its place.
         """
-        if self._last_token is None:
+        if not self.snapshot.version:
             return
         uri = _entry_uri(self._uri, self.snapshot.version)
         try:
@@ -331,12 +341,22 @@ class Log:
                 f"{storage.redact(uri)}: this driver wrote this log entry, but it is gone; was "
                 "something in _dsvl/log deleted? Run again: its rows are computed again"
             ) from error
-        if standing.token != self._last_token:
+        if standing.token != self.snapshot.last_token:
             raise LeaseError(
                 f"{storage.redact(uri)}: this driver was told that the log entry is its own, but "
                 f"it is that of run {standing.author.run_id} (lease {standing.author.lease}); "
                 f"{TWO_WINNERS}"
             )
+        self._keep_checkpoint()
+
+    def _keep_checkpoint(self) -> None:
+        """Write a checkpoint where one is due, of what was read back."""
+        version = self.snapshot.version
+        if version % ENTRIES_PER_CHECKPOINT == 0 and version > self._checkpointed:
+            self._checkpointed = version
+            # The commit stands; a checkpoint that fails costs readers time, nothing else.
+            with suppress(StorageError):
+                _write_checkpoint(self.snapshot)
 
     def _claim_next(self, token: str, added: Sequence[Receipt], removed: Iterable[str]) -> str:
         """Claim the next number and follow whatever entry then has it; return its token."""
@@ -355,11 +375,6 @@ class Log:
         document = claim(uri, entry.to_json(), advice=_ENTRY_ADVICE)
         standing = LogEntry.from_json(uri, document)
         self.snapshot = self.snapshot.after([standing])
-        self._last_token = standing.token
-        if self.snapshot.version % ENTRIES_PER_CHECKPOINT == 0:
-            # The commit stands; a checkpoint that fails costs readers time, nothing else.
-            with suppress(StorageError):
-                _write_checkpoint(self.snapshot)
         return standing.token
 
 
@@ -382,10 +397,11 @@ def _checkpoint_uri(uri: str, number: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Checkpoint:
-    """What the entries up to a version add up to."""
+    """What the entries up to a version add up to; those of older versions have no token."""
 
     version: int
     last_author: Author
+    last_token: str | None = None
     last_run_id: str | None
     parts: list[Receipt]
 
@@ -412,13 +428,40 @@ def _parse_checkpoint(uri: str, number: int, name: str) -> Snapshot:
     found = as_record(_Checkpoint, name, document, advice=_CHECKPOINT_ADVICE)
     if found.version != number:
         raise damaged(name, f"it is that of version {found.version}", _CHECKPOINT_ADVICE)
+    entry = _entry_of_checkpoint(uri, number, name)
+    token = found.last_token
+    if entry is not None:
+        token = token or entry.token
+        if (token, found.last_author) != (entry.token, entry.author):
+            raise damaged(name, f"log entry {number} is another than its own", _CHECKPOINT_ADVICE)
     return Snapshot(
         uri=uri,
         version=found.version,
         last_author=found.last_author,
+        last_token=token,
         last_run_id=found.last_run_id,
         parts={receipt.path: receipt for receipt in found.parts},
     )
+
+
+def _entry_of_checkpoint(uri: str, number: int, name: str) -> LogEntry | None:
+    """Read the entry at which a checkpoint was made; None where it is lost and the log goes on.
+
+    Raises:
+        TableError: The log ends just before it: somebody moved its last entry away, so that the
+            next one takes that number.
+    """
+    entry = _entry_uri(uri, number)
+    try:
+        return LogEntry.parse(entry, storage.read(entry))
+    except TableError as error:  # what the entry said is in the checkpoint
+        _logger.warning("%s", error)
+    except NotFoundError:
+        log_uri = storage.join(uri, "_dsvl", "log")
+        after = list_numbered(log_uri, start_after=_entry_uri(uri, number - 2))
+        if [found for found, _ in after] == [number - 1]:
+            raise damaged(name, f"log entry {number} is not there", _CHECKPOINT_ADVICE) from None
+    return None
 
 
 def repair_checkpoints(snapshot: Snapshot, *, is_dry: bool = False) -> list[str]:
@@ -440,6 +483,7 @@ def _write_checkpoint(snapshot: Snapshot) -> None:
     document = {
         "version": snapshot.version,
         "last_author": asdict(snapshot.last_author),
+        "last_token": snapshot.last_token,
         "last_run_id": snapshot.last_run_id,
         "parts": [receipt.to_json() for receipt in snapshot.parts.values()],
     }

@@ -88,7 +88,9 @@ def repair(uri: str, *, is_dry: bool = False) -> Repair:
             if body is not None:
                 storage.put(storage.join(uri, damage.part.path), body)
         writer.drop([damage.part.path for damage in found if not damage.is_restorable])
-        checkpoints = repair_checkpoints(writer.snapshot)
+        if checkpoints:
+            writer.confirm()
+            repair_checkpoints(writer.snapshot)  # those that the writer has not replaced itself
         writer.finish()
     return _result(len(parts), found, checkpoints)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,13 @@ from dsvl_pipeline import storage
 from dsvl_pipeline.errors import LeaseError, NotFoundError, StorageError, TableError
 from dsvl_pipeline.table import log
 from dsvl_pipeline.table.format import create_format, read_format
-from dsvl_pipeline.table.log import Author, Log, read_snapshot
+from dsvl_pipeline.table.log import (
+    Author,
+    Log,
+    read_entries,
+    read_snapshot,
+    repair_checkpoints,
+)
 from dsvl_pipeline.table.part import Receipt
 from tests.s3 import FaultyServer, Rule
 
@@ -95,6 +102,74 @@ def test_checkpoints_change_nothing_but_the_cost(
     assert len(reads) == 2
     storage.delete(names)
     assert [read_snapshot(table_uri, version) for version in range(12)] == with_checkpoints
+
+
+def test_a_checkpoint_without_a_token_is_read(
+    table_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older versions wrote such; without it 100 entries more would be read."""
+    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 3)
+    written = _open(table_uri)
+    for name in "abcd":
+        written.append([_receipt(name)], [])
+    checkpoint = storage.join(table_uri, "_dsvl/checkpoints/00000003.json")
+    document = json.loads(storage.read(checkpoint))
+    assert document.pop("last_token")
+    storage.put(checkpoint, json.dumps(document).encode())
+    first = storage.join(table_uri, "_dsvl/log/00000001.json")
+    storage.delete([first])  # so that only the checkpoint knows of it
+    assert read_snapshot(table_uri) == written.snapshot
+
+
+def test_a_driver_that_ended_on_a_full_hundred_costs_no_checkpoint(
+    table_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed before it read its last entry back; the next one writes it."""
+    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 3)
+    killed = _open(table_uri)
+    for name in "abc":
+        killed.append([_receipt(name)], [])
+    checkpoint = storage.join(table_uri, "_dsvl/checkpoints/00000003.json")
+    assert not storage.exists(checkpoint)
+    _open(table_uri, lease=2).take_over()
+    assert storage.exists(checkpoint)
+
+
+def test_the_last_entry_can_be_moved_away_although_a_checkpoint_holds_it(
+    table_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the advice for a damaged one says. Its number is taken again: the log has no hole."""
+    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 2)
+    written = _open(table_uri)
+    for name in "abcd":
+        written.append([_receipt(name)], [])
+    written.confirm()
+    before = read_snapshot(table_uri, 3)
+    storage.delete([storage.join(table_uri, "_dsvl/log/00000004.json")])
+    assert read_snapshot(table_uri) == before
+    checkpoint = storage.join(table_uri, "_dsvl/checkpoints/00000004.json")
+    assert repair_checkpoints(before, is_dry=True) == [checkpoint]
+    follower = _open(table_uri, lease=2)
+    follower.take_over()
+    assert read_snapshot(table_uri) == follower.snapshot
+    assert follower.append([_receipt("e")], [])
+    follower.confirm()
+    assert [entry.number for entry in read_entries(table_uri)] == [1, 2, 3, 4, 5]
+    assert list(read_snapshot(table_uri).parts) == [_receipt(name).path for name in "abce"]
+    assert repair_checkpoints(follower.snapshot, is_dry=True) == []
+
+
+def test_a_damaged_entry_that_a_checkpoint_covers_is_only_named(
+    table_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it said is in the checkpoint; nothing would be won by an error."""
+    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 2)
+    written = _open(table_uri)
+    for name in "abc":
+        written.append([_receipt(name)], [])
+    storage.put(storage.join(table_uri, "_dsvl/log/00000002.json"), b"{")
+    assert read_snapshot(table_uri) == written.snapshot
+    assert "00000002.json: this file is damaged" in caplog.text
 
 
 def test_a_hole_in_the_log_is_noticed(table_uri: str) -> None:

@@ -255,6 +255,21 @@ def test_a_damaged_checkpoint_is_made_anew(
     assert read_snapshot(table_uri).parts == before.parts
 
 
+def test_a_checkpoint_of_an_entry_that_was_moved_away_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The advice for a damaged last entry ends with `dsvl repair`."""
+    uri = str(tmp_path)
+    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 2)
+    receipts = _fill(uri)
+    (tmp_path / "_dsvl/log/00000004.json").unlink()
+    checkpoint = storage.join(uri, "_dsvl/checkpoints/00000004.json")
+    assert repair(uri).checkpoints == (checkpoint,)
+    assert repair(uri, is_dry=True).checkpoints == ()
+    assert list(read_snapshot(uri).parts) == [receipt.path for receipt in receipts[:2]]
+    assert [version.entry.number for version in list_versions(uri)] == [1, 2, 3, 4]
+
+
 def _supersede(uri: str) -> None:
     with open_table(uri, "second") as writer:
         rows = image_rows({"0a": "2"})

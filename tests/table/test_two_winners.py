@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -12,11 +13,12 @@ import pytest
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import ConfigError, LeaseError, TableError
-from dsvl_pipeline.table import lease
+from dsvl_pipeline.table import lease, log
 from dsvl_pipeline.table.claim import check_claims
 from dsvl_pipeline.table.lease import Lease
-from dsvl_pipeline.table.log import Author, Log
+from dsvl_pipeline.table.log import Author, Log, read_snapshot, repair_checkpoints
 from dsvl_pipeline.table.reader import read_table
+from dsvl_pipeline.table.repair import repair
 from dsvl_pipeline.table.verify import verify
 from dsvl_pipeline.table.writer import TableWriter
 from tests.table.rows import image_rows, open_table, write
@@ -134,6 +136,50 @@ def test_an_earlier_entry_that_was_overwritten_is_found_at_the_end(
         late.take_over()
         with pytest.raises(LeaseError, match="is not what this driver committed"):
             writer.finish()
+
+
+@pytest.fixture
+def overwritten(
+    table_uri: str, two_win: list[str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Log, Log, str]:
+    """Two who were told that entry 2, after which a checkpoint is due, is their own; its name."""
+    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 2)
+    open_table(table_uri).close()
+    loser, winner = _log(table_uri, 2), _log(table_uri, 3)
+    with open_table(table_uri + "-parts") as parts:
+        assert loser.append([write(parts, image_rows({"a": "1"}))], [])
+        two_win.append("log/00000002.json")
+        winner.take_over()
+    return loser, winner, storage.join(table_uri, "_dsvl/checkpoints/00000002.json")
+
+
+def test_who_lost_an_entry_leaves_no_checkpoint_of_it(overwritten: tuple[Log, Log, str]) -> None:
+    """It is written after the entry was read back, by the one who finds the own token."""
+    loser, winner, checkpoint = overwritten
+    with pytest.raises(LeaseError, match="the store let two drivers"):
+        loser.confirm()
+    assert not storage.exists(checkpoint)
+    winner.confirm()
+    assert storage.exists(checkpoint)
+
+
+@pytest.mark.parametrize("has_token", [True, False])
+def test_readers_pass_over_the_checkpoint_of_who_lost_its_entry(
+    table_uri: str, overwritten: tuple[Log, Log, str], has_token: bool
+) -> None:
+    """It looked just before the other's entry came; or an older version, which never looked."""
+    loser, winner, checkpoint = overwritten
+    log._write_checkpoint(loser.snapshot)
+    if not has_token:
+        document = json.loads(storage.read(checkpoint))
+        del document["last_token"]
+        storage.put(checkpoint, json.dumps(document).encode())
+    assert len(loser.snapshot.parts) == 1
+    assert read_snapshot(table_uri) == winner.snapshot
+    assert repair(table_uri, is_dry=True).checkpoints == (checkpoint,)
+    assert repair_checkpoints(winner.snapshot) == [checkpoint]
+    assert repair(table_uri, is_dry=True).checkpoints == ()
+    assert read_snapshot(table_uri) == winner.snapshot
 
 
 def test_a_log_entry_that_vanished_is_not_built_upon(tmp_path: Path) -> None:
