@@ -25,6 +25,7 @@ from dsvl_pipeline.columns import (
     python_values,
 )
 from dsvl_pipeline.config import JobConfig
+from dsvl_pipeline.errors import RunStoppedError
 from dsvl_pipeline.fields import FieldType
 from dsvl_pipeline.pipeline.blocks import CARRY
 from dsvl_pipeline.pipeline.plan import Comparison, Rewrite
@@ -36,7 +37,8 @@ Types: TypeAlias = dict[str, pa.DataType]
 
 AT = "at"
 """Column of committed rows: which row of its shard one is, part after part."""
-_POSITION = "position"
+_POSITION, _LEAVES = "position", "leaves"
+_PARTS_PER_GROUP = 64
 _FIRST_AFTER = "source_uris"  # what users' columns stand before
 
 
@@ -58,16 +60,19 @@ class Found:
     """What of one shard's committed rows does not carry what it should.
 
     Attributes:
-        changed: `AT` of the rows whose values changed.
-        values: Of the rows to write: their position in the part, and what they carry now.
-        places: Where these begin, by part.
+        num_changed: How many rows' values changed.
+        changed: `AT` of these rows.
+        values: Of the rows that do not stay as they are: their position in the part, what they
+            carry now, and whether they leave the table instead; by group of parts.
+        places: Of the parts that such rows are in.
         has_changed: Parts with rows whose values changed.
         types: Types of users' columns, by part; without parts that leave the table as a whole.
         staying: Types of what rows hold that are not written anew, by column.
     """
 
-    changed: tuple[int, ...]
-    values: pa.Table
+    num_changed: int
+    changed: NDArray[np.int64]
+    values: Mapping[int, pa.Table]
     places: Mapping[str, Rewrite]
     has_changed: frozenset[str]
     types: Mapping[str, Types]
@@ -75,7 +80,7 @@ class Found:
 
     def without_values(self) -> Found:
         """Give what is small of it."""
-        return replace(self, values=self.values.slice(0, 0))
+        return replace(self, changed=self.changed[:0], values={})
 
 
 def read_committed(
@@ -133,17 +138,15 @@ def find(
     if not is_redrive and (
         job_types or any(part.num_columns > 1 for part in committed.parts.values())
     ):
-        ids = wanted["row_id"].combine_chunks()
-        known = pc.index_in(compared.kept["row_id"], value_set=ids)
+        known = pc.index_in(compared.kept["row_id"], value_set=wanted["row_id"])
         places[compared.kept[AT].to_numpy()] = known.to_numpy()
     leaves = np.zeros(num_rows, bool)
     if not is_redrive:  # of which the old answer stays where the new one is an error
         leaves[compared.stale[AT].to_numpy()] = True
-    inputs = {name: wanted[CARRY + name].combine_chunks() for name in carry.names}
-    changed, values = [np.empty(0, np.int64)], [_values(np.empty(0, np.int64), {}, carry)]
+    changed, values = [np.empty(0, np.int64)], dict[int, list[pa.Table]]()
     has_changed, places_of, types = set[str](), dict[str, Rewrite](), dict[str, Types]()
     staying: dict[str, set[pa.DataType]] = {}
-    start = num_values = 0
+    start = 0
     for path, rows in committed.parts.items():
         here = slice(start, start + rows.num_rows)
         start = here.stop
@@ -152,24 +155,28 @@ def find(
         if not len(kept) and not stays.any():
             continue
         found = users_columns(rows.schema)
+        group = len(types) // _PARTS_PER_GROUP
         types[path] = next((known for known in types.values() if known == found), found)
         _note_types(rows.filter(pa.array(stays)), job_types, staying)
-        now = {name: c.take(pa.array(places[here][kept])) for name, c in inputs.items()}
+        now = {name: _take(wanted[CARRY + name], places[here][kept]) for name in carry.names}
         is_changed = _is_changed(rows.take(pa.array(kept)), now, fields)
         if is_changed.any():
             has_changed.add(path)
             changed.append(here.start + kept[is_changed])
         # Where types differ, what the input has is better than what it was turned into.
         is_written = is_changed | (found != job_types)
-        if is_written.any():
+        leaving = np.flatnonzero(leaves[here])
+        num_values = is_written.sum() + len(leaving)
+        first = sum(table.num_rows for table in values.get(group, ()))
+        places_of[path] = Rewrite(path=path, group=group, start=first, num_rows=num_values)
+        if num_values:
             now = {name: column.filter(pa.array(is_written)) for name, column in now.items()}
-            values.append(_values(kept[is_written], now, carry))
-            num_new = values[-1].num_rows
-            places_of[path] = Rewrite(path=path, start=num_values, num_rows=num_new)
-            num_values += num_new
+            values.setdefault(group, []).append(_values(kept[is_written], now, leaving, carry))
+    all_changed = np.concatenate(changed)
     return Found(
-        changed=tuple(np.concatenate(changed).tolist()),
-        values=pa.concat_tables(values),
+        num_changed=len(all_changed),
+        changed=all_changed,
+        values={group: pa.concat_tables(tables) for group, tables in values.items()},
         places=places_of,
         has_changed=frozenset(has_changed),
         types=types,
@@ -201,46 +208,78 @@ def table_schema(schema: pa.Schema, found: Iterable[Found]) -> pa.Schema:
     return pa.schema(columns)
 
 
-def rewrites(found: Found, schema: pa.Schema) -> tuple[Rewrite, ...]:
-    """Give the parts of one shard that are to be written again, for a table of this schema."""
+def rewrites(found: Found, schema: pa.Schema, *, is_partial: bool = False) -> tuple[Rewrite, ...]:
+    """Give the parts of one shard that are to be written again, for a table of this schema.
+
+    Args:
+        found: Of the shard.
+        schema: From `table_schema`.
+        is_partial: Whether this run is about some rows only: it leaves alone the parts that only
+            lack columns, however many there are.
+    """
     wanted = users_columns(schema)
+
+    def is_due(types: Types) -> bool:
+        common = {name: wanted[name] for name in types if name in wanted}
+        return types != (common if is_partial else wanted)
+
     return tuple(
-        found.places.get(path) or Rewrite(path=path, start=0, num_rows=0)
+        found.places[path]
         for path, types in found.types.items()
-        if path in found.has_changed or types != wanted
+        if path in found.has_changed or is_due(types)
     )
 
 
 def rewritten(
-    rows: pa.Table, values: pa.Table | None, schema: pa.Schema, job: JobConfig
-) -> pa.Table:
+    path: str, rows: pa.Table, values: pa.Table | None, schema: pa.Schema, job: JobConfig
+) -> list[pa.Table]:
     """Give a part's rows in the table's schema, some of them with other carried values.
 
+    Rows that are about to leave come apart from them, as they stand: their values need not fit, and
+    are still wanted if the run does not come to its end.
+
     Args:
-        rows: All of the part.
+        path: Of the part.
+        rows: All of it.
         values: Those of `Found.values` that are the part's.
         schema: From `table_schema`.
         job: Says which columns are answers; what neither these are nor is carried is emptied where
             there are values.
+
+    Raises:
+        RunStoppedError: A value does not fit.
     """
     if values is None:
-        return conform(rows, schema)
+        values = _values(np.empty(0, np.int64), {}, np.empty(0, np.int64), pa.schema([]))
     positions = values[_POSITION].to_numpy()
-    is_old = np.ones(rows.num_rows, bool)
+    leaves = values[_LEAVES].to_numpy()
+    stays = np.ones(rows.num_rows, bool)
+    stays[positions[leaves]] = False
+    is_old = stays.copy()
     is_old[positions] = False
+    kept, old = rows.filter(pa.array(stays)), rows.filter(pa.array(is_old))
+    new = values.filter(pa.array(~leaves))
     order = np.empty(rows.num_rows, np.int64)
-    order[is_old] = np.arange(is_old.sum())
-    order[positions] = is_old.sum() + np.arange(len(positions))
+    order[is_old] = np.arange(old.num_rows)
+    order[positions[~leaves]] = old.num_rows + np.arange(new.num_rows)
     columns = []
     for field in schema:
-        column = _column(rows, field.name)
-        if field.name in OUR_COLUMNS or field.name in job.fields:
-            columns.append(convert(column, field.type))
-            continue
-        now = _column(values, CARRY + field.name)  # nulls for what is carried no more
-        both = [convert(column.filter(pa.array(is_old)), field.type), convert(now, field.type)]
-        columns.append(pa.concat_arrays(both).take(pa.array(order)))
-    return pa.table(columns, schema=schema)
+        try:
+            if field.name in OUR_COLUMNS or field.name in job.fields:
+                columns.append(convert(_column(kept, field.name), field.type))
+                continue
+            # Nulls for what is carried no more.
+            both = [_column(old, field.name), _column(new, CARRY + field.name)]
+            both = [convert(column, field.type) for column in both]
+        except pa.ArrowInvalid as error:
+            raise RunStoppedError(
+                f"{path}: its column {field.name!r} is {_column(rows, field.name).type}, and "
+                f"not all of its values can be {field.type}, as the job has them now: {error}; "
+                "give the column another name"
+            ) from error
+        columns.append(pa.concat_arrays(both).take(pa.array(order[stays])))
+    leaving = rows.filter(pa.array(~stays))
+    return [pa.table(columns, schema=schema), *([leaving] if leaving.num_rows else [])]
 
 
 def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -325,16 +364,36 @@ def _type_beside(column: pa.Array, wanted: pa.DataType | None) -> pa.DataType:
 
 
 def _values(
-    positions: NDArray[np.int64], now: Mapping[str, pa.Array], carry: pa.Schema
+    positions: NDArray[np.int64],
+    now: Mapping[str, pa.Array],
+    leaving: NDArray[np.int64],
+    carry: pa.Schema,
 ) -> pa.Table:
-    columns = {_POSITION: pa.array(positions)}
+    leaves = np.repeat([False, True], [len(positions), len(leaving)])
+    columns = {_POSITION: np.concatenate([positions, leaving]), _LEAVES: leaves}
+    table = pa.table(columns)
     for field in carry:
-        columns[CARRY + field.name] = now.get(field.name, pa.nulls(0, field.type))
-    return pa.table(columns)
+        both = [now[field.name], pa.nulls(len(leaving), field.type)]
+        table = table.append_column(CARRY + field.name, pa.chunked_array(both, field.type))
+    return table
+
+
+def _take(column: pa.ChunkedArray, places: NDArray[np.int64]) -> pa.Array:
+    """Take values of a column that may be too large for one array."""
+    starts = np.cumsum([0, *map(len, column.chunks)])
+    chunk_of = np.searchsorted(starts, places, side="right") - 1
+    taken, order = [], []
+    for chunk in np.unique(chunk_of):
+        here = np.flatnonzero(chunk_of == chunk)
+        taken.append(column.chunk(chunk).take(pa.array(places[here] - starts[chunk])))
+        order.append(here)
+    if not taken:
+        return pa.nulls(0, column.type)
+    back = np.argsort(np.concatenate(order), kind="stable")
+    return pa.concat_arrays(taken).take(pa.array(back))
 
 
 def _column(rows: pa.Table, name: str) -> pa.Array:
     if name not in rows.column_names:
         return pa.nulls(rows.num_rows)
-    column = rows[name].combine_chunks()
-    return column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
+    return rows[name].combine_chunks()

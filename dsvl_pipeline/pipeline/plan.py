@@ -63,11 +63,13 @@ class Rewrite:
 
     Attributes:
         path: Of the part.
-        start: Of its rows in the shard's file of values.
+        group: Of parts that are replaced in one commit, and whose values are in one file.
+        start: Of its rows in that file.
         num_rows: In that file; 0 for a part in which only types change.
     """
 
     path: str
+    group: int
     start: int
     num_rows: int
 
@@ -92,7 +94,7 @@ class ShardPlan:
         num_retried: How many of the stale rows are errors.
         num_changed: How many of the rows that need not run again carry other values now.
         rewrites: Parts to be written again for them, or for the types of their columns.
-        values_file: URI of a file of what they carry (`carried.Found`); None without any.
+        values_files: URIs of files of what they carry (`carried.Found`), by group of parts.
     """
 
     shard: int
@@ -110,7 +112,7 @@ class ShardPlan:
     num_retried: int = 0
     num_changed: int = 0
     rewrites: tuple[Rewrite, ...] = ()
-    values_file: str | None = None
+    values_files: Mapping[int, str] = field(default_factory=dict)
 
 
 class Spool:

@@ -310,21 +310,22 @@ def prepare(
                 compared = replace(compared, staying=staying)
                 work_uri = storage.join(_work(writer.uri), f"{run_id}-{shard:05d}")
                 found.append(base.find_carried(there, rows, compared, redrive is not None))
-                values_file = None
-                if found[-1].values.num_rows:
-                    values_file = f"{work_uri}-values.parquet"
-                    work.write(values_file, found[-1].values, work_key)
+                values_files = {}
+                for group, values in found[-1].values.items():
+                    values_files[group] = f"{work_uri}-values-{group:06d}.parquet"
+                    work.write(values_files[group], values, work_key)
                 found[-1] = found[-1].without_values()
                 shards.append(
                     replace(
                         plan.plan_shard(shard, compared, work_uri=work_uri, work_key=work_key),
-                        num_changed=len(found[-1].changed),
-                        values_file=values_file,
+                        num_changed=found[-1].num_changed,
+                        values_files=values_files,
                     )
                 )
             schema = carried.table_schema(base.schema, found)
+            is_partial = limit is not None or redrive is not None
             shards = [
-                replace(shard, rewrites=carried.rewrites(one, schema))
+                replace(shard, rewrites=carried.rewrites(one, schema, is_partial=is_partial))
                 for shard, one in zip(shards, found, strict=True)
             ]
             if unknown:

@@ -131,7 +131,9 @@ def preview(
         num_replaced=num_replaced,
         num_dropped=num_dropped,
         num_shards=num_shards,
-        num_rewritten_parts=sum(len(carried.rewrites(one, schema)) for one in carry),
+        num_rewritten_parts=sum(
+            len(carried.rewrites(one, schema, is_partial=limit is not None)) for one in carry
+        ),
         prediction=None
         if measured is None
         else prediction.predict(
@@ -170,7 +172,7 @@ def explain(job: JobConfig, row_id: str, *, fresh: bool = False) -> list[Explana
     found = wanted.find_carried(there, rows, compared)
     changes: tuple[str, ...] = ()
     if len(found.changed):
-        before = reader.join_rows(list(there.parts.values())).slice(found.changed[0], 1)
+        before = reader.join_rows(list(there.parts.values())).slice(int(found.changed[0]), 1)
         changes = tuple(carried.changes(before, rows.slice(0, 1), wanted.job.fields))
     return [
         *_of_those_to_run(wanted, compared, committed, job.output.uri),

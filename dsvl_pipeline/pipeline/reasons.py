@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from dsvl_pipeline import keys
 from dsvl_pipeline.pipeline.blocks import prompt_digest_of
@@ -104,7 +106,7 @@ def reasons_to_run(
 
 
 def count_to_keep(
-    compared: Comparison, wanted: pa.Table, changed: Collection[int] = ()
+    compared: Comparison, wanted: pa.Table, changed: Collection[int] | NDArray[np.int64] = ()
 ) -> Counter[str]:
     """Count the committed rows of one shard that stay, by reason.
 

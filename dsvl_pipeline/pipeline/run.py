@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import threading
 import time
 from collections import Counter
@@ -52,7 +53,6 @@ _LOOK_EVERY_S = 5.0
 _LAST_WORD_S = 10.0
 _SAVE_EVERY_S = 2.0
 _MOST_NAMED = 3
-_REWRITES_PER_COMMIT = 64
 _REWRITES_AT_ONCE = 4  # each has a part in memory
 # A part, if any row goes into it, and keys and codes of errors that do not (`redrive.replacing`).
 _Written: TypeAlias = tuple[Receipt | None, pa.Table | None]
@@ -286,34 +286,39 @@ class _ShardRun:
         change under way.
         """
         plan, writer = self._plan, self._prepared.writer
-        values: pa.Table | None = None
-        if plan.values_file is not None and plan.rewrites:
-            values = self._patiently(functools.partial(work.read, plan.values_file, plan.work_key))
-        for start in range(0, len(plan.rewrites), _REWRITES_PER_COMMIT):
+        for group, found in itertools.groupby(plan.rewrites, lambda one: one.group):
             if self._stop.is_set():
                 return
             self._progress.show("rewriting")
-            group = plan.rewrites[start : start + _REWRITES_PER_COMMIT]
-            receipts = self._patiently(functools.partial(self._rewrite, group, values))
-            paths = [rewrite.path for rewrite in group]
+            values, uri = None, plan.values_files.get(group)
+            if uri is not None:
+                values = self._patiently(functools.partial(work.read, uri, plan.work_key))
+            parts = list(found)
+            receipts = self._patiently(functools.partial(self._rewrite, parts, values))
+            paths = [rewrite.path for rewrite in parts]
             self._patiently(functools.partial(writer.replace, receipts, paths))
             self._stall.moved()
 
-    def _rewrite(self, group: Sequence[Rewrite], values: pa.Table | None) -> list[Receipt]:
+    def _rewrite(self, parts: Sequence[Rewrite], values: pa.Table | None) -> list[Receipt]:
         with ThreadPoolExecutor(_REWRITES_AT_ONCE) as threads:
-            return list(threads.map(lambda one: self._rewrite_one(one, values), group))
+            written = threads.map(lambda one: self._rewrite_one(one, values), parts)
+            return list(itertools.chain.from_iterable(written))
 
-    def _rewrite_one(self, rewrite: Rewrite, values: pa.Table | None) -> Receipt:
+    def _rewrite_one(self, rewrite: Rewrite, values: pa.Table | None) -> list[Receipt]:
         writer, prepared = self._prepared.writer, self._prepared
         rows = part.read_part(writer.uri, writer.snapshot.parts[rewrite.path])
         new = values.slice(rewrite.start, rewrite.num_rows) if values is not None else None
-        return part.write_part(
-            writer.uri,
-            carried.rewritten(rows, new, prepared.schema, prepared.config.job),
-            shard=self._plan.shard,
-            lease=writer.lease_number,
-            metadata=part.part_metadata(rows),
-        )
+        job = prepared.config.job
+        return [
+            part.write_part(
+                writer.uri,
+                rows_of_one,
+                shard=self._plan.shard,
+                lease=writer.lease_number,
+                metadata=part.part_metadata(rows),
+            )
+            for rows_of_one in carried.rewritten(rewrite.path, rows, new, prepared.schema, job)
+        ]
 
     def _check_complete(self) -> None:
         """Make sure that nothing was lost or doubled on its way through the graph.
