@@ -173,7 +173,7 @@ class InputConfig(Section):
         documents: PDFs (globs); each page is a row.
         columns: What the manifest's columns mean.
         carry: Manifest columns copied to the output. Where their values change, rows are written
-            again with the answers that they have (docs/decisions/0017).
+            again with the answers that they have (docs/decisions/0018).
         check_changes: Whether to ask the store about each ``s3://`` object that a manifest names
             (one request each), so that changed ones run again. Local files always do; a digest
             in ``columns`` serves without a request. Listed images and documents need neither.
