@@ -59,6 +59,11 @@ class Survey:
     is_cut: bool = False
 
     @property
+    def fullness(self) -> tuple[int, int]:
+        """Order surveys of one document: by pages that are there, then by those that should be."""
+        return self.num_there, len(self.pages)
+
+    @property
     def num_there(self) -> int:
         """Count the pages whose objects are there."""
         return len(self.pages) - self.pages.count(None)

@@ -137,7 +137,8 @@ class Document:
 
         Where pages seem to be missing, or nothing can be read, it is read again as pdfium writes
         it: qpdf takes an object that it cannot read for missing, as for an integer that is too
-        large, and pdfium reads what it can of it.
+        large, and pdfium reads what it can of it. A document whose index is damaged has lost such
+        pages without a trace.
 
         Raises:
             One of `page_tree.FAILURES`: Neither can be walked.
@@ -151,12 +152,14 @@ class Document:
             except page_tree.FAILURES as error:
                 failures.append(error)
             else:
-                if walks[0][1].is_cut or not walks[0][1].is_odd:
+                found = walks[0][1]
+                is_less = found.is_odd or len(found.pages) < len(self.pdf)
+                if found.is_cut or not is_less:
                     break
         if not walks:
             raise failures[0]
         (structure, found), (other, found_otherwise) = walks[0], walks[-1]
-        if found_otherwise.num_there > found.num_there:
+        if found_otherwise.fullness > found.fullness:
             structure.close()
             # pdfium corrects what it writes there.
             count, num_pages = found.root_count, len(found_otherwise.pages)

@@ -454,6 +454,27 @@ def test_a_node_that_qpdf_cannot_read_has_its_pages(
     assert words(renderer, nested(count, first, "/Count 1")) == THREE
 
 
+def test_pages_that_qpdf_drops_with_a_damaged_index_are_there(renderer: DocumentRenderer) -> None:
+    """It then mends the tree in its own way, and nothing in it looks odd."""
+    objects = {
+        2: "<< /Type /Pages /Count 3 /Kids [20 0 R 22 0 R] >>",
+        20: "<< /Type /Pages /Parent 2 0 R /Count 2 /Kids [10 0 R 99] >>",
+        22: f"<< /Type /Pages /Parent 2 0 R /Count 1 /Kids [14 0 R] /X {HUGE} >>",
+        **page(10, "ONE", parent=20),
+        **page(14, "THREE", parent=22),
+    }
+    data = pdf(objects).replace(b"startxref\n", b"startxref\n9")
+    assert words(renderer, data) == ["ONE", "page_unreadable", "THREE"]
+
+
+def test_a_page_that_is_a_stream_is_shown_as_pdfium_shows_it(renderer: DocumentRenderer) -> None:
+    """No qpdf takes it for one, however often the document is read."""
+    content = stream("BT ET").replace("<< ", "<< /Type /Page /MediaBox [0 0 80 40] ")
+    data = tree("10 0 R 20 0 R", "/Count 2", _20=content)
+    assert words(renderer, data) == ["ONE", ""]
+    assert renderer.render(data, 1).size == (40, 20)
+
+
 @pytest.mark.parametrize("first", ["/Count 1", "/Count 2"])
 def test_a_root_that_qpdf_cannot_read_hides_no_page(first: str, renderer: DocumentRenderer) -> None:
     """Pdfium alone counts what its nodes say."""
