@@ -18,15 +18,18 @@ where a good copy lies with those of earlier versions, the part is put back inst
 a damaged file is kept in _dsvl/superseded until `dsvl vacuum`. Then run the job again: it computes
 what is missing, each row once. Rows whose input is gone cannot be computed again: restore the file
 from a copy instead, if there is one. Damaged checkpoints of the log are made anew.
+More than a tenth of the parts (and more than three), or all of several, leave with --yes only: was
+data/ moved, or restored only in part?
 It takes the table's lease: it is refused while a run is at work.
 exit codes: 0 nothing to repair, or repaired; 1 --dry-run found something; 2 there is no table at
-OUT; 3 a run is at work, the log is damaged, or a store failed."""
+OUT, or --yes is needed; 3 a run is at work, the log is damaged, or a store failed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("out", metavar="OUT", help="the table: output.uri of its job")
     parser.add_argument("--dry-run", action="store_true", help="only tell what is damaged")
+    parser.add_argument("--yes", action="store_true", help="drop parts however many they are")
     parser.set_defaults(command=execute)
 
 
@@ -35,7 +38,7 @@ def execute(args: argparse.Namespace) -> int:
     from dsvl_pipeline.table.repair import repair
 
     with named_by_user():
-        done = repair(args.out, is_dry=args.dry_run)
+        done = repair(args.out, is_dry=args.dry_run, is_sure=args.yes)
     is_dry = args.dry_run
     for damage in done.restored:
         print(f"{'can be put back' if is_dry else 'put back from a copy'}: {damage.part.path}")
@@ -52,4 +55,6 @@ def execute(args: argparse.Namespace) -> int:
             "Rows whose input is gone cannot be computed again, only restored from a copy of the "
             "file"
         )
+    if is_dry and done.is_large:
+        print("that many leave with --yes only: was data/ moved, or restored only in part?")
     return int(is_dry and bool(num_bad or done.checkpoints))

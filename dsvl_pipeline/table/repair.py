@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from dsvl_pipeline import storage
-from dsvl_pipeline.errors import TableError
+from dsvl_pipeline.errors import ConfigError, TableError
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.log import read_snapshot, repair_checkpoints
 from dsvl_pipeline.table.part import Receipt, read_part, read_superseded
 from dsvl_pipeline.table.schema import LOGICAL_KEY
 from dsvl_pipeline.table.writer import TableWriter
+
+_FEW = 3
+_MOST_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +56,15 @@ class Repair:
         """Rows that left the table."""
         return sum(damage.part.num_rows for damage in self.dropped)
 
+    @property
+    def is_large(self) -> bool:
+        """Whether so many parts leave that somebody may have moved them: see `repair`."""
+        num = len(self.dropped)
+        is_all = num == self.num_parts > 1
+        return is_all or num > max(_FEW, _MOST_SHARE * self.num_parts)
 
-def repair(uri: str, *, is_dry: bool = False) -> Repair:
+
+def repair(uri: str, *, is_dry: bool = False, is_sure: bool = False) -> Repair:
     """Read every part; take those out of the log that are missing or not what was committed.
 
     A part of which a good copy lies with those of earlier versions is put back instead. It holds
@@ -62,8 +73,10 @@ def repair(uri: str, *, is_dry: bool = False) -> Repair:
     Args:
         uri: The table.
         is_dry: Only tell.
+        is_sure: Also drop more than a tenth of the parts, and more than a few; or all of several.
 
     Raises:
+        ConfigError: So many would be dropped, and it is not sure: nothing is changed.
         NotFoundError: There is no table.
         LeaseError: A run is at work.
         TableError: The log itself is damaged, beyond its checkpoints.
@@ -75,6 +88,16 @@ def repair(uri: str, *, is_dry: bool = False) -> Repair:
     checkpoints = repair_checkpoints(snapshot, is_dry=True)
     if is_dry or not (found or checkpoints):
         return _result(len(snapshot.parts), found, checkpoints)
+    planned = _result(len(snapshot.parts), found, checkpoints)
+    if planned.is_large and not is_sure:
+        place = storage.redact(uri)
+        raise ConfigError(
+            f"{place}: {len(planned.dropped):,} of {planned.num_parts:,} parts are missing or "
+            f"damaged, first {planned.dropped[0].part.path}; nothing was changed. Was "
+            f"{storage.join(place, 'data')} moved, or restored only in part? Then put it back. "
+            f"`dsvl repair {shlex.quote(place)} --dry-run` names them all; where they are lost, "
+            f"--yes drops them ({planned.num_rows:,} rows)"
+        )
     run_id = f"repair-{uuid.uuid4().hex[:8]}"
     with TableWriter.open(
         uri, num_shards=num_shards, run_id=run_id, recipe="", operation="repair"

@@ -9,7 +9,7 @@ import pytest
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.cli import main
-from dsvl_pipeline.errors import LeaseError, NotFoundError, StorageError, TableError
+from dsvl_pipeline.errors import ConfigError, LeaseError, NotFoundError, StorageError, TableError
 from dsvl_pipeline.report.export import export
 from dsvl_pipeline.table import log
 from dsvl_pipeline.table.compact import compact
@@ -125,11 +125,56 @@ def test_many_parts_leave_in_one_commit(table_uri: str) -> None:
     wanted = read_table(table_uri)["row_id"].to_pylist()
     storage.delete(storage.join(table_uri, receipt.path) for receipt in receipts)
     version = read_snapshot(table_uri).version
-    assert repair(table_uri).num_rows == 6
+    assert repair(table_uri, is_sure=True).num_rows == 6
     assert read_snapshot(table_uri).version == version + 2
     assert read_table(table_uri).num_rows == 0
     assert _compute(table_uri, wanted) == wanted
     assert verify(table_uri).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("num_parts", "num_lost", "is_large"),
+    [(1, 1, False), (2, 1, False), (2, 2, True), (5, 4, True), (41, 5, True), (50, 5, False)],
+)
+def test_many_parts_leave_only_when_that_is_sure(
+    tmp_path: Path, num_parts: int, num_lost: int, is_large: bool
+) -> None:
+    """Where data/ was moved, or restored only in part, one command would empty the table."""
+    uri = str(tmp_path)
+    with open_table(uri) as writer:
+        receipts = [write(writer, image_rows({str(n): "1"})) for n in range(num_parts)]
+        writer.commit(receipts)
+    for receipt in receipts[:num_lost]:
+        (tmp_path / receipt.path).unlink()
+    version = read_snapshot(uri).version
+    assert repair(uri, is_dry=True).is_large == is_large
+    if is_large:
+        with pytest.raises(ConfigError, match=rf"{num_lost} of {num_parts} parts are missing"):
+            repair(uri)
+        assert read_snapshot(uri).version == version
+    assert len(repair(uri, is_sure=is_large).dropped) == num_lost
+
+
+def test_the_command_asks_before_it_empties_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """2, with what to check; put back, the parts are good again; --yes does it."""
+    uri = str(tmp_path)
+    _fill(uri)
+    (tmp_path / "data").rename(tmp_path / "data.old")
+    assert main.main(["repair", uri]) == 2
+    err = capsys.readouterr().err
+    assert "3 of 3 parts are missing or damaged" in err
+    assert f"Was {uri}/data moved" in err
+    assert f"`dsvl repair {uri} --dry-run`" in err
+    assert main.main(["repair", uri, "--dry-run"]) == 1
+    assert "that many leave with --yes only" in capsys.readouterr().out
+    (tmp_path / "data.old").rename(tmp_path / "data")
+    assert main.main(["repair", uri]) == 0
+    assert read_table(uri).num_rows == 6
+    (tmp_path / "data").rename(tmp_path / "data.old")
+    assert main.main(["repair", uri, "--yes"]) == 0
+    assert read_table(uri).num_rows == 0
 
 
 def test_a_part_of_which_there_is_a_copy_is_put_back(table_uri: str) -> None:
