@@ -56,6 +56,10 @@ def portable_type(found: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(kind):
         if not kind.num_fields:
             raise ValueError(f"{kind} has no fields, which Parquet cannot hold")
+        names = [field.name for field in kind]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{kind} has the field {twice!r} {names.count(twice)} times")
         return pa.struct([(field.name, portable_type(field.type)) for field in kind])
     if pa.types.is_map(kind):
         return pa.map_(portable_type(kind.key_type), portable_type(kind.item_type))

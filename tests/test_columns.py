@@ -228,3 +228,11 @@ def test_a_type_that_parquet_cannot_hold_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match="Parquet cannot hold"):
             columns.portable_type(kind)
+
+
+def test_fields_of_a_struct_have_names_of_their_own() -> None:
+    """By name is how every reader finds them, and how they are compared."""
+    twice = pa.struct([("k", pa.int64()), ("x", pa.null()), ("k", pa.string())])
+    for kind in (twice, pa.list_(twice), pa.map_(pa.string(), twice)):
+        with pytest.raises(ValueError, match="has the field 'k' 2 times"):
+            columns.portable_type(kind)

@@ -296,7 +296,7 @@ class _ShardRun:
             parts = list(found)
             receipts = self._patiently(functools.partial(self._rewrite, parts, values))
             paths = [rewrite.path for rewrite in parts]
-            self._patiently(functools.partial(writer.replace, receipts, paths))
+            self._patiently(functools.partial(writer.replace, receipts, paths, are_kept=True))
             self._stall.moved()
 
     def _rewrite(self, parts: Sequence[Rewrite], values: pa.Table | None) -> list[Receipt]:
@@ -306,7 +306,8 @@ class _ShardRun:
 
     def _rewrite_one(self, rewrite: Rewrite, values: pa.Table | None) -> list[Receipt]:
         writer, prepared = self._prepared.writer, self._prepared
-        rows = part.read_part(writer.uri, writer.snapshot.parts[rewrite.path])
+        receipt = writer.snapshot.parts[rewrite.path]
+        rows = part.read_part(writer.uri, receipt, is_leaving=True)
         new = values.slice(rewrite.start, rewrite.num_rows) if values is not None else None
         job = prepared.config.job
         return [

@@ -113,6 +113,7 @@ def read_part(
     columns: Sequence[str] | None = None,
     *,
     is_superseded_ok: bool = True,
+    is_leaving: bool = False,
 ) -> pa.Table:
     """Read a committed part, or those of the columns that it has.
 
@@ -121,6 +122,7 @@ def read_part(
         receipt: Of the part.
         columns: Those wanted; all if None.
         is_superseded_ok: Whether the copy will do that earlier versions are read from.
+        is_leaving: Whether to make that copy, as `keep_superseded` does, without a second look.
 
     Raises:
         TableError: The part is missing, or not what its receipt says.
@@ -136,6 +138,8 @@ def read_part(
         if len(body) != receipt.num_bytes:
             found = f"it has {len(body)} bytes, but {receipt.num_bytes} were committed"
         raise _damaged(table_uri, receipt, found)
+    if is_leaving:
+        storage.put(superseded_uri(table_uri, receipt.path), body)
     try:
         return _parse(body, columns)
     except (pa.ArrowException, OSError) as error:

@@ -124,7 +124,9 @@ class TableWriter:
             if self._log.append(added, removed):
                 return
 
-    def replace(self, receipts: Sequence[Receipt], paths: Sequence[str]) -> None:
+    def replace(
+        self, receipts: Sequence[Receipt], paths: Sequence[str], *, are_kept: bool = False
+    ) -> None:
         """Put parts in the place of others that hold the same rows.
 
         May be repeated, as `commit` may.
@@ -132,6 +134,7 @@ class TableWriter:
         Args:
             receipts: From `part.write_part`.
             paths: Of the parts that leave the table.
+            are_kept: Whether they are already copied for earlier versions (`part.read_part`).
 
         Raises:
             LeaseError: Another driver has taken over.
@@ -142,7 +145,8 @@ class TableWriter:
             removed = [path for path in paths if path in self.snapshot.parts]
             if not removed:
                 return
-            self._keep_superseded(removed)
+            if not are_kept:
+                self._keep_superseded(removed)
             if self._log.append(receipts, removed):
                 return
 

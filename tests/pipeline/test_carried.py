@@ -18,7 +18,8 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from dsvl_pipeline.errors import RunStoppedError, StorageError
+from dsvl_pipeline import storage
+from dsvl_pipeline.errors import ConfigError, RunStoppedError, StorageError
 from dsvl_pipeline.pipeline import blocks, carried, generate, preview, settings, work
 from dsvl_pipeline.pipeline.limits import ErrorLimits
 from dsvl_pipeline.pipeline.plan import Comparison, compare
@@ -518,3 +519,36 @@ def test_a_shard_may_hold_more_than_one_array_of_text(place: Place) -> None:
     places = np.array([4, 0, 2, 3, 0, 1])
     assert carried._take(column, places).to_pylist() == [None, "a", "c", "d", "a", "b"]
     assert carried._take(column.slice(0, 0), places[:0]).to_pylist() == []
+
+
+def test_a_struct_with_two_fields_of_one_name_is_refused(place: Place) -> None:
+    """Before anything runs, with the column and what to do."""
+    twice = pa.StructArray.from_arrays([pa.array([1]), pa.array(["x"])], ["k", "k"])
+    with pytest.raises(ConfigError, match=r"column 's' cannot be carried: .* 'k' 2 times; leave"):
+        place.run(place.job(place.parquet(id=["a"], s=twice), "s"))
+
+
+def test_a_part_that_is_written_again_is_read_once_and_stays_readable(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large table is not read twice for its copy of earlier versions."""
+    place.run(place.job(place.csv("id,image,c", "1,a.png,x"), "c"))
+    version = read_snapshot(place.uri).version
+    prepared = prepare(
+        place.job(place.csv("id,image,c", "1,a.png,y"), "c"),
+        limit=None,
+        is_fresh=False,
+        stop=threading.Event(),
+    )
+    reads, read = list[str](), storage.read
+    monkeypatch.setattr(storage, "read", lambda uri: reads.append(uri) or read(uri))
+    try:
+        (shard,) = prepared.shards
+        _run_of(prepared, shard, threading.Event()).run()
+        parts = [uri for uri in reads if "/data/" in uri]
+        prepared.end("done", {0: 1}, {}, {}, stop=threading.Event())
+    finally:
+        prepared.close()
+    assert len(parts) == 1
+    assert read_table(place.uri, version=version)["c"].to_pylist() == ["x"]
+    assert place.column("c") == {"1": "y"}
