@@ -120,15 +120,15 @@ def _decode_tiff(data: bytes, page_index: int) -> Frame:
     found = tiff.pages(data, most=most)
     if page_index and page_index >= len(found):
         raise OSError(f"truncated: it has {len(found)} pages, number {page_index + 1} is missing")
-    page = tiff.alone(data, found[page_index]) if found else data
+    page = tiff.alone(data, found[page_index]) if found else io.BytesIO(data)
     tags = tiff.read_tags(page)
     orientation, stretch = tags.get(ExifTags.Base.Orientation), tiff.stretch_of(tags)
     if tiff.has_plain_samples(tags):
-        with Image.open(io.BytesIO(page), formats=("TIFF",)) as image:
+        with Image.open(page, formats=("TIFF",)) as image:
             picture = to_rgb(image)  # Pillow turns TIFFs itself
     else:
         _check_size(tags.get(256, 0), tags.get(257, 0))
-        picture = _turned(to_rgb(tiff.read_samples(page, tags)), orientation)
+        picture = _turned(to_rgb(tiff.read_samples(page.getvalue(), tags)), orientation)
     if orientation in _LYING:
         stretch = 1 / stretch if stretch else 1.0
     return Frame(image=_squared(picture, stretch), num_frames=max(len(found), 1), holds="pages")

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import struct
+from bisect import bisect
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +26,8 @@ _BYTES_OF = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17
 Tags = TiffImagePlugin.ImageFileDirectory_v2
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _ENTRIES_READ = 64  # tags ascend, so that of the subfile is among the first
-_IFDS_PER_PAGE = 10
+# So many pages as may be counted, each with the copies and masks that GDAL puts beside it.
+_MOST_DIRECTORIES = 200_000
 # Of an array of samples, converted at a time: what stays in a core's cache.
 _BAND_SAMPLES = 1 << 17
 
@@ -41,6 +44,8 @@ _NUM_COLOURS = {
 }
 _UNSIGNED, _SIGNED, _FLOAT, _VOID = 1, 2, 3, 4
 _NO_COMPRESSION = 1
+# Of a strip or tile that is larger than its picture.
+_MOST_PART_BYTES = 1 << 26
 # LZW, deflate (twice), PackBits, LZMA, Zstandard: what gives back the very bytes.
 _LOSSLESS = (_NO_COMPRESSION, 5, 8, 32946, 32773, 34925, 50000)
 _REVERSED_BITS = np.packbits(
@@ -61,7 +66,7 @@ def pages(data: bytes, *, most: int) -> list[int]:
 
     Args:
         data: The file.
-        most: So many pages at most are looked for.
+        most: So many pages at most are looked for. Which ones they are does not depend on it.
     """
     order = "<" if data[:2] == b"II" else ">"
     is_big = data[2:4] in (b"+\0", b"\0+")
@@ -71,12 +76,17 @@ def pages(data: bytes, *, most: int) -> list[int]:
         else (f"{order}H", f"{order}HHI4s", f"{order}I")
     )
     entry_size, after_count = struct.calcsize(entry_form), struct.calcsize(count_form)
+    tag_form = f"H{entry_size - 2}x"
     found, others, seen = list[int](), list[int](), set[int]()
     try:
         (at,) = struct.unpack_from(offset_form, data, 8 if is_big else 4)
     except struct.error:
         return []
-    while at and at not in seen and len(found) < most and len(seen) < _IFDS_PER_PAGE * most:
+    while at and at not in seen and len(found) < most:
+        if len(seen) == _MOST_DIRECTORIES:
+            if found:  # what is left out must not be so in silence
+                found.append(len(data))
+            break
         seen.add(at)
         try:
             (count,) = struct.unpack_from(count_form, data, at)
@@ -86,27 +96,52 @@ def pages(data: bytes, *, most: int) -> list[int]:
         except (struct.error, OverflowError):
             found.append(at)
             break
-        kind = 0
-        for index in range(min(count, _ENTRIES_READ)):
-            place = at + after_count + index * entry_size
-            tag, form, _, value = struct.unpack_from(entry_form, data, place)
-            if tag in (254, 255):
-                (number,) = struct.unpack_from(order + ("H" if form == 3 else "I"), value)
-                kind = number if tag == 254 else int(number == 2)  # the older tag: 2 is reduced
-                break
+        kind, num_read = 0, min(count, _ENTRIES_READ)
+        tags = struct.unpack_from(order + tag_form * num_read, data, at + after_count)
+        tag = next((tag for tag in (254, 255) if tag in tags), None)
+        if tag is not None:
+            place = at + after_count + tags.index(tag) * entry_size
+            _, form, _, value = struct.unpack_from(entry_form, data, place)
+            (number,) = struct.unpack_from(order + ("H" if form == 3 else "I"), value)
+            kind = number if tag == 254 else int(number == 2)  # the older tag: 2 is reduced
         (others if kind & (_REDUCED | _MASK) else found).append(at)
         at = following
     # Where all of them claim to be copies, none of them is.
     return found or others[:most]
 
 
-def alone(data: bytes, at: int) -> bytes:
-    """Give the same file with the page whose directory lies there as its first one."""
-    if data[:4] == b"II+\0":
-        return data[:8] + struct.pack("<Q", at) + data[16:]
+class _Redirected(io.BytesIO):
+    """A file whose header names another directory as the first.
+
+    Only libtiff, through `getvalue`, needs a copy of it, so that no damage of the first page
+    reaches the others.
+    """
+
+    def __init__(self, data: bytes, header: bytes) -> None:
+        super().__init__(data)
+        self._header = header
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        at = self.tell()
+        found = super().read(size)
+        ours = self._header[at : at + len(found)]
+        return ours + found[len(ours) :] if ours else found
+
+    def getvalue(self) -> bytes:
+        rest = memoryview(super().getvalue())[len(self._header) :]
+        return b"".join((self._header, rest))
+
+
+def alone(data: bytes, at: int) -> io.BytesIO:
+    """Open the same file with the page whose directory lies there as its first one."""
     if data[:4] == b"MM\0+":
-        return data[:2] + struct.pack(">HI", 42, len(data)) + data[8:] + _classic(data, at)
-    return data[:4] + struct.pack("<I" if data[:2] == b"II" else ">I", at) + data[8:]
+        plain = data[:2] + struct.pack(">HI", 42, len(data)) + data[8:] + _classic(data, at)
+        return io.BytesIO(plain)
+    if data[:4] == b"II+\0":
+        header = data[:8] + struct.pack("<Q", at)
+    else:
+        header = data[:4] + struct.pack("<I" if data[:2] == b"II" else ">I", at)
+    return io.BytesIO(data) if data.startswith(header) else _Redirected(data, header)
 
 
 def _classic(data: bytes, at: int) -> bytes:
@@ -139,12 +174,14 @@ def _classic(data: bytes, at: int) -> bytes:
     return struct.pack(">H", count) + b"".join(entries) + bytes(4) + bytes(moved)
 
 
-def read_tags(data: bytes) -> Tags:
+def read_tags(file: io.BytesIO) -> Tags:
     """Read the directory of the first page."""
-    tags = Tags(data[:16] if data[2:4] in (b"+\0", b"\0+") else data[:8])
-    with io.BytesIO(data) as file:
-        file.seek(tags.next)
-        tags.load(file)
+    file.seek(0)
+    header = file.read(16)
+    tags = Tags(header if header[2:4] in (b"+\0", b"\0+") else header[:8])
+    file.seek(tags.next)
+    tags.load(file)
+    file.seek(0)
     return tags
 
 
@@ -300,8 +337,9 @@ def _gather(data: bytes, tags: Tags, layout: _Layout) -> NDArray[Any]:
     sizes = _numbers(tags, 325 if is_tiled else 279, ())
     if part_width < 1 or part_height < 1 or part_width > 2 * width + 4096:
         raise OSError("the strips or tiles have no size")
-    if not sizes and len(offsets) == 1:  # old files: all that follows
-        sizes = (len(data) - offsets[0],)
+    if not any(sizes):  # old files: up to what follows
+        ends = sorted({*offsets, tags.offset, len(data)})
+        sizes = tuple(ends[min(bisect(ends, n), len(ends) - 1)] - n for n in offsets)
     tops, lefts = range(0, height, part_height), range(0, width, part_width)
     num_planes = layout.num_samples if layout.is_planar else 1
     if min(len(offsets), len(sizes)) < num_planes * len(tops) * len(lefts):
@@ -309,6 +347,8 @@ def _gather(data: bytes, tags: Tags, layout: _Layout) -> NDArray[Any]:
     kind = {_UNSIGNED: "u", _SIGNED: "i", _FLOAT: "f"}[layout.form]
     num_bytes = next(n for n in (1, 2, 4, 8) if 8 * n >= layout.bits)
     samples = np.empty((height, width, layout.num_samples), f"{kind}{num_bytes}")
+    if part_width * part_height * num_bytes > max(samples.nbytes, _MOST_PART_BYTES):
+        raise OSError(f"tiles of {part_width} x {part_height} for {width} x {height} pixels")
     parts = iter(zip(offsets, sizes, strict=False))
     for plane in range(num_planes):
         for top in tops:
@@ -336,13 +376,17 @@ def _part(packed: bytes, tags: Tags, layout: _Layout, num_rows: int, width: int)
     def unpack(row_bytes: int) -> NDArray[np.uint8]:
         return _decompress(packed, compression, fill_order, row_bytes, num_rows)
 
+    whole = None
     if 8 < bits < 16:
-        try:
-            whole, bits = unpack(2 * num), 16
-        except OSError:
-            whole = unpack(row_bytes)
-    else:
+        with suppress(OSError):
+            whole = unpack(2 * num)
+            # Where bytes follow the strip, a packed one is long enough too, but holds larger words.
+            if predictor == 1 and whole.view(f"{order}u2").max(initial=0) >= 1 << bits:
+                whole = None
+    if whole is None:
         whole = unpack(row_bytes)
+    else:
+        bits = 16
     if predictor == 3 and layout.form == _FLOAT:
         return _undo_float_predictor(whole, bits // 8, stride).reshape(num_rows, width, stride)
     if bits not in (8, 16, 32, 64):
@@ -383,7 +427,10 @@ def _decompress(
     entries[273] = 8 + 2 + 12 * len(entries) + 4
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in entries.items())
     file = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + b"\0\0\0\0" + packed
-    with Image.open(io.BytesIO(file), formats=("TIFF",)) as image:
+    # Not by Image.open, and with its memory given: Pillow's checks for bombs, which are made where
+    # a picture is opened and where it gets its memory, would take these bytes for pixels.
+    with TiffImagePlugin.TiffImageFile(io.BytesIO(file)) as image:
+        image.im = Image.new("L", image.size).im
         return np.asarray(image)
 
 

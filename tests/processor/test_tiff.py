@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dsvl_pipeline.errors import ImageError
+from dsvl_pipeline.processor import tiff
 from dsvl_pipeline.processor.image import decode, decode_frame
 from dsvl_pipeline.processor.tiff import pages
 from tests.processor import tiffs
@@ -86,6 +87,38 @@ def test_samples_of_any_number_of_bits_are_unpacked(bits: int, photometric: int)
         made = tiffs.page(stored, bits=bits, body=body, photometric=photometric,
                           compression=compression)  # fmt: skip
         np.testing.assert_allclose(shown(tiffs.file(made)), wanted, atol=1)
+
+
+@pytest.mark.parametrize("size", [None, 0, 4000])
+def test_packed_samples_are_no_words_whatever_their_strip_is_said_to_hold(size: int | None) -> None:
+    """What follows the strip would be shown as its lower half."""
+    numbers = scaled(np.uint16, 0, 4095)
+    packed = tiffs.packed_bits(numbers, 12)
+    tags, body = tiffs.page(numbers, bits=12, body=packed)
+    data = bytearray(tiffs.file((tags, body)) + b"\xff" * 4000)
+    entry = data.index(struct.pack("<HHII", tiffs.SIZES, 4, 1, len(packed)))
+    if size is None:  # a private tag instead, in its place among the others
+        struct.pack_into("<H", data, entry, 280)
+    else:
+        struct.pack_into("<I", data, entry + 8, size)
+    np.testing.assert_allclose(shown(bytes(data)), GREY, atol=1)
+
+
+def test_a_strip_may_have_more_bytes_than_pillow_lets_a_picture_have_pixels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Floats have four; the picture's own size is checked before."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDE.size)
+    made = tiffs.page(WIDE.astype(np.float32), form=3, compression=8)
+    np.testing.assert_array_equal(shown(tiffs.file(made)), GREY)
+
+
+def test_a_tile_beyond_all_measure_is_refused_before_it_is_unpacked() -> None:
+    """A picture of a few pixels may claim one of gigabytes."""
+    tags, body = tiffs.page(WIDE, form=3, compression=8)
+    tags |= {322: 4096, 323: 1 << 20, 324: 8, 325: len(body)}
+    with pytest.raises(ImageError, match="tiles of 4096 x 1048576"):
+        decode(tiffs.file((tags, body)))
 
 
 def test_differences_of_samples_are_summed() -> None:
@@ -307,6 +340,56 @@ def test_smaller_copies_and_masks_are_no_pages() -> None:
     older = tiffs.file((full, body), (copy | {255: 2}, small), (copy | {254: 2}, small))
     assert len(pages(older, most=9)) == 2
     assert decode_frame(tiffs.file((full | {254: 1}, body))).num_frames == 1
+
+
+@pytest.mark.parametrize(
+    "kinds", [[1] * 25 + [0, 0], [0, *[1] * 10, 4, *[5] * 10, 0], [0, *[1] * 50, 0]]
+)
+def test_a_page_is_the_same_one_however_many_are_looked_for(kinds: list[int]) -> None:
+    """A pyramid with its masks puts twenty copies between two pages."""
+    (full, body), (other, other_body), (copy, small), *_ = five()
+    bodies = iter([(full, body), (other, other_body)])
+    data = tiffs.file(*((copy | {254: kind}, small) if kind else next(bodies) for kind in kinds))
+    assert len(pages(data, most=100)) == 2
+    assert [np.asarray(decode_frame(data, n).image)[0, 0, 0] for n in (0, 1)] == [10, 50]
+
+
+def test_what_lies_behind_too_many_directories_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pages must not be missing in silence."""
+    monkeypatch.setattr(tiff, "_MOST_DIRECTORIES", 3)
+    data = tiffs.file(*five())
+    assert [len(pages(data, most=most)) for most in (2, 3, 4, 100)] == [2, 3, 4, 4]
+    with pytest.raises(ImageError):
+        decode_frame(data, 3)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_deflate", "group4"])
+def test_a_page_is_opened_as_the_first_of_its_file(compression: str) -> None:
+    """Whoever reads all of it, or parts: but a file of one page is not copied for that."""
+    frames = [Image.new("1", (64, 8), n % 2) for n in range(3)]
+    data = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:],
+                   compression=compression)  # fmt: skip
+    first, *others = pages(data, most=9)
+    assert tiff.alone(data, first).getvalue() is data
+    for at in others:
+        file = tiff.alone(data, at)
+        assert file.read(3) + file.read() == file.getvalue()
+        assert file.getvalue() == data[:4] + struct.pack("<I", at) + data[8:]
+    levels = [np.asarray(decode_frame(data, n).image).mean() for n in range(3)]
+    assert levels == [0, 255, 0]
+
+
+def test_a_damaged_first_directory_leaves_the_pages_behind_it() -> None:
+    """Compressed ones, which libtiff reads, too."""
+    frames = [Image.new("1", (64, 8), n % 2) for n in range(2)]
+    data = bytearray(encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:],
+                             compression="group4"))  # fmt: skip
+    (at,) = struct.unpack_from("<I", data, 4)
+    entry = data.index(struct.pack("<HHI", tiffs.WIDTH, 3, 1), at)
+    struct.pack_into("<I", data, entry + 8, 0)
+    assert np.asarray(decode_frame(bytes(data), 1).image).mean() == 255
 
 
 def test_a_chain_in_a_circle_ends() -> None:
