@@ -580,6 +580,10 @@ class _StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+# A date or number that YAML allows and Python does not; a tag that does not fit its value.
+_UNREADABLE = (ValueError, KeyError, AttributeError, TypeError)
+
+
 def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     try:
         loader = _StrictLoader(text)
@@ -590,21 +594,36 @@ def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         problem = error.problem
-        if _is_secret("".join(text.splitlines()[line - 1 : line])):  # the problem quotes it
+        if _is_secret(_around(text, line)):  # the problem quotes the value
             problem = "the value cannot be read; put it in quotes"
         raise ConfigError(f"{path}:{line}: not valid YAML: {problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {_in_a_line(error)}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply; a job file has few levels") from None
-    except ValueError as error:  # a date or number that YAML allows and Python does not
-        raise ConfigError(f"{path}: a value cannot be read: {_in_a_line(error)}") from None
+    except _UNREADABLE as error:
+        detail = "put it in quotes" if _is_secret(text) else _in_a_line(error)
+        raise ConfigError(f"{path}: a value cannot be read: {detail}") from None
     if not isinstance(values, dict):
         raise ConfigError(
             f"{path}: holds {type(values).__name__}, expected keys such as input, prompts, model, "
             "output; configs/ holds examples to copy"
         )
     return values, lines
+
+
+def _around(text: str, line: int) -> str:
+    """Give a line of YAML, the one before it, and those that it stands below by indentation."""
+    lines = text.splitlines()[:line]
+    found, depth = lines[-1:], len(text)
+    above = [each for each in lines if each.strip() and not each.lstrip().startswith("#")]
+    found += above[-2:]
+    for each in reversed(above):
+        indentation = len(each) - len(each.lstrip(" -"))
+        if indentation < depth:
+            depth = indentation
+            found.append(each)
+    return "\n".join(found)
 
 
 def _collect_lines(
@@ -634,7 +653,8 @@ def _in_a_line(error: Exception) -> str:
 def _apply(values: dict[str, Any], override: str) -> KeyPath:
     """Put one ``--set`` in its place, and tell which that is."""
     name, equals, text = override.partition("=")
-    if _is_secret(override):
+    is_secret = _is_secret(override)
+    if is_secret:
         override = f"{name}=[hidden]"
     override = override if len(override) <= _SHOWN else f"{override[:_SHOWN]}..."
     if not equals or not name:
@@ -643,8 +663,8 @@ def _apply(values: dict[str, Any], override: str) -> KeyPath:
         value = yaml.load(text, _StrictLoader)  # a SafeLoader
     except RecursionError:
         raise ConfigError(f"--set {override}: the value is nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:
-        detail = "put it in quotes" if _is_secret(override) else _in_a_line(error)
+    except (yaml.YAMLError, *_UNREADABLE) as error:
+        detail = "put it in quotes" if is_secret else _in_a_line(error)
         message = f"the value is not valid YAML: {detail}"
         raise ConfigError(f"--set {override}: {message}") from None
     where: list[str | int] = []
@@ -703,7 +723,9 @@ def _explain(
         return f"{place}: {name}: found nothing (null); give a value, or leave the key out"
     if kind in ("dataclass_type", "model_type", "model_attributes_type"):
         message = f"this is a section; set {name}.KEY, with one of {', '.join(_keys_at(where))}"
-        return f"{place}: {name}: {_found(name, found)}{message}"
+        # Who writes text there may mean the password.
+        shown = "" if where[:1] == ("input",) else _found(name, found)
+        return f"{place}: {name}: {shown}{message}"
     if kind == "string_pattern_mismatch":
         problems = [{"msg": _IN_WORDS[problem["ctx"]["pattern"]]}]
     elif kind == "tuple_type":

@@ -189,3 +189,46 @@ def test_no_message_about_a_setting_repeats_a_password(given: str, tmp_path: Pat
         with pytest.raises(ConfigError) as caught:
             load_job(tmp_path / "job.yaml")
         assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "document: hunter2",
+        "document: [hunter2]",
+        "document: 'hunter2'",
+        "document:\n    password:\n      !hunter2 x",
+        "document:\n    password:\n      # a comment\n\n      !hunter2 x",
+        "document:\n    password:\n      env:\n        !hunter2 x",
+        "document: {password:\n !hunter2 x}",
+        "document:\n    password: !!int hunter2",
+        "document:\n    password: !!bool hunter2",
+        "document:\n    password:\n      !!timestamp hunter2",
+    ],
+)
+def test_no_message_about_a_file_repeats_a_password(section: str, tmp_path: Path) -> None:
+    """Where it stands in place of its section, or on a line below its key."""
+    text = yaml.safe_dump({**fake_job({}, "out"), "input": "HERE"})
+    section = "input:\n  documents: x/*.pdf\n  " + section
+    (tmp_path / "job.yaml").write_text(text.replace("input: HERE", section))
+    with pytest.raises(ConfigError, match=r"job.yaml:") as caught:
+        load_job(tmp_path / "job.yaml")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["hunter2", "[hunter2]", "{password: !!bool hunter2}"])
+def test_no_message_about_a_whole_section_repeats_a_password(value: str, tmp_path: Path) -> None:
+    """The same of ``--set``."""
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(fake_job({"documents": "x/*.pdf"}, "out")))
+    with pytest.raises(ConfigError) as caught:
+        load_job(tmp_path / "job.yaml", [f"input.document={value}"])
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_error_elsewhere_in_a_file_with_a_password_is_told_in_full(tmp_path: Path) -> None:
+    """Only what stands at or below the password is hidden."""
+    text = yaml.safe_dump({**fake_job({}, "out"), "input": "HERE"}, sort_keys=False)
+    section = "input:\n  document:\n    password: 'a'\n    dpi: 100\n  images: !nothing x"
+    (tmp_path / "job.yaml").write_text(text.replace("input: HERE", section))
+    with pytest.raises(ConfigError, match="tag '!nothing'"):
+        load_job(tmp_path / "job.yaml")
