@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from dsvl_pipeline.cli import main
 from dsvl_pipeline.table import part
 from dsvl_pipeline.table.schema import output_schema
 from dsvl_pipeline.table.writer import TableWriter
+from tests.report.test_pictures import leave_manifest
 from tests.tables import write_table
 
 
@@ -132,16 +134,21 @@ def test_report_shows_local_pictures(
             "page_index": 1 if uri.endswith(".pdf") else None,
             "text": "x",
             "source_uris": [uri],
+            "source_sha256s": [
+                hashlib.sha256(Path(uri).read_bytes()).hexdigest() if Path(uri).exists() else "0"
+            ],
+            "run_id": "r1",
         }
         for uri in uris
     ]
     write_table(str(tmp_path / "table"), rows)
+    leave_manifest(tmp_path / "table", "r1", images=[f"{samples}/*"])
     page = tmp_path / "page.html"
     assert main.main(["report", str(tmp_path / "table"), str(page)]) == 0
     assert capsys.readouterr().out == f"5 rows on {page}\n"
     text = page.read_text(encoding="utf-8")
     assert text.count('src="data:image/jpeg;base64,') == 2
-    assert text.count("no picture to show") == 3
+    assert text.count("no picture: ") == 3
     assert "s3://bucket/a.png" not in asked
 
 
