@@ -15,8 +15,10 @@ examples:
   dsvl vacuum s3://bucket/captions --older-than-hours 24
 
 What the table holds now is never touched, nor what a run at work has not committed yet, whatever
-its age. For the rest the store's clock counts. Where a killed run left parts, the table's lease is
-taken for a moment, so that a run that only seems dead can commit them no more. Versions whose parts
+its age. What runs that have ended left uncommitted goes at once, and where the last one was killed,
+once it is old; the table's lease is then taken for a moment, so that a run that only seems dead can
+commit it no more. Of earlier versions goes what is old, by the store's clock. --dry-run writes
+nothing, waits for nothing and tells ages by this machine's clock. Versions whose parts
 are deleted can no longer be read (`dsvl versions OUT` tells which can be).
 exit codes: 0 done; 2 there is no table at OUT; 3 a store failed, or the log is damaged."""
 
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--older-than-hours",
         type=float,
         metavar="H",
-        help="leave alone what was written, or left the table, more lately (default 168, a week)",
+        help="leave alone what left the table, or a killed run left, lately (default 168, a week)",
     )
     parser.add_argument("--dry-run", action="store_true", help="only tell what would go")
     parser.set_defaults(command=execute)
@@ -49,6 +51,6 @@ def execute(args: argparse.Namespace) -> int:
         found = vacuum(args.out, grace_s=grace_s, is_dry=args.dry_run)
     for info in found:
         print(one_line(info.uri))
-    verb = "would be deleted" if args.dry_run else "deleted"
+    verb = "would be deleted, by this machine's clock" if args.dry_run else "deleted"
     print(f"{amount(len(found), 'part')}, {sum(info.size for info in found):,} bytes: {verb}")
     return 0

@@ -182,19 +182,20 @@ class Lease:
         storage.put(_renewed_uri(self._uri, self.number), json.dumps(sign).encode())
 
 
-def wait_until_free(uri: str, *, time_s: float) -> int:
+def wait_until_free(uri: str, *, time_s: float, is_patient: bool = True) -> int:
     """Return the highest lease's number once nobody holds it; 0 if there never was one.
 
     Args:
         uri: The table.
         time_s: How long to wait for a sign of life of a holder of whom nothing is known.
+        is_patient: Whether to wait at all.
 
     Raises:
-        LeaseError: Its holder is alive.
+        LeaseError: Its holder is alive, or, without patience, may be.
     """
     number = _highest_number(uri)
     if number:
-        _wait_for_end(uri, _read_holder(uri, number, time_s))
+        _wait_for_end(uri, _read_holder(uri, number, time_s), is_patient=is_patient)
     return number
 
 
@@ -207,7 +208,7 @@ def is_released(uri: str) -> bool:
     return sign is not None and sign.is_released
 
 
-def _wait_for_end(uri: str, holder: Holder) -> None:
+def _wait_for_end(uri: str, holder: Holder, *, is_patient: bool) -> None:
     """Return once the holder has released its lease, is dead, or must be taken for dead."""
     first = _last_sign(uri, holder.number)
     started = time.monotonic()
@@ -222,6 +223,11 @@ def _wait_for_end(uri: str, holder: Holder) -> None:
             raise LeaseError(
                 f"{storage.redact(uri)}: {holder} is writing this table; wait until it ends, or "
                 "stop it"
+            )
+        if not is_patient:
+            raise LeaseError(
+                f"{storage.redact(uri)}: {holder} has not given the table back, and whether it is "
+                "alive was not waited for"
             )
         waited_s = time.monotonic() - started
         if waited_s >= holder.time_s:

@@ -4,8 +4,9 @@ No clock and no age says whether a part may still be committed; leases do. A dri
 of its own lease only, and it can append nothing more once the log holds an entry of a higher one.
 So parts of lower leases than that of the log's last entry are safe to take, if no entry names
 them. Where there are others, vacuum takes the lease itself and appends an empty entry, as a run
-would at its start; if a run is at work, its parts stay. How old a file is matters to readers of
-earlier versions only, and is told by the store's own clock.
+would at its start, if the last holder has given it back or something old is among them; if a run is
+at work, its parts stay. How old a file is matters to readers of earlier versions only, who find
+copies of what left the table, and is told by the store's own clock.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dsvl_pipeline import storage
 from dsvl_pipeline.errors import LeaseError
 from dsvl_pipeline.stores.local import remove_temporaries
 from dsvl_pipeline.table.format import read_format
-from dsvl_pipeline.table.lease import LEASE_TIME_S, Lease, wait_until_free
+from dsvl_pipeline.table.lease import LEASE_TIME_S, Lease, is_released, wait_until_free
 from dsvl_pipeline.table.log import Author, Log, Snapshot, read_snapshot
 from dsvl_pipeline.table.part import lease_of, superseded_uri
 
@@ -50,22 +51,22 @@ def unlogged(
 def vacuum(uri: str, *, grace_s: float = GRACE_S, is_dry: bool = False) -> list[storage.ObjectInfo]:
     """Delete what the table as it is does not need, and tell which parts that was.
 
-    That is: unlogged parts, parts that only earlier versions name, and local temporary files. A
-    run may be at work meanwhile: what it wrote stays, whether committed or not.
+    That is: unlogged parts, copies of those that only earlier versions name, and local temporary
+    files. A run may be at work meanwhile: what it wrote stays, whether committed or not.
 
     Args:
         uri: The table.
-        grace_s: What was written, or left the table, more lately stays, by the store's clock.
-        is_dry: Only tell.
+        grace_s: Of what only earlier versions name, and of what a holder left who has not given
+            the lease back, the younger stays, by the store's clock.
+        is_dry: Only tell: nothing is written or waited for, and this machine's clock counts.
 
     Raises:
         NotFoundError: There is no table.
         TableError: Its log is damaged.
     """
     read_format(uri)  # before anything is written beside it
-    oldest_ns = _now_ns(uri) - int(grace_s * 1e9)
-    old = [info for info in list_parts(uri) if info.mtime_ns < oldest_ns]
-    found = _lost(uri, old, is_dry=is_dry)
+    oldest_ns = (time.time_ns() if is_dry else _now_ns(uri)) - int(grace_s * 1e9)
+    found = _lost(uri, list(list_parts(uri)), oldest_ns, is_dry=is_dry)
     superseded = storage.list_objects(superseded_uri(uri))
     found += [info for info in superseded if lease_of(info.uri) and info.mtime_ns < oldest_ns]
     if not is_dry:
@@ -75,14 +76,20 @@ def vacuum(uri: str, *, grace_s: float = GRACE_S, is_dry: bool = False) -> list[
     return found
 
 
-def _lost(uri: str, parts: list[storage.ObjectInfo], *, is_dry: bool) -> list[storage.ObjectInfo]:
-    """Give those of some parts that no driver can commit any more; make sure of that if need be."""
+def _lost(
+    uri: str, parts: list[storage.ObjectInfo], oldest_ns: int, *, is_dry: bool
+) -> list[storage.ObjectInfo]:
+    """Give those of some parts that no driver can commit any more; make sure of that if need be.
+
+    A driver that has not given its lease back may be alive: for young parts it is left alone.
+    """
     snapshot = read_snapshot(uri)
     fence = snapshot.last_author.lease if snapshot.last_author else 0
-    if any(lease_of(info.uri) >= fence for info in unlogged(parts, snapshot)):
+    open_ones = [info for info in unlogged(parts, snapshot) if lease_of(info.uri) >= fence]
+    if open_ones and (min(i.mtime_ns for i in open_ones) < oldest_ns or is_released(uri)):
         try:
             if is_dry:
-                fence = 1 + wait_until_free(uri, time_s=LEASE_TIME_S)
+                fence = 1 + wait_until_free(uri, time_s=LEASE_TIME_S, is_patient=False)
             else:
                 snapshot, fence = _take_over(uri)
         except LeaseError as error:

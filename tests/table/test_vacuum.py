@@ -25,10 +25,11 @@ def test_vacuum_deletes_unlogged_parts_only(table_uri: str) -> None:
         lost = storage.join(table_uri, write(writer, image_rows({"b": "1"})).path)
     notes = storage.join(table_uri, "data", "notes.txt")
     storage.put(notes, b"1")
-    assert vacuum(table_uri) == []
-    assert [info.uri for info in vacuum(table_uri, grace_s=-60, is_dry=True)] == [lost]
+    assert [info.uri for info in vacuum(table_uri, is_dry=True)] == [lost]
     assert storage.exists(lost)
-    assert [info.uri for info in vacuum(table_uri, grace_s=-60)] == [lost]
+    assert any("no log entry names this part" in p.what for p in verify(table_uri).problems)
+    assert [info.uri for info in vacuum(table_uri)] == [lost]  # however young: nobody is at work
+    assert [problem.where for problem in verify(table_uri).problems] == ["data/notes.txt"]
     assert not storage.exists(lost)
     assert storage.exists(notes)
     assert read_table(table_uri)["row_id"].to_pylist() == ["a"]
@@ -122,6 +123,40 @@ def test_a_run_never_commits_what_vacuum_took(
         sleeper.commit([receipt])
     open_table(table_uri, "next").close()
     assert read_table(table_uri).num_rows == 0
+
+
+def test_young_parts_of_a_silent_run_cost_it_nothing(
+    table_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be alive: only what is old is worth taking its lease."""
+    monkeypatch.setattr(lease.Lease, "_keep", lambda self: None)
+    monkeypatch.setattr(lease, "_host_id", lambda: None)
+    with open_table(table_uri, "silent") as writer:
+        receipt = write(writer, image_rows({"a": "1"}))
+        assert vacuum(table_uri) == []
+        writer.commit([receipt])
+        writer.finish()
+    assert read_table(table_uri)["row_id"].to_pylist() == ["a"]
+
+
+def test_a_dry_vacuum_neither_writes_nor_waits(
+    table_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """People without write permission look first; whether a silent run is alive stays open."""
+    monkeypatch.setattr(lease.Lease, "_keep", lambda self: None)
+    monkeypatch.setattr(lease, "_host_id", lambda: None)
+
+    def refuse(*args: object) -> None:
+        raise AssertionError(f"a dry run does this: {args}")
+
+    with open_table(table_uri, "silent") as writer:
+        write(writer, image_rows({"a": "1"}))
+        with monkeypatch.context() as patch:
+            for name in ("put", "put_if_absent", "delete"):
+                patch.setattr(storage, name, refuse)
+            patch.setattr(time, "sleep", refuse)
+            assert vacuum(table_uri, grace_s=-60, is_dry=True) == []
+        assert "whether it is alive was not waited for" in caplog.text
 
 
 def test_a_dry_vacuum_takes_nothing_over(table_uri: str) -> None:
