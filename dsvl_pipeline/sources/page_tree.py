@@ -153,6 +153,15 @@ def _is_leaf(kid: Any) -> bool:
 
 
 def _add_leaf(found: Survey, leaf: Any, node: _Node) -> None:
+    calls_itself = leaf.get("/Type")
+    if (
+        calls_itself not in (None, pikepdf.Name.Page, pikepdf.Name.Pages)
+        and "/Contents" not in leaf
+        and "/MediaBox" not in leaf
+    ):
+        found.pages.append(None)  # it is something else, and shows nothing
+        found.is_odd = True
+        return
     if leaf.get("/Type") == pikepdf.Name.Pages and "/Contents" not in leaf:
         found.is_odd = True
         compare(found, leaf.get("/Count"), 0, is_root=node.content is leaf)
