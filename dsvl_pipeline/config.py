@@ -109,7 +109,7 @@ class DocumentConfig(Section):
             the text layer and trying it costs a little for nothing.
         password: For documents that need one: the text itself, in quotes, or ``{env: NAME}`` for
             what an environment variable of the driver holds. It changes no row that was read
-            without it, and is written nowhere.
+            without it, and stands in no table, log or message; Ray hands it to its tasks in clear.
     """
 
     dpi: int = Field(default=144, ge=18, le=1200)

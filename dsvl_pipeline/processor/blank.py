@@ -17,7 +17,7 @@ _REFERENCE_PX = 1684
 INK = 40
 """Levels by which ink differs from the paper around it, lighter or darker."""
 LEAST_INK_PX = 36
-"""Pixels of ink in the smallest thing that is read: a page number of 8 points has as many."""
+"""Pixels of ink in the smallest thing that is read; a lone small digit may have fewer."""
 _WINDOW_PX = 32
 _MARGIN = 0.02  # scanners leave dark edges; 4 mm, in which nothing is printed
 _SURELY_INK = 0.02
