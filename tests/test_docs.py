@@ -120,7 +120,7 @@ def test_the_readmes_commands_run(
     shown = capsys.readouterr().out
     page = Path(f"{out}.html").read_text(encoding="utf-8")
     assert not [name for name in samples if name not in shown or name not in page]
-    assert page.count("no picture to show") == 1  # the broken one
+    assert page.count("no picture: the run read none") == 1  # the broken one
     shown = shown.partition("42 rows on ")[0]
     assert shown.endswith("\ntwo purple stars left of two black diamonds\n")
 

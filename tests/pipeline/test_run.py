@@ -310,7 +310,7 @@ def start_driver(job: dict[str, Any]) -> subprocess.Popen[bytes]:
     )
 
 
-def wait_for(condition: Callable[[], object], limit_s: float = 90.0) -> None:
+def wait_for(condition: Callable[[], object], limit_s: float = 300.0) -> None:
     """Wait until something is true."""
     end = time.monotonic() + limit_s
     while not condition():

@@ -84,7 +84,7 @@ def test_ray_job_submit_runs_the_jobs_script(head: str, tmp_path: Path) -> None:
     command = ["ray", "job", "submit", "--address", head, "--working-dir", ".", "--"]
     script = ["python", "jobs/caption.py", "--config", str(path)]
     result = subprocess.run(
-        [*command, *script], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        [*command, *script], cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert read_table(str(tmp_path / "out")).num_rows == NUM_ROWS
