@@ -47,7 +47,7 @@ def start(body: str) -> tuple[subprocess.Popen[str], int]:
 def test_only_what_was_said_counts(body: str, code: int, said: str) -> None:
     """Ray's own way to end a process has the exit code of a run in which many rows failed."""
     supervisor, _ = start(body)
-    _, errors = supervisor.communicate(timeout=30)
+    _, errors = supervisor.communicate(timeout=900)
     assert supervisor.returncode == code
     assert said in errors
     assert ("what was committed is safe" in errors) == (code == 3)
@@ -64,7 +64,7 @@ def test_signals_reach_the_command(number: signal.Signals) -> None:
     assert supervisor.stdout is not None
     assert supervisor.stdout.readline() == "ready\n"
     supervisor.send_signal(number)
-    supervisor.communicate(timeout=30)
+    supervisor.communicate(timeout=900)
     assert supervisor.returncode == 3
 
 
@@ -72,7 +72,7 @@ def test_a_killed_supervisor_takes_the_command_along() -> None:
     """Else the same command again would find its own ghost at work on the table."""
     supervisor, pid = start("time.sleep(60)")
     supervisor.kill()
-    supervisor.communicate(timeout=30)
+    supervisor.communicate(timeout=900)
     end_s = time.monotonic() + 10
     while _is_alive(pid):
         assert time.monotonic() < end_s, "the command outlived its supervisor"
@@ -111,6 +111,6 @@ def test_ctrl_c_of_a_terminal_comes_once() -> None:
     assert supervisor.stdout.readline()
     assert supervisor.stdout.readline() == "ready\n"
     os.write(master, b"\x03")
-    supervisor.communicate(timeout=30)
+    supervisor.communicate(timeout=900)
     os.close(master)
     assert supervisor.returncode == 1

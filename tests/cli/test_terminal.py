@@ -244,7 +244,7 @@ def dsvl(line: str, **variables: str) -> tuple[int, str]:
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
         env=environment,
         capture_output=True,
-        timeout=120,
+        timeout=900,
     )
     return done.returncode, done.stderr.decode()
 
@@ -287,7 +287,7 @@ def test_a_closed_stream_is_not_taken_by_a_file(table: str, tmp_path: Path) -> N
     done = subprocess.run(
         ["bash", "-c", f'{sys.executable} -c "$CODE" <&- >&- 2>&-'],
         env=os.environ | {"CODE": code, "PYTHONPATH": os.getcwd()},
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0
     assert (tmp_path / "part").read_text() == ""
@@ -332,7 +332,7 @@ def test_on_a_terminal_a_live_line_moves_the_cursor_and_data_does_not(tmp_path: 
     ours, theirs = pty.openpty()
     environment = os.environ | {"PYTHONPATH": os.getcwd(), "TERM": "xterm"}
     subprocess.run(
-        [sys.executable, "-c", code], stderr=theirs, env=environment, check=True, timeout=60
+        [sys.executable, "-c", code], stderr=theirs, env=environment, check=True, timeout=300
     )
     os.close(theirs)
     data = b""

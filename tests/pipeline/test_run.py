@@ -349,7 +349,7 @@ def test_sigterm_commits_what_is_complete(tmp_path: Path) -> None:
     driver = start_driver(job)
     wait_for(lambda: committed_rows(output) >= 100)
     os.kill(driver.pid, signal.SIGTERM)
-    assert driver.wait(timeout=60) == RunStoppedError.exit_code
+    assert driver.wait(timeout=900) == RunStoppedError.exit_code
     before = committed_rows(output)
     assert 100 <= before < 1500
     assert run(job).rows_new == 1500 - before

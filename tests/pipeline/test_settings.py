@@ -105,10 +105,10 @@ def test_somebody_elses_cluster_is_joined_only_when_named(tmp_path: Path) -> Non
             env=environment | {"PYTHONPATH": os.getcwd()},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=900,
         )
     finally:
-        foreign.communicate("\n", timeout=60)
+        foreign.communicate("\n", timeout=900)
         shutil.rmtree(folder, ignore_errors=True)
     assert done.returncode == 0, done.stderr
     own, joined = done.stdout.split()

@@ -119,7 +119,7 @@ def test_no_secret_appears_in_anything_a_run_writes(tmp_path: Path, ray_folder: 
     def dsvl(*arguments: str, code: int = 0) -> None:
         command = [sys.executable, "-m", "dsvl_pipeline.cli.main", *arguments]
         done = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900
         )
         assert done.returncode == code, done.stdout + done.stderr
         said.append(done.stdout + done.stderr)

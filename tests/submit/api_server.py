@@ -56,7 +56,7 @@ def api_server(folder: Path) -> Iterator[ApiServer]:
     thread.start()
 
     def run(coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=30)
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=900)
 
     emulator = KubernetesEmulator()
     server = Server(emulator)
