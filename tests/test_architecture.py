@@ -35,12 +35,13 @@ LAYERS = (
         "errors",
         "codes",
         "text_files",
+        "nearest",
         "extras",
     },
 )
 # Inside the bottom layer: who may know whom.
 FLOOR: dict[str, set[str]] = {
-    "config": {"fields", "grammar", "records", "errors", "text_files"},
+    "config": {"fields", "grammar", "nearest", "records", "errors", "text_files"},
     "hub": {"errors"},
     "storage": {"stores", "errors"},
     "stores": {"errors"},
@@ -52,6 +53,7 @@ FLOOR: dict[str, set[str]] = {
     "errors": set(),
     "codes": set(),
     "text_files": set(),
+    "nearest": set(),
     "extras": {"errors"},
 }
 

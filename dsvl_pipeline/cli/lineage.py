@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dsvl_pipeline.cli.arguments import named_by_user
 from dsvl_pipeline.cli.text import columns, one_line, shorten
+from dsvl_pipeline.fields import fields_of
 
 if TYPE_CHECKING:
+    from dsvl_pipeline.table.lineage import RunManifest
     from dsvl_pipeline.table.story import Stage, Story
+
+Lines = tuple[tuple[str, str, str], ...]
 
 HELP = "tell a row's story: what was read, by which run and model, where it lies, what it replaced"
 EPILOG = """\
@@ -22,7 +26,17 @@ ROW is a row_id; all its pages (counted from 0) and prompts are told, unless one
 exit codes: 0 told; 2 there is no such table or row; 3 a store failed."""
 
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "answer": ("status", "finish_reason", "error_code", "error_message", "is_retryable", "text"),
+    "answer": (
+        "status",
+        "finish_reason",
+        "error_code",
+        "error_message",
+        "is_retryable",
+        "text",
+        "mean_logprob",
+        "min_logprob",
+        "logprobs",
+    ),
     "read": (
         "source_uris",
         "source_uri_sha256s",
@@ -35,7 +49,17 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
         "num_pages",
         "num_frames",
     ),
-    "asked": ("prompt_digest", "transform", "num_prompt_tokens", "num_completion_tokens"),
+    "asked": (
+        "prompt_digest",
+        "transform",
+        "num_prompt_tokens",
+        "num_completion_tokens",
+        "row_key",
+    ),
+    "made": ("produced_at", "run_id", "shard", "attempt", "latency_s", "node", "device"),
+}
+# The same for all rows of a run, and told once.
+_OF_RUN: Mapping[str, tuple[str, ...]] = {
     "model": (
         "model",
         "model_revision",
@@ -43,28 +67,21 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
         "processor_digest",
         "decoding_digest",
         "recipe",
-        "row_key",
     ),
-    "made": (
-        "produced_at",
-        "run_id",
-        "plan_id",
-        "shard",
-        "attempt",
-        "latency_s",
-        "node",
-        "device",
-        "code_version",
-    ),
+    "run": ("plan_id", "code_version"),
 }
-_NAMED = {"row_id", "page_index", "prompt_id"}.union(*_SECTIONS.values())
+_NAMED = {"row_id", "page_index", "prompt_id"}.union(*_SECTIONS.values(), *_OF_RUN.values())
+_MOST_NUMBERS = 8
 _TELL = {
-    "answered": "answered for the first time",
+    "answered": "answered; the table had no answer to it then",
     "replaced": "answered anew, in the place of the answer below",
     "carried": "written again, as what it carries changed; the answer is the one below",
     "moved": "moved here when other rows of its part were replaced or written again",
     "merged": "merged into this part by a compaction",
+    "left": "the answer below left the table then, and nothing took its place",
+    "dropped": "a repair dropped this lost or damaged part, which may have held an earlier answer",
     "gone": "what stood before was vacuumed",
+    "unknown": "what stood before, if anything did, was vacuumed",
 }
 
 
@@ -84,38 +101,73 @@ def execute(args: argparse.Namespace) -> int:
 
     with named_by_user():
         stories = tell(args.out, row_id_of(args.row), page_index=args.page, prompt_id=args.prompt)
-    print("\n\n".join("\n".join(_describe(story)) for story in stories))
+    told = set[Lines]()
+    print("\n\n".join("\n".join(_describe(story, told)) for story in stories))
     return 0
 
 
-def _describe(story: Story) -> Iterator[str]:
+def _describe(story: Story, told: set[Lines]) -> Iterator[str]:
     row = story.row
     page = "" if row["page_index"] is None else f", page_index {row['page_index']}"
     yield one_line(f"row {row['row_id']}{page}, prompt {row['prompt_id']}")
-    lines: list[tuple[str, ...]] = []
-    carried = tuple(name for name in row if name not in _NAMED)
-    for section, names in {**_SECTIONS, "carried": carried}.items():
-        known = [(name, _text(row[name])) for name in names if row.get(name) not in (None, [])]
-        lines += [(section if not i else "", *pair) for i, pair in enumerate(known)]
-    if story.run is not None:
-        run = story.run
-        versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-        lines.append(("run", "status", f"{run.status}, {run.started_at} to {run.finished_at}"))
-        lines.append(("", "job", f"{run.job.get('name')}, digest {run.job_digest}"))
-        lines.append(("", "versions", versions))
+    users = [name for name in row if name not in _NAMED]
+    fields = [name for name in users if name in _fields(story.run)]
+    carried = [name for name in users if name not in fields]
+    lines = _known(row, {**_SECTIONS, "answer's fields": fields, "carried": carried})
+    of_run = _of_run(story)
+    if of_run not in told:
+        told.add(of_run)
+        lines += of_run
+    else:
+        lines += (("run", "", "model and run are those of a row above"),)
     yield from (f"  {line}" for line in columns(lines))
     yield "  log, newest first"
     yield from (f"    {one_line(line)}" for line in _log(story.stages))
 
 
-def _log(stages: Iterable[Stage]) -> Iterator[str]:
+def _known(row: Mapping[str, Any], sections: Mapping[str, Iterable[str]]) -> Lines:
+    lines: Lines = ()
+    for section, names in sections.items():
+        known = [(name, _text(row[name])) for name in names if row.get(name) not in (None, [])]
+        lines += tuple((section if not i else "", *pair) for i, pair in enumerate(known))
+    return lines
+
+
+def _of_run(story: Story) -> Lines:
+    lines, run = _known(story.row, _OF_RUN), story.run
+    if run is None:
+        return lines
+    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+    has_begun = any(section == "run" for section, *_ in lines)
+    return (
+        *lines,
+        ("" if has_begun else "run", "status", f"{run.status}, {_times(run)}"),
+        ("", "job", f"{run.job.get('name')}, digest {run.job_digest}"),
+        ("", "versions", versions),
+    )
+
+
+def _times(run: RunManifest) -> str:
+    return f"{run.started_at} to {run.finished_at or 'an end that is not known'}"
+
+
+def _fields(run: RunManifest | None) -> set[str]:
+    """Name the columns that the job's schemas make of an answer."""
+    prompts = run.job.get("prompts") or () if run is not None else ()
+    return {name for prompt in prompts for name in fields_of(prompt.get("schema") or {})}
+
+
+def _log(stages: Sequence[Stage]) -> Iterator[str]:
     for stage in stages:
         entry, told = stage.entry, _TELL[stage.event]
-        if stage.part is None:
+        if stage.event == "answered" and stage is stages[-1]:
+            told = "answered for the first time"
+        if stage.event in ("gone", "unknown"):
             yield f"before version {entry.number}: {told}"
             continue
         yield f"version {entry.number}, {entry.committed_at}, {entry.author.run_id}: {told}"
-        yield f"  {stage.part.path}, sha256 {stage.part.sha256}"
+        if stage.part is not None:
+            yield f"  {stage.part.path}, sha256 {stage.part.sha256}"
         if stage.event in ("answered", "replaced"):
             row = stage.row
             yield (
@@ -128,6 +180,9 @@ def _log(stages: Iterable[Stage]) -> Iterator[str]:
 def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, list) and any(isinstance(item, float) for item in value):
+        shown = ", ".join("-" if item is None else f"{item:.4g}" for item in value[:_MOST_NUMBERS])
+        return shown if len(value) <= _MOST_NUMBERS else f"{shown}, ... ({len(value):,} in all)"
     if isinstance(value, list):
         return ", ".join("-" if item is None else _text(item) for item in value)
     return shorten(str(value), 1000)  # a message ends with what to do

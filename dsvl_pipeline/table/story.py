@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,27 +13,35 @@ import pyarrow.compute as pc
 from dsvl_pipeline import keys, storage
 from dsvl_pipeline.columns import python_values
 from dsvl_pipeline.errors import ConfigError, TableError
+from dsvl_pipeline.nearest import hint
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.lineage import RunManifest, known_run
 from dsvl_pipeline.table.log import LogEntry, Snapshot, read_entries
-from dsvl_pipeline.table.part import Receipt, read_part
+from dsvl_pipeline.table.part import Receipt, read_columns, read_part
 from dsvl_pipeline.table.schema import LOGICAL_KEY, OUR_COLUMNS
 
-Event = Literal["answered", "replaced", "carried", "moved", "merged", "gone"]
+Event = Literal[
+    "answered", "replaced", "carried", "moved", "merged", "left", "dropped", "gone", "unknown"
+]
+_MOST_NAMES = 1_000_000
+"""A table's first so many row ids are searched for one that is near."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Where a row's answer came into a part.
+    """Where a row's answer came into a part, or went.
 
     Attributes:
-        event: ``answered`` for the first time, or ``replaced`` the answer of the stage before;
+        event: ``answered`` where the table had no answer, or ``replaced`` that of the stage before;
             ``carried`` when what it carries changed, but not the answer;
             ``moved`` when other rows of its part were replaced, ``merged`` by a compaction;
-            ``gone``: parts that may have held an earlier answer were vacuumed.
+            ``left``: the answer of the stage before left the table without another one.
+            The others tell where an earlier answer may have been: ``dropped``: in a lost or
+            damaged part that a repair took out of the table; ``gone``: in parts that were vacuumed
+            after this entry; ``unknown``: in those that were vacuumed after any earlier one.
         entry: The commit.
-        part: The part, None for ``gone``.
-        row: The row as it stood there; empty for ``gone``.
+        part: The part; None for ``left``, ``gone`` and ``unknown``.
+        row: The row as it stood there; empty where it is not known.
     """
 
     event: Event
@@ -48,7 +57,8 @@ class Story:
     Attributes:
         row: All its columns.
         run: The manifest of the run that answered it; None if that left none.
-        stages: Newest first, back to the first answer that is known.
+        stages: Newest first, back to the first answer that is known; also past times when the
+            table had none.
     """
 
     row: Mapping[str, Any]
@@ -61,8 +71,8 @@ def tell(
 ) -> list[Story]:
     """Tell the story of each row of an input, or of one page or prompt of it.
 
-    Reads the whole log, the parts of one shard, and of earlier parts only those that the entries
-    in question removed.
+    Reads the whole log, the parts of one shard, and of earlier parts those that the entries in
+    question removed; where the row was answered anew without a predecessor, all of the shard.
 
     Raises:
         NotFoundError: There is no table.
@@ -81,13 +91,14 @@ def tell(
     if not found:
         asked = "" if page_index is None else f", page_index {page_index}"
         asked += "" if prompt_id is None else f", prompt_id {prompt_id!r}"
+        near = "" if asked else hint(row_id, _row_ids(uri, snapshot))
         raise ConfigError(
             f"{storage.redact(uri)}: version {snapshot.version} has no row with row_id "
-            f"{row_id!r}{asked}; row ids are those of the manifest's id column, or the URIs of "
-            "the files (pages count from 0)"
+            f"{row_id!r}{asked}; {near}row ids are those of the manifest's id column, or the URIs "
+            f"of the files (pages count from 0){_of_repairs(entries, shard)}"
         )
     found.sort(key=lambda item: (item[1]["page_index"] or 0, item[1]["prompt_id"] or ""))
-    history = _History(uri, entries)
+    history = _History(uri, entries, row_id)
     return [
         Story(
             row=row,
@@ -99,25 +110,61 @@ def tell(
 
 
 class _History:
-    """The log, seen from the end of one part backwards."""
+    """The log, seen from the end of one part backwards.
 
-    def __init__(self, uri: str, entries: Sequence[LogEntry]) -> None:
-        self._uri = uri
+    Attributes:
+        rows: Of one row id in each part that was looked at; None where it cannot be read.
+    """
+
+    def __init__(self, uri: str, entries: Sequence[LogEntry], row_id: str) -> None:
+        self.rows: dict[str, list[dict[str, Any]] | None] = {}
+        self._uri, self._row_id = uri, row_id
+        self._entries = entries
         self._entry_of = {receipt.path: entry for entry in entries for receipt in entry.added}
         self._receipts = {receipt.path: receipt for e in entries for receipt in e.added}
 
     def stages(self, part: Receipt, row: Mapping[str, Any]) -> Iterator[Stage]:
-        while True:
+        found: tuple[Receipt, Mapping[str, Any]] | None = (part, row)
+        while found is not None:
+            part, row = found
             entry = self._entry_of[part.path]
-            before = [self._receipts[path] for path in entry.removed]
-            before = [receipt for receipt in before if receipt.shard == part.shard]
-            earlier, is_whole = self._look_up(before, row)
-            yield Stage(event=_event(entry, row, earlier), entry=entry, part=part, row=row)
-            if earlier is None:
-                if not is_whole:
-                    yield Stage(event="gone", entry=entry, part=None, row={})
-                return
-            part, row = earlier
+            found, is_whole = self._look_up(self._removed(entry, part.shard), row)
+            yield Stage(event=_event(entry, row, found), entry=entry, part=part, row=row)
+            if found is None and not is_whole:
+                yield Stage(event="gone", entry=entry, part=None, row={})
+            elif found is None:
+                found = yield from self._absence(entry, part.shard, row)
+
+    def _absence(
+        self, until: LogEntry, shard: int, row: Mapping[str, Any]
+    ) -> Generator[Stage, None, tuple[Receipt, Mapping[str, Any]] | None]:
+        """Look in what left the table before an entry; tell how it did, give where the row stood.
+
+        Where a repair dropped a part nobody can tell which rows were in it.
+        """
+        dropped, is_known = set[str](), True
+        for entry in reversed(self._entries[: until.number - 1]):
+            removed = self._removed(entry, shard)
+            found, is_whole = self._look_up(removed, row)
+            if found is not None:
+                # What it wrote instead may be what the repair dropped.
+                if dropped.isdisjoint(receipt.path for receipt in entry.added):
+                    yield Stage(event="left", entry=entry, part=None, row={})
+                return found
+            if entry.author.operation == "repair":
+                for receipt in removed:
+                    dropped.add(receipt.path)
+                    yield Stage(event="dropped", entry=entry, part=receipt, row={})
+            # A compaction's rows are all in what it wrote.
+            elif entry.author.operation != "compact":
+                is_known &= is_whole
+        if not is_known:
+            yield Stage(event="unknown", entry=until, part=None, row={})
+        return None
+
+    def _removed(self, entry: LogEntry, shard: int) -> list[Receipt]:
+        removed = [self._receipts[path] for path in entry.removed]
+        return [receipt for receipt in removed if receipt.shard == shard]
 
     def _look_up(
         self, receipts: Sequence[Receipt], row: Mapping[str, Any]
@@ -125,15 +172,49 @@ class _History:
         """Find a row's predecessor among parts; tell whether all of them could be read."""
         is_whole = True
         for receipt in receipts:
-            try:
-                ((_, rows),) = _find(self._uri, [receipt], row["row_id"])
-            except TableError:
-                is_whole = False
-                continue
-            for candidate in rows:
+            rows = self._read(receipt)
+            is_whole &= rows is not None
+            for candidate in rows or ():
                 if all(candidate[name] == row[name] for name in LOGICAL_KEY):
                     return (receipt, candidate), True
         return None, is_whole
+
+    def _read(self, receipt: Receipt) -> list[dict[str, Any]] | None:
+        if receipt.path not in self.rows:
+            try:
+                ((_, rows),) = _find(self._uri, [receipt], self._row_id)
+            except TableError:
+                self.rows[receipt.path] = None
+            else:
+                self.rows[receipt.path] = rows
+        return self.rows[receipt.path]
+
+
+def _of_repairs(entries: Sequence[LogEntry], shard: int) -> str:
+    """Say which repairs took parts out of the table that may have held a row that is not there."""
+    receipts = {receipt.path: receipt for entry in entries for receipt in entry.added}
+    repairs = [
+        f"version {entry.number}, {entry.committed_at[:19]}Z"
+        for entry in entries
+        if entry.author.operation == "repair"
+        and any(receipts[path].shard == shard for path in entry.removed)
+    ]
+    if not repairs:
+        return ""
+    return (
+        f"; it may have stood in a lost or damaged part that `dsvl repair` dropped "
+        f"({'; '.join(repairs)}): then running the job again computes it"
+    )
+
+
+def _row_ids(uri: str, snapshot: Snapshot) -> Iterator[str]:
+    num_rows = 0
+    for receipt in snapshot.parts.values():
+        if num_rows >= _MOST_NAMES:
+            return
+        with suppress(TableError):  # a damaged part is another matter
+            yield from read_columns(uri, receipt, ("row_id",))["row_id"].unique().to_pylist()
+        num_rows += receipt.num_rows
 
 
 def _event(
