@@ -259,14 +259,21 @@ class _Tools:
         # An answer may skip a part of the page, but not say more than it may say.
         self._max_draft_tokens = 2 * job.generation.max_new_tokens
         self._file: tuple[str, str, Fetched] | None = None
+        self._tiff: tiff.Pages | None = None  # of that file, once they were looked for
 
     def file(self, kind: str, uri: str) -> Fetched:
         """The bytes of a document or TIFF; the last one is kept, as its pages are neighbours."""
         if self._file is None or self._file[:2] != (kind, uri):
             is_document = kind == "document"
             read = self.fetcher.read_document if is_document else self.fetcher.read
-            self._file = (kind, uri, read(uri))
+            self._file, self._tiff = (kind, uri, read(uri)), None
         return self._file[2]
+
+    def tiff_pages(self, data: bytes) -> tiff.Pages:
+        """The pages of the TIFF that is kept."""
+        if self._tiff is None:
+            self._tiff = tiff.Pages(data, most=self._max_pages + 1)
+        return self._tiff
 
     def num_pages(self, kind: str, uri: str) -> int | None:
         """Count the pages of a document or TIFF; None for one picture, or what is no TIFF."""
@@ -278,7 +285,7 @@ class _Tools:
             return count
         if not tiff.is_tiff(data):
             return None
-        count = len(tiff.pages(data, most=self._max_pages + 1))
+        count = len(self.tiff_pages(data))
         if count > self._max_pages:
             raise ImageError(
                 "image_too_many_pages",
@@ -302,7 +309,8 @@ class _Tools:
         elif page_index is not None:
             fetched = self.file(kind, uri)
             with self._limited():
-                picture = image.decode_frame(fetched.data, page_index).image
+                found = self.tiff_pages(fetched.data)
+                picture = image.decode_frame(fetched.data, page_index, pages=found).image
         else:
             fetched = self.fetcher.read(uri)
             digest = bytes.fromhex(fetched.sha256)[:16]

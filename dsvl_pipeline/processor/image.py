@@ -68,7 +68,7 @@ def decode(data: bytes) -> Image.Image:
     return decode_frame(data).image
 
 
-def decode_frame(data: bytes, page_index: int = 0) -> Frame:
+def decode_frame(data: bytes, page_index: int = 0, *, pages: tiff.Pages | None = None) -> Frame:
     """Read a picture file into an upright RGB picture on white, as a viewer shows it.
 
     A page of a TIFF, and of anything else the first frame; EXIF orientation applied; alpha
@@ -78,6 +78,7 @@ def decode_frame(data: bytes, page_index: int = 0) -> Frame:
     Args:
         data: The file.
         page_index: From 0; only of a TIFF may it be another.
+        pages: Of the file, where several are read; else they are looked for.
 
     Raises:
         ImageError: With code ``image_format``, ``image_truncated``, ``image_unreadable``,
@@ -87,7 +88,7 @@ def decode_frame(data: bytes, page_index: int = 0) -> Frame:
         raise ImageError("image_truncated", f"the image has 0 bytes; {_ACCEPTED}; fetch it again")
     try:
         if tiff.is_tiff(data):
-            return _decode_tiff(data, page_index)
+            return _decode_tiff(data, page_index, pages)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             stretch = _stretch_of(image)
             if image.format == "PNG":
@@ -115,12 +116,13 @@ def decode_frame(data: bytes, page_index: int = 0) -> Frame:
         raise _decoding_error(error, data) from error
 
 
-def _decode_tiff(data: bytes, page_index: int) -> Frame:
-    most = MOST_FRAMES_COUNTED if page_index == 0 else page_index + 1
-    found = tiff.pages(data, most=most)
-    if page_index and page_index >= len(found):
-        raise OSError(f"truncated: it has {len(found)} pages, number {page_index + 1} is missing")
-    page = tiff.alone(data, found[page_index]) if found else io.BytesIO(data)
+def _decode_tiff(data: bytes, page_index: int, pages: tiff.Pages | None) -> Frame:
+    if pages is None:
+        most = MOST_FRAMES_COUNTED if page_index == 0 else page_index + 1
+        pages = tiff.Pages(data, most=most)
+    if page_index and page_index >= len(pages):
+        raise OSError(f"truncated: it has {len(pages)} pages, number {page_index + 1} is missing")
+    page = pages.open(page_index) if pages else io.BytesIO(data)
     tags = tiff.read_tags(page)
     orientation, stretch = tags.get(ExifTags.Base.Orientation), tiff.stretch_of(tags)
     if tiff.has_plain_samples(tags):
@@ -128,10 +130,10 @@ def _decode_tiff(data: bytes, page_index: int) -> Frame:
             picture = to_rgb(image)  # Pillow turns TIFFs itself
     else:
         _check_size(tags.get(256, 0), tags.get(257, 0))
-        picture = _turned(to_rgb(tiff.read_samples(page.getvalue(), tags)), orientation)
+        picture = _turned(to_rgb(tiff.read_samples(data, tags)), orientation)
     if orientation in _LYING:
         stretch = 1 / stretch if stretch else 1.0
-    return Frame(image=_squared(picture, stretch), num_frames=max(len(found), 1), holds="pages")
+    return Frame(image=_squared(picture, stretch), num_frames=max(len(pages), 1), holds="pages")
 
 
 def _scale_transparency(image: Image.Image, bits: int) -> None:

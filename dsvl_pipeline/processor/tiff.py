@@ -110,6 +110,45 @@ def pages(data: bytes, *, most: int) -> list[int]:
     return found or others[:most]
 
 
+class Pages:
+    """The pages of a TIFF, looked for once, and each opened as the first one of its file.
+
+    Looking for each of them anew, or copying the file for each, would make the time that a file
+    takes grow with the square of their number.
+
+    Args:
+        data: The file.
+        most: So many pages at most are looked for.
+    """
+
+    def __init__(self, data: bytes, *, most: int) -> None:
+        self._data = data
+        self._directories = pages(data, most=most)
+        self._copy: bytearray | None = None
+
+    def __len__(self) -> int:
+        return len(self._directories)
+
+    def open(self, index: int) -> io.BytesIO:
+        """Open the same file with a page as its first one."""
+        data, at = self._data, self._directories[index]
+        if data[:4] == b"MM\0+":
+            plain = data[:2] + struct.pack(">HI", 42, len(data)) + data[8:] + _classic(data, at)
+            return io.BytesIO(plain)
+        if data[:4] == b"II+\0":
+            header = data[:8] + struct.pack("<Q", at)
+        else:
+            header = data[:4] + struct.pack("<I" if data[:2] == b"II" else ">I", at)
+        return io.BytesIO(data) if data.startswith(header) else _Redirected(self, header)
+
+    def with_header(self, header: bytes) -> bytearray:
+        """Give the file with another beginning, until the next call."""
+        if self._copy is None:
+            self._copy = bytearray(self._data)
+        self._copy[: len(header)] = header
+        return self._copy
+
+
 class _Redirected(io.BytesIO):
     """A file whose header names another directory as the first.
 
@@ -117,9 +156,9 @@ class _Redirected(io.BytesIO):
     reaches the others.
     """
 
-    def __init__(self, data: bytes, header: bytes) -> None:
-        super().__init__(data)
-        self._header = header
+    def __init__(self, found: Pages, header: bytes) -> None:
+        super().__init__(found._data)
+        self._pages, self._header = found, header
 
     def read(self, size: int | None = -1, /) -> bytes:
         at = self.tell()
@@ -127,21 +166,8 @@ class _Redirected(io.BytesIO):
         ours = self._header[at : at + len(found)]
         return ours + found[len(ours) :] if ours else found
 
-    def getvalue(self) -> bytes:
-        rest = memoryview(super().getvalue())[len(self._header) :]
-        return b"".join((self._header, rest))
-
-
-def alone(data: bytes, at: int) -> io.BytesIO:
-    """Open the same file with the page whose directory lies there as its first one."""
-    if data[:4] == b"MM\0+":
-        plain = data[:2] + struct.pack(">HI", 42, len(data)) + data[8:] + _classic(data, at)
-        return io.BytesIO(plain)
-    if data[:4] == b"II+\0":
-        header = data[:8] + struct.pack("<Q", at)
-    else:
-        header = data[:4] + struct.pack("<I" if data[:2] == b"II" else ">I", at)
-    return io.BytesIO(data) if data.startswith(header) else _Redirected(data, header)
+    def getvalue(self) -> bytearray:  # type: ignore[override]  # Pillow takes any buffer
+        return self._pages.with_header(self._header)
 
 
 def _classic(data: bytes, at: int) -> bytes:

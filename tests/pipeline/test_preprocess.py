@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import struct
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -13,6 +17,7 @@ from PIL import Image
 from dsvl_pipeline import hub, keys
 from dsvl_pipeline.pipeline import blocks
 from dsvl_pipeline.pipeline.preprocess import StageConfig, _tools, list_pages, preprocess
+from dsvl_pipeline.processor import tiff
 from dsvl_pipeline.processor.processor import Processor
 from tests.pipeline.jobs import fake_job, jpeg, parse
 from tests.processor import tiffs
@@ -125,6 +130,26 @@ def test_a_tiff_with_one_page_stays_a_row_without_a_page(tmp_path: Path, name: s
     assert rows["is_blank"].to_pylist() == [False]  # as of every image
     digest = blocks.prompt_digest_of({"prompt": "What?", "schema": None, "regex": None})
     assert rows["row_key"].to_pylist() == [keys.row_key(b"c", None, digest, "r")]
+
+
+def test_the_pages_of_a_tiff_are_looked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each walks the chain of directories up to it, so that all of them would walk n * n / 2."""
+    counted = Counter[int]()
+
+    def read(form: str, data: bytes, at: int) -> tuple[int, ...]:
+        counted[at] += 1
+        return struct.unpack_from(form, data, at)
+
+    walked = SimpleNamespace(**vars(struct) | {"unpack_from": read})
+    monkeypatch.setattr(tiff, "struct", walked)
+    path = tmp_path / "a.tif"
+    many = [tiffs.page(np.full((4, 6), n, np.uint8)) for n in range(12)]
+    path.write_bytes(tiffs.file(*many))
+    assert asked_of(path)["error_code"].to_pylist() == [None] * 12
+    assert len(counted) > 12
+    assert max(counted.values()) == 1
 
 
 def test_a_damaged_page_of_a_tiff_is_an_error_row_alone(tmp_path: Path) -> None:

@@ -371,12 +371,14 @@ def test_a_page_is_opened_as_the_first_of_its_file(compression: str) -> None:
     frames = [Image.new("1", (64, 8), n % 2) for n in range(3)]
     data = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:],
                    compression=compression)  # fmt: skip
-    first, *others = pages(data, most=9)
-    assert tiff.alone(data, first).getvalue() is data
-    for at in others:
-        file = tiff.alone(data, at)
+    found = tiff.Pages(data, most=9)
+    others = pages(data, most=9)[1:]
+    assert found.open(0).getvalue() is data
+    for number, at in enumerate(others, 1):
+        file = found.open(number)
         assert file.read(3) + file.read() == file.getvalue()
         assert file.getvalue() == data[:4] + struct.pack("<I", at) + data[8:]
+        assert file.getvalue() is found.open(1).getvalue()  # one copy, not one for each
     levels = [np.asarray(decode_frame(data, n).image).mean() for n in range(3)]
     assert levels == [0, 255, 0]
 
