@@ -62,6 +62,21 @@ class TableError(DsvlError):
     """The output table is inconsistent, or of a layout this version does not know."""
 
 
+class PartError(TableError):
+    """A part of the table is missing or damaged.
+
+    Attributes:
+        found: What is wrong, for who names the part and says what to do himself.
+    """
+
+    def __init__(self, message: str, found: str) -> None:
+        super().__init__(message, found)
+        self.found = found
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class LeaseError(TableError):
     """Another driver holds the table, or took it over."""
 

@@ -35,13 +35,13 @@ LAYERS = (
         "errors",
         "codes",
         "text_files",
-        "nearest",
+        "wording",
         "extras",
     },
 )
 # Inside the bottom layer: who may know whom.
 FLOOR: dict[str, set[str]] = {
-    "config": {"fields", "grammar", "nearest", "records", "errors", "text_files"},
+    "config": {"fields", "grammar", "wording", "records", "errors", "text_files"},
     "hub": {"errors"},
     "storage": {"stores", "errors"},
     "stores": {"errors"},
@@ -53,7 +53,7 @@ FLOOR: dict[str, set[str]] = {
     "errors": set(),
     "codes": set(),
     "text_files": set(),
-    "nearest": set(),
+    "wording": set(),
     "extras": {"errors"},
 }
 

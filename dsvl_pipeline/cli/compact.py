@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dsvl_pipeline.cli.arguments import named_by_user, positive_int
-from dsvl_pipeline.cli.text import amount
+from dsvl_pipeline.wording import amount
 
 HELP = "merge a table's small parts; its rows stay as they are"
 EPILOG = """\

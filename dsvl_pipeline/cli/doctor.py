@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from dsvl_pipeline.cli.arguments import add_overrides
-from dsvl_pipeline.cli.text import amount, one_line
+from dsvl_pipeline.cli.text import one_line
+from dsvl_pipeline.wording import amount
 
 HELP = "look for what would keep a job from running here, and say what to do"
 EPILOG = """\

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from dsvl_pipeline.cli.arguments import named_by_user
-from dsvl_pipeline.cli.text import amount, one_line
+from dsvl_pipeline.cli.text import one_line
+from dsvl_pipeline.wording import amount
 
 HELP = "copy a table's rows into one Parquet, JSONL, CSV or Markdown file"
 EPILOG = """\

@@ -44,8 +44,9 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Count and print."""
-    from dsvl_pipeline.cli.text import amount, columns, one_line, shorten
+    from dsvl_pipeline.cli.text import columns, one_line, shorten
     from dsvl_pipeline.table.failures import Selection, read_failures
+    from dsvl_pipeline.wording import amount
 
     selection = Selection(codes=frozenset(args.code), stages=frozenset(args.stage))
     with named_by_user():

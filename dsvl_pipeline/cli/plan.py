@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from dsvl_pipeline.cli.arguments import add_job, job_file, positive_int
 from dsvl_pipeline.cli.summary import print_skipped
-from dsvl_pipeline.cli.text import amount, columns, duration, hours, money, one_line, shorten
+from dsvl_pipeline.cli.text import columns, duration, hours, money, one_line, shorten
+from dsvl_pipeline.wording import amount
 
 if TYPE_CHECKING:
     from dsvl_pipeline.pipeline.prediction import Prediction

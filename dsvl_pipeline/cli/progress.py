@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dsvl_pipeline.cli.terminal import raw, safe_streams
-from dsvl_pipeline.cli.text import amount, duration
+from dsvl_pipeline.cli.text import duration
+from dsvl_pipeline.wording import amount
 
 if TYPE_CHECKING:
     from dsvl_pipeline.pipeline.progress import Progress

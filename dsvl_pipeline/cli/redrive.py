@@ -42,10 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Run the rows, print what came of them."""
     from dsvl_pipeline.cli import progress, summary
-    from dsvl_pipeline.cli.text import amount, duration
+    from dsvl_pipeline.cli.text import duration
     from dsvl_pipeline.config import load_job
     from dsvl_pipeline.sources.uris import row_id_of
     from dsvl_pipeline.table.failures import Selection
+    from dsvl_pipeline.wording import amount
 
     if not (args.code or args.stage or args.row):
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dsvl_pipeline.cli.arguments import named_by_user
-from dsvl_pipeline.cli.text import amount
+from dsvl_pipeline.wording import amount
 
 HELP = "take lost and damaged parts out of a table, so that the next run computes their rows again"
 EPILOG = """\

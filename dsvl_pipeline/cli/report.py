@@ -6,7 +6,8 @@ import argparse
 from contextlib import closing
 
 from dsvl_pipeline.cli.arguments import named_by_user
-from dsvl_pipeline.cli.text import amount, one_line
+from dsvl_pipeline.cli.text import one_line
+from dsvl_pipeline.wording import amount
 
 HELP = "show a table's rows on one web page, each picture beside its answers"
 EPILOG = """\

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from dsvl_pipeline.cli.text import amount, columns, duration, hours, money, shorten
+from dsvl_pipeline.cli.text import columns, duration, hours, money, shorten
+from dsvl_pipeline.wording import amount
 
 if TYPE_CHECKING:
     from dsvl_pipeline.pipeline.run import RunSummary

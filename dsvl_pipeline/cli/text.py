@@ -7,11 +7,6 @@ from collections.abc import Sequence
 from dsvl_pipeline.cli.terminal import is_shown_as_it_is, printable
 
 
-def amount(count: int, noun: str) -> str:
-    """Give ``1 row``, ``2,000 rows``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def duration(seconds: float) -> str:
     """Give the two largest units: ``9 s``, ``3 min 20 s``, ``5 h 10 min``, ``2 d 4 h``."""
     whole = max(0, round(seconds))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from dsvl_pipeline.cli.arguments import named_by_user
-from dsvl_pipeline.cli.text import amount, one_line
+from dsvl_pipeline.cli.text import one_line
 from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.wording import amount
 
 HELP = "delete parts that killed runs left, and those that only earlier versions need"
 EPILOG = """\

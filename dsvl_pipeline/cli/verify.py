@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from dsvl_pipeline.cli.arguments import named_by_user
-from dsvl_pipeline.cli.text import amount, one_line
+from dsvl_pipeline.cli.text import one_line
+from dsvl_pipeline.wording import amount
 
 HELP = "check the log against the parts: hashes, counts, every row once, rows in = rows out"
 EPILOG = """\
@@ -25,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Check, print what was looked at and every problem."""
+    from dsvl_pipeline import storage
     from dsvl_pipeline.table.verify import verify
 
     with named_by_user():
@@ -34,7 +37,8 @@ def execute(args: argparse.Namespace) -> int:
         f"{amount(found.num_parts, 'part')}"
     )
     if found.num_expected is not None:
-        print(f"rows in = rows out: the last run wanted {found.num_expected:,}")
+        compared = "=" if found.has_expected else "are not"
+        print(f"rows in {compared} rows out: the last run wanted {found.num_expected:,}")
     elif found.last_run is None:
         print("rows in: not known, no run has ended yet")
     else:
@@ -46,5 +50,12 @@ def execute(args: argparse.Namespace) -> int:
         )
     for problem in found.problems:
         print(f"problem: {one_line(str(problem))}")
+    if found.num_bad_parts:
+        place = shlex.quote(storage.redact(args.out))
+        print(
+            f"{amount(found.num_bad_parts, 'part')} lost or damaged: restore from a copy, or let "
+            f"`dsvl repair {place}` take out of the log what is lost; the next run of the job "
+            "computes it again"
+        )
     print(f"{amount(len(found.problems), 'problem')}" if found.problems else "all checks hold")
     return 1 if found.problems else 0

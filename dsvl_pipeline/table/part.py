@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dsvl_pipeline import storage
-from dsvl_pipeline.errors import NotFoundError, StorageError, TableError
+from dsvl_pipeline.errors import NotFoundError, PartError, StorageError
 from dsvl_pipeline.table.schema import LOGICAL_KEY, OUR_COLUMNS, REPEATED, logical_key
+from dsvl_pipeline.wording import amount
 
 METADATA_PREFIX = "dsvl."
 _NAME = re.compile(r"(\d{8,})-[0-9a-f]+\.parquet")
@@ -125,7 +126,7 @@ def read_part(
         is_leaving: Whether to make that copy, as `keep_superseded` does, without a second look.
 
     Raises:
-        TableError: The part is missing, or not what its receipt says.
+        PartError: The part is missing, or not what its receipt says.
     """
     uri = storage.join(table_uri, receipt.path)
     try:
@@ -136,7 +137,7 @@ def read_part(
     if hashlib.sha256(body).hexdigest() != receipt.sha256:
         found = f"its sha256 is not the committed {receipt.sha256}"
         if len(body) != receipt.num_bytes:
-            found = f"it has {len(body)} bytes, but {receipt.num_bytes} were committed"
+            found = f"it has {amount(len(body), 'byte')}, but {receipt.num_bytes} were committed"
         raise _damaged(table_uri, receipt, found)
     if is_leaving:
         storage.put(superseded_uri(table_uri, receipt.path), body)
@@ -146,17 +147,20 @@ def read_part(
         raise _damaged(table_uri, receipt, str(error)) from error
 
 
-def _missing(table_uri: str, path: str) -> TableError:
-    return TableError(
-        f"{storage.redact(storage.join(table_uri, path))}: this part is in the log but not on the "
-        "store; an earlier version of the table can be read until `dsvl vacuum` removes it; for "
-        f"the last one, {_advice(table_uri)}"
+def _missing(table_uri: str, path: str) -> PartError:
+    found = "this part is in the log but not on the store"
+    return PartError(
+        f"{storage.redact(storage.join(table_uri, path))}: {found}; an earlier version of the "
+        "table can be read until `dsvl vacuum` removes it; for the last one, "
+        f"{_advice(table_uri)}",
+        found,
     )
 
 
-def _damaged(table_uri: str, receipt: Receipt, found: str) -> TableError:
+def _damaged(table_uri: str, receipt: Receipt, what: str) -> PartError:
     uri = storage.redact(storage.join(table_uri, receipt.path))
-    return TableError(f"{uri}: the file is damaged: {found}; {_advice(table_uri)}")
+    found = f"the file is damaged: {what}"
+    return PartError(f"{uri}: {found}; {_advice(table_uri)}", found)
 
 
 def _advice(table_uri: str) -> str:
@@ -181,7 +185,7 @@ def read_columns(
         has_users: Whether those of the user are wanted, too.
 
     Raises:
-        TableError: As `read_part`.
+        PartError: As `read_part`.
     """
 
     def wanted(schema: pa.Schema) -> list[str]:
@@ -209,12 +213,12 @@ def read_columns(
         size = storage.stat(uri).size
         if size == receipt.num_bytes:
             raise
-        found = f"it has {size} bytes, but {receipt.num_bytes} were committed"
+        found = f"it has {amount(size, 'byte')}, but {receipt.num_bytes} were committed"
         raise _damaged(table_uri, receipt, found) from error
     except (pa.ArrowException, OSError) as error:
         raise _damaged(table_uri, receipt, str(error)) from error
     if rows.num_rows != receipt.num_rows:
-        found = f"it holds {rows.num_rows} rows, but the log says {receipt.num_rows}"
+        found = f"it holds {amount(rows.num_rows, 'row')}, but the log says {receipt.num_rows}"
         raise _damaged(table_uri, receipt, found)
     return rows
 
@@ -259,7 +263,7 @@ def keep_superseded(table_uri: str, path: str) -> None:
     """Copy a part that is about to leave the table to where earlier versions find it.
 
     Raises:
-        TableError: It is missing.
+        PartError: It is missing.
     """
     try:
         body = storage.read(storage.join(table_uri, path))

@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from dsvl_pipeline import storage
-from dsvl_pipeline.errors import ConfigError, TableError
+from dsvl_pipeline.errors import ConfigError, PartError
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.log import read_snapshot, repair_checkpoints
 from dsvl_pipeline.table.part import Receipt, read_part, read_superseded
 from dsvl_pipeline.table.schema import LOGICAL_KEY
 from dsvl_pipeline.table.writer import TableWriter
+from dsvl_pipeline.wording import amount
 
 _FEW = 3
 _MOST_SHARE = 0.1
@@ -92,11 +93,11 @@ def repair(uri: str, *, is_dry: bool = False, is_sure: bool = False) -> Repair:
     if planned.is_large and not is_sure:
         place = storage.redact(uri)
         raise ConfigError(
-            f"{place}: {len(planned.dropped):,} of {planned.num_parts:,} parts are missing or "
-            f"damaged, first {planned.dropped[0].part.path}; nothing was changed. Was "
+            f"{place}: {len(planned.dropped):,} of {amount(planned.num_parts, 'part')} are missing "
+            f"or damaged, first {planned.dropped[0].part.path}; nothing was changed. Was "
             f"{storage.join(place, 'data')} moved, or restored only in part? Then put it back. "
             f"`dsvl repair {shlex.quote(place)} --dry-run` names them all; where they are lost, "
-            f"--yes drops them ({planned.num_rows:,} rows)"
+            f"--yes drops them ({amount(planned.num_rows, 'row')})"
         )
     run_id = f"repair-{uuid.uuid4().hex[:8]}"
     with TableWriter.open(
@@ -122,9 +123,9 @@ def _damages(uri: str, parts: Iterable[Receipt]) -> list[Damage]:
     def look(part: Receipt) -> Damage | None:
         try:
             read_part(uri, part, LOGICAL_KEY, is_superseded_ok=False)
-        except TableError as error:
+        except PartError as error:
             is_restorable = read_superseded(uri, part) is not None
-            return Damage(part=part, what=str(error), is_restorable=is_restorable)
+            return Damage(part=part, what=error.found, is_restorable=is_restorable)
         return None
 
     with ThreadPoolExecutor(storage.NUM_THREADS) as threads:

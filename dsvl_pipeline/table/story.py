@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 from dsvl_pipeline import keys, storage
 from dsvl_pipeline.columns import python_values
 from dsvl_pipeline.errors import ConfigError, TableError
-from dsvl_pipeline.nearest import hint
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.lineage import RunManifest, known_run
 from dsvl_pipeline.table.log import LogEntry, Snapshot, read_entries
 from dsvl_pipeline.table.part import Receipt, read_columns, read_part
 from dsvl_pipeline.table.schema import LOGICAL_KEY, OUR_COLUMNS
+from dsvl_pipeline.wording import hint
 
 Event = Literal[
     "answered", "replaced", "carried", "moved", "merged", "left", "dropped", "gone", "unknown"

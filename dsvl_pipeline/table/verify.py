@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsvl_pipeline import keys, storage
-from dsvl_pipeline.errors import TableError
+from dsvl_pipeline.errors import PartError, TableError
 from dsvl_pipeline.table import lineage
 from dsvl_pipeline.table.document import warn_of_stranger
 from dsvl_pipeline.table.format import read_format
@@ -21,6 +21,7 @@ from dsvl_pipeline.table.log import Snapshot, read_snapshot
 from dsvl_pipeline.table.part import Receipt, keys_digest, read_part
 from dsvl_pipeline.table.schema import LOGICAL_KEY, logical_key, output_schema
 from dsvl_pipeline.table.vacuum import list_parts, unlogged
+from dsvl_pipeline.wording import amount
 
 _COLUMNS = (*LOGICAL_KEY, "row_key", "status", "num_pages")
 _MOST_NAMED = 3
@@ -57,6 +58,8 @@ class Verification:
         num_parts: In the log.
         num_rows: In the parts that could be read.
         num_expected: Rows that the last run says there must be; None where it cannot say.
+        has_expected: Whether each shard holds as many of them as it must; True where nobody knows.
+        num_bad_parts: Parts that are lost or damaged.
         problems: Empty for a good table.
         unlogged: Parts on the store that are not in the log. Harmless to readers of the log; after
             a good end there are none, so that then they are problems as well.
@@ -67,6 +70,8 @@ class Verification:
     num_parts: int
     num_rows: int
     num_expected: int | None
+    has_expected: bool
+    num_bad_parts: int
     problems: tuple[Problem, ...]
     unlogged: tuple[str, ...]
     last_run: lineage.RunStatus | None
@@ -91,24 +96,22 @@ def verify(uri: str) -> Verification:
     # What a run wanted is there when it is done, not before.
     wanted = run if run is not None and run.status == "done" else None
     rows_in_shards: dict[int, int] = {}
+    num_bad_parts = 0
     for shard in range(num_shards):
         receipts = snapshot.in_shard(shard)
         if receipts:
-            rows = _read_shard(snapshot, receipts, problems)
+            rows, bad = _read_shard(snapshot, receipts, problems)
+            num_bad_parts += bad
             rows_in_shards[shard] = rows.num_rows
             problems += check_keys(rows, shard, num_shards)
             if wanted is not None:
                 problems += check_documents(rows, wanted.prompt_ids)
     expected = wanted.rows_expected if wanted else {}
-    for shard, num_rows in expected.items():
-        found = rows_in_shards.get(shard, 0)
-        if found != num_rows:
-            problems.append(
-                Problem(
-                    where=f"shard {shard}",
-                    what=f"has {found} rows, but its last run wanted {num_rows}",
-                )
-            )
+    differing = {n: rows for n, rows in expected.items() if rows != rows_in_shards.get(n, 0)}
+    for shard, num_rows in differing.items():
+        found = amount(rows_in_shards.get(shard, 0), "row")
+        what = f"has {found}, but its last run wanted {num_rows:,}"
+        problems.append(Problem(where=f"shard {shard}", what=what))
     # While a run is at work, or after one that was killed or stopped, some parts are not committed.
     is_at_rest = (run is None or run.status == "done") and is_released(uri)
     problems += check_files(snapshot, is_at_rest=is_at_rest)
@@ -117,6 +120,8 @@ def verify(uri: str) -> Verification:
         num_parts=len(snapshot.parts),
         num_rows=sum(rows_in_shards.values()),
         num_expected=sum(expected.values()) if expected else None,
+        has_expected=not differing,
+        num_bad_parts=num_bad_parts,
         problems=tuple(problems),
         unlogged=tuple(info.uri for info in unlogged(list_parts(uri), snapshot)),
         last_run=run.status if run is not None else None,
@@ -124,14 +129,16 @@ def verify(uri: str) -> Verification:
 
 
 def _read_shard(
-    snapshot: Snapshot, receipts: Iterable[Receipt], problems: list[Problem]
-) -> pa.Table:
+    snapshot: Snapshot, receipts: Sequence[Receipt], problems: list[Problem]
+) -> tuple[pa.Table, int]:
+    """Give the rows of the parts that can be read, and the number of those that cannot."""
+
     def read(receipt: Receipt) -> tuple[pa.Table | None, list[Problem]]:
         try:
             rows = read_part(snapshot.uri, receipt, _COLUMNS, is_superseded_ok=False)
             rows = rows.replace_schema_metadata(None)
-        except TableError as error:
-            return None, [Problem(where=receipt.path, what=str(error))]
+        except PartError as error:
+            return None, [Problem(where=receipt.path, what=error.found)]
         return rows, list(_check_part(rows, receipt))
 
     tables = []
@@ -140,7 +147,8 @@ def _read_shard(
             problems += found
             if rows is not None:
                 tables.append(rows)
-    return pa.concat_tables(tables or [output_schema().empty_table().select(_COLUMNS)])
+    rows = pa.concat_tables(tables or [output_schema().empty_table().select(_COLUMNS)])
+    return rows, len(receipts) - len(tables)
 
 
 def _check_part(rows: pa.Table, receipt: Receipt) -> Iterator[Problem]:
@@ -162,7 +170,7 @@ def check_keys(rows: pa.Table, shard: int, num_shards: int) -> Iterator[Problem]
         named = rows.filter(pc.is_in(logical_key(rows), value_set=doubled.slice(0, _MOST_NAMED)))
         yield Problem(
             where=f"shard {shard}",
-            what=f"{len(doubled)} logical keys stand in more than one row, first "
+            what=f"{amount(len(doubled), 'logical key')} in more than one row, first "
             + _named(named.select(LOGICAL_KEY).group_by(list(LOGICAL_KEY)).aggregate([])),
         )
     row_ids = pc.unique(rows["row_id"]).to_pylist()
@@ -170,7 +178,7 @@ def check_keys(rows: pa.Table, shard: int, num_shards: int) -> Iterator[Problem]
     if strays:
         yield Problem(
             where=f"shard {shard}",
-            what=f"{len(strays)} row ids belong into another shard, first {strays[:_MOST_NAMED]}",
+            what=f"{amount(len(strays), 'row id')} of another shard, first {strays[:_MOST_NAMED]}",
         )
 
 
@@ -228,17 +236,26 @@ def check_documents(rows: pa.Table, prompt_ids: Iterable[str]) -> Iterator[Probl
         least, most = group["num_pages_min"], group["num_pages_max"]
         there = set(group["page_index_list"])
         if least != most:
-            yield Problem(where=where, what=f"its rows say that it has {least} and {most} pages")
+            yield Problem(
+                where=where,
+                what=f"some rows say that it has {amount(least, 'page')}, others {most:,}",
+            )
         elif None not in there and len(there) != most:
             missing = sorted(set(range(most or 0)) - there)
             yield Problem(
                 where=where,
-                what=f"has {len(there)} of {most} pages; missing: {missing[:_MOST_NAMED]}",
+                what=f"has {len(there):,} of {amount(most, 'page')}; missing by index: "
+                + _first(missing),
             )
     for row_id, answered in asked.items():
         unasked = sorted(set(prompt_ids) - answered)
         if unasked:
             yield Problem(where=f"document {row_id}", what=f"was not asked the prompts {unasked}")
+
+
+def _first(values: list[int]) -> str:
+    shown = ", ".join(f"{value:,}" for value in values[:_MOST_NAMED])
+    return shown if len(values) <= _MOST_NAMED else f"{shown}, ... ({len(values):,} in all)"
 
 
 def _named(rows: pa.Table) -> str:

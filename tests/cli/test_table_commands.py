@@ -11,6 +11,7 @@ import pytest
 from dsvl_pipeline import storage
 from dsvl_pipeline.cli import main
 from dsvl_pipeline.table import part
+from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.schema import output_schema
 from dsvl_pipeline.table.writer import TableWriter
 from tests.report.test_pictures import leave_manifest
@@ -65,6 +66,35 @@ def test_verify_finds_a_flipped_byte(table: str, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert f"problem: data/{path.parent.name}/{path.name}: " in out
     assert out.endswith(" problem\n")
+
+
+@pytest.mark.parametrize(
+    ("expected", "told"),
+    [
+        ({0: 4}, ["rows in = rows out: the last run wanted 4", "all checks hold"]),
+        ({0: 5}, ["rows in are not rows out: the last run wanted 5", "1 problem"]),
+    ],
+)
+def test_verify_does_not_contradict_itself(
+    table: str, capsys: pytest.CaptureFixture[str], expected: dict[int, int], told: list[str]
+) -> None:
+    """Rows in are rows out, or they are not."""
+    run_id = read_snapshot(table).last_run_id
+    assert run_id is not None
+    leave_manifest(Path(table), run_id, rows_expected=expected)
+    assert main.main(["verify", table]) == int(expected != {0: 4})
+    out = capsys.readouterr().out.splitlines()
+    assert [out[1], out[-1]] == told
+
+
+def test_verify_counts_in_words(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One row, not one rows."""
+    write_table(table + "1", [{"row_id": "a"}])
+    run_id = read_snapshot(table + "1").last_run_id
+    assert run_id is not None
+    leave_manifest(Path(table + "1"), run_id, rows_expected={0: 3})
+    assert main.main(["verify", table + "1"]) == 1
+    assert "shard 0: has 1 row, but its last run wanted 3" in capsys.readouterr().out
 
 
 def test_export_says_how_much_it_wrote(

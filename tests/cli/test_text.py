@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dsvl_pipeline.cli.text import amount, columns, duration, shorten
+from dsvl_pipeline.cli.text import columns, duration, shorten
+from dsvl_pipeline.wording import amount
 
 
 @pytest.mark.parametrize(

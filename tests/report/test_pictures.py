@@ -27,7 +27,9 @@ from tests.tables import write_table
 Read = Callable[..., Image.Image | str]
 
 
-def leave_manifest(table: Path, run_id: str, **settings: object) -> None:
+def leave_manifest(
+    table: Path, run_id: str, rows_expected: dict[int, int] | None = None, **settings: object
+) -> None:
     """Write what a run of such an input leaves beside its table."""
     manifest = RunManifest(
         run_id=run_id,
@@ -35,6 +37,7 @@ def leave_manifest(table: Path, run_id: str, **settings: object) -> None:
         status="done",
         started_at="2026-01-01T00:00:00+00:00",
         recipe="00",
+        rows_expected=rows_expected or {},
         job={"name": "test", "input": settings},
         job_digest="00",
     )

@@ -345,7 +345,26 @@ def test_whoever_finds_such_a_part_advises_repair(
     damage(storage.join(uri, receipts[0].path))
     with pytest.raises(TableError, match=rf"{receipts[0].path}.*`dsvl repair {uri}` take it out"):
         READERS[name](uri)
-    assert any(f"`dsvl repair {uri}`" in str(problem) for problem in verify(uri).problems)
+
+
+@pytest.mark.parametrize("damage", [_delete, _cut])
+def test_what_verify_and_repair_print_names_a_part_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[str], None]
+) -> None:
+    """Verify advises repair, once; repair itself does not."""
+    uri = str(tmp_path / "table")
+    receipts = _fill(uri)
+    for receipt in receipts[:2]:
+        damage(storage.join(uri, receipt.path))
+    assert main.main(["verify", uri]) == 1
+    out = capsys.readouterr().out
+    assert [out.count(receipt.path) for receipt in receipts] == [1, 1, 0]
+    assert out.count(f"`dsvl repair {uri}`") == 1
+    assert "2 parts lost or damaged: restore" in out
+    assert main.main(["repair", uri, "--dry-run"]) == 1
+    out = capsys.readouterr().out
+    assert [out.count(receipt.path) for receipt in receipts] == [1, 1, 0]
+    assert "dsvl repair" not in out
 
 
 @pytest.mark.parametrize("damage", [_delete, _cut, _empty, _replace_by_text])

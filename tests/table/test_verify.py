@@ -91,7 +91,7 @@ def test_doubled_rows_are_named(table_uri: str) -> None:
     """The one thing that must never happen."""
     _commit(table_uri, image_rows({"a": "1", "b": "1"}), image_rows({"b": "2", "c": "1"}))
     (text,) = _problems(table_uri)
-    assert "1 logical keys stand in more than one row, first (b, page None, prompt cap" in text
+    assert "1 logical key in more than one row, first (b, page None, prompt cap" in text
 
 
 def test_missing_pages_are_named(table_uri: str) -> None:
@@ -105,8 +105,8 @@ def test_missing_pages_are_named(table_uri: str) -> None:
     )
     lineage.write_run(table_uri, RUN)
     incomplete, unsure = sorted(_problems(table_uri))
-    assert incomplete == "document a.pdf, prompt p: has 3 of 4 pages; missing: [2]"
-    assert unsure == "document c.pdf, prompt p: its rows say that it has 2 and 3 pages"
+    assert incomplete == "document a.pdf, prompt p: has 3 of 4 pages; missing by index: 2"
+    assert unsure == "document c.pdf, prompt p: some rows say that it has 2 pages, others 3"
 
 
 def test_a_stopped_run_is_no_damage(table_uri: str) -> None:
@@ -144,4 +144,4 @@ def test_rows_in_the_wrong_shard_are_named(table_uri: str) -> None:
     """A plan would not find them there, and would ask them again."""
     with open_table(table_uri, num_shards=50) as writer:
         writer.commit([write(writer, image_rows({"a": "1"}), shard=3)])
-    assert _problems(table_uri) == ["shard 3: 1 row ids belong into another shard, first ['a']"]
+    assert _problems(table_uri) == ["shard 3: 1 row id of another shard, first ['a']"]

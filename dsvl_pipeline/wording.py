@@ -1,4 +1,4 @@
-"""Which of many names somebody may have meant."""
+"""What messages have in common: amounts, and the name that somebody may have meant."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from collections.abc import Iterable
 _MOST_COMPARED = 50_000
 """Of more names only those are found that end alike: comparing letters takes its time."""
 _CUTOFF = 0.75
+
+
+def amount(count: int, noun: str) -> str:
+    """Give ``1 row``, ``2,000 rows``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def nearest(named: str, names: Iterable[str], *, most: int = 3) -> list[str]:
