@@ -43,6 +43,7 @@ _NUM_COLOURS = {
     IS_ICC_LAB: 3,
 }
 _UNSIGNED, _SIGNED, _FLOAT, _VOID = 1, 2, 3, 4
+_WORDS = (8, 16, 32, 64)  # bits that Numpy has a type for
 _NO_COMPRESSION = 1
 # Of a strip or tile that is larger than its picture.
 _MOST_PART_BYTES = 1 << 26
@@ -282,7 +283,7 @@ def read_samples(data: bytes, tags: Tags) -> Image.Image:
         ImageError: With code ``image_samples``: nothing here knows such samples.
     """
     layout = _layout(tags)
-    samples = _gather(data, tags, layout)
+    samples = _samples(data, tags, layout)
     if layout.photometric == IS_PALETTE:
         return _by_palette(samples[..., 0], _numbers(tags, 320, ()), layout)
     if layout.photometric in (IS_LAB, IS_ICC_LAB):
@@ -351,8 +352,46 @@ def _unknown(what: str) -> ImageError:
     )
 
 
-def _gather(data: bytes, tags: Tags, layout: _Layout) -> NDArray[Any]:
-    """Unpack all strips or tiles into one array, ``[height, width, sample]``."""
+def _samples(data: bytes, tags: Tags, layout: _Layout) -> NDArray[Any]:
+    """Read all samples, ``[height, width, sample]``, each as the number that its bits make.
+
+    By the standard they are packed, bit after bit. Some cameras and programs give each of 9 to 15
+    bits a word instead, where they fill its lower bits or, as the sensor has them, the upper ones.
+    Such strips are longer, and no longer than that.
+    """
+    bits = layout.bits
+    if bits in _WORDS:
+        return _gather(data, tags, layout, bits)
+    word = next(size for size in _WORDS if size > bits)
+    num = layout.width * (1 if layout.is_planar else layout.num_samples)
+    if -(-num * bits // 8) == num * word // 8:  # so short a row takes as many bytes either way
+        return _gather(data, tags, layout, bits)
+    with suppress(OSError):
+        words = _gather(data, tags, layout, word)
+        if words.max(initial=0) >> bits == 0:
+            return words
+        try:
+            _gather(data, tags, layout, word, num_spare=1)
+        except OSError:
+            return words >> (word - bits)
+    return _gather(data, tags, layout, bits)
+
+
+def _gather(
+    data: bytes, tags: Tags, layout: _Layout, bits: int, *, num_spare: int = 0
+) -> NDArray[Any]:
+    """Unpack all strips or tiles into one array, ``[height, width, sample]``.
+
+    Args:
+        data: The file.
+        tags: Of its first page.
+        layout: Of the page.
+        bits: Of a sample as it is stored.
+        num_spare: So many rows have to follow each strip or tile.
+
+    Raises:
+        OSError: They are not all there.
+    """
     is_tiled = 324 in tags
     width, height = layout.width, layout.height
     if is_tiled:
@@ -371,7 +410,7 @@ def _gather(data: bytes, tags: Tags, layout: _Layout) -> NDArray[Any]:
     if min(len(offsets), len(sizes)) < num_planes * len(tops) * len(lefts):
         raise OSError("truncated: strips or tiles are missing")
     kind = {_UNSIGNED: "u", _SIGNED: "i", _FLOAT: "f"}[layout.form]
-    num_bytes = next(n for n in (1, 2, 4, 8) if 8 * n >= layout.bits)
+    num_bytes = next(size for size in _WORDS if size >= bits) // 8
     samples = np.empty((height, width, layout.num_samples), f"{kind}{num_bytes}")
     if part_width * part_height * num_bytes > max(samples.nbytes, _MOST_PART_BYTES):
         raise OSError(f"tiles of {part_width} x {part_height} for {width} x {height} pixels")
@@ -382,40 +421,27 @@ def _gather(data: bytes, tags: Tags, layout: _Layout) -> NDArray[Any]:
             num_rows = part_height if is_tiled else min(part_height, height - top)
             for left in lefts:
                 offset, size = next(parts)
-                unpacked = _part(data[offset : offset + size], tags, layout, num_rows, part_width)
+                packed = data[offset : offset + size]
+                unpacked = _part(packed, tags, layout, bits, num_rows + num_spare, part_width)
                 of_plane = slice(plane, plane + 1) if layout.is_planar else slice(None)
                 place = samples[top : top + part_height, left : left + part_width, of_plane]
                 place[:] = unpacked[: place.shape[0], : place.shape[1]]
     return samples
 
 
-def _part(packed: bytes, tags: Tags, layout: _Layout, num_rows: int, width: int) -> NDArray[Any]:
+def _part(
+    packed: bytes, tags: Tags, layout: _Layout, bits: int, num_rows: int, width: int
+) -> NDArray[Any]:
     """Unpack one strip or tile, ``[rows, width, samples]``."""
     stride = 1 if layout.is_planar else layout.num_samples
-    num, bits = width * stride, layout.bits
+    num = width * stride
     predictor = _number(tags, 317, 1)
     order = "<" if tags.prefix == b"II" else ">"
-    # 9 to 15 bits come packed or, as some cameras write them, each in a word of 16.
-    row_bytes = -(-num * bits // 8)
     compression, fill_order = _number(tags, 259, 1), _number(tags, 266, 1)
-
-    def unpack(row_bytes: int) -> NDArray[np.uint8]:
-        return _decompress(packed, compression, fill_order, row_bytes, num_rows)
-
-    whole = None
-    if 8 < bits < 16:
-        with suppress(OSError):
-            whole = unpack(2 * num)
-            # Where bytes follow the strip, a packed one is long enough too, but holds larger words.
-            if predictor == 1 and whole.view(f"{order}u2").max(initial=0) >= 1 << bits:
-                whole = None
-    if whole is None:
-        whole = unpack(row_bytes)
-    else:
-        bits = 16
+    whole = _decompress(packed, compression, fill_order, -(-num * bits // 8), num_rows)
     if predictor == 3 and layout.form == _FLOAT:
         return _undo_float_predictor(whole, bits // 8, stride).reshape(num_rows, width, stride)
-    if bits not in (8, 16, 32, 64):
+    if bits not in _WORDS:
         if predictor != 1:
             raise _unknown(f"differences of {bits}-bit samples (predictor {predictor})")
         return _unpack_bits(whole, num, bits, order).reshape(num_rows, width, stride)

@@ -1,5 +1,6 @@
 """TIFFs as a viewer shows them: samples of every kind, and where their pages lie."""
 
+import io
 import struct
 from typing import Any
 
@@ -87,6 +88,57 @@ def test_samples_of_any_number_of_bits_are_unpacked(bits: int, photometric: int)
         made = tiffs.page(stored, bits=bits, body=body, photometric=photometric,
                           compression=compression)  # fmt: skip
         np.testing.assert_allclose(shown(tiffs.file(made)), wanted, atol=1)
+
+
+BROAD = np.random.default_rng(2).integers(0, 256, (48, 40), np.uint8)
+
+
+def compressed(body: bytes, compression: str) -> tuple[int, bytes]:
+    """The tag and the strip that Pillow makes of bytes."""
+    picture = Image.frombytes("L", (len(body), 1), body)
+    with Image.open(io.BytesIO(encoded(picture, "TIFF", compression=compression))) as image:
+        (at,), (size,) = image.tag_v2[tiffs.OFFSETS], image.tag_v2[tiffs.SIZES]
+        assert image.fp is not None
+        image.fp.seek(at)
+        return image.tag_v2[tiffs.COMPRESSION], image.fp.read(size)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+@pytest.mark.parametrize("bits", [6, 9, 10, 12, 14, 15, 20])
+@pytest.mark.parametrize("stored", ["packed", "lower bits", "upper bits", "all bits"])
+def test_samples_in_words_show_whichever_bits_hold_them(
+    stored: str, bits: int, compression: str, order: str
+) -> None:
+    """Packed ones, as the standard has it, are shorter than words of which some bits are spare."""
+    numbers = np.rint(BROAD.astype(np.float64) / 255 * (2**bits - 1)).astype(np.uint32)
+    word = 8 if bits < 8 else 16 if bits < 16 else 32
+    if stored == "packed":
+        body = tiffs.packed_bits(numbers, bits)
+    else:
+        words = numbers if stored == "lower bits" else numbers << (word - bits)
+        if stored == "all bits":  # as shifters fill up, so that white is all ones
+            words |= numbers >> (2 * bits - word)
+        body = words.astype(f"{order}u{word // 8}").tobytes()
+    kind, body = compressed(body, compression)
+    tags, body = tiffs.page(numbers, bits=bits, body=body)
+    data = tiffs.file((tags | {tiffs.COMPRESSION: kind}, body), order=order)
+    np.testing.assert_allclose(shown(data), np.rint(numbers * (255 / (2**bits - 1))), atol=1)
+
+
+@pytest.mark.parametrize("stored", ["packed", "lower bits", "upper bits"])
+def test_words_are_told_by_the_page_and_not_by_a_strip(stored: str) -> None:
+    """A dark strip fits into any, and a last one that is filled up is as long as one of words."""
+    numbers = np.rint(BROAD.astype(np.float64) / 255 * 4095).astype(np.uint16)
+    numbers[:16] = 0
+    words = numbers << 4 if stored == "upper bits" else numbers
+    body = tiffs.packed_bits(numbers, 12) if stored == "packed" else words.tobytes()
+    row_bytes = len(body) // 48
+    tags, body = tiffs.page(numbers[:40], bits=12, body=body)  # rows of 16, 16 and 8: filled up
+    tables = {tiffs.OFFSETS: [8 + n * 16 * row_bytes for n in range(3)],
+              tiffs.SIZES: [16 * row_bytes] * 3, tiffs.ROWS: 16}  # fmt: skip
+    data = tiffs.file((tags | tables, body))
+    np.testing.assert_allclose(shown(data), np.rint(numbers[:40] * (255 / 4095)), atol=1)
 
 
 @pytest.mark.parametrize("size", [None, 0, 4000])

@@ -68,7 +68,7 @@ def file(*pages: tuple[dict[int, Values], bytes], order: str = "<", is_big: bool
         strip = len(data)
         data += body + b"\0" * (len(body) % 2)
         entries = []
-        for tag, values in sorted({**tags, OFFSETS: strip, SIZES: len(body)}.items()):
+        for tag, values in sorted({OFFSETS: strip, SIZES: len(body), **tags}.items()):
             packed, kind, count = _value(values, tag, order)
             if len(packed) > (8 if is_big else 4):
                 place = len(data)
