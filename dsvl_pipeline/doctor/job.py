@@ -34,6 +34,7 @@ from dsvl_pipeline.sources.fetch import Fetcher
 from dsvl_pipeline.sources.images import SUFFIXES as IMAGES
 from dsvl_pipeline.sources.listing import find
 from dsvl_pipeline.sources.manifest import Manifest
+from dsvl_pipeline.sources.open import with_absolute_paths
 from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.table.claim import check_claims
 from dsvl_pipeline.table.format import read_format
@@ -92,14 +93,15 @@ def _inputs(job: JobConfig) -> Iterator[Finding]:
     if wanted.manifest:
 
         def read() -> str:
-            prefixes = Prefixes(wanted)
+            resolved = with_absolute_paths(wanted)
+            prefixes = Prefixes(resolved)
             source = Manifest(wanted.manifest, wanted.columns, wanted.carry, prefixes=prefixes)
             first = next((row for rows in source.batches() for row in rows), None)
             if first is None:
                 return "columns are there, but no row"
             for uri in first.sources[:1]:  # who may list may not always read
                 try:
-                    Fetcher(wanted).probe(uri)
+                    Fetcher(resolved).probe(uri)
                 except FetchError as error:
                     raise ConfigError(f"the first row: {error}") from error
             return f"columns are there; the first row asks of {first.row_id}"

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from dsvl_pipeline import hub, keys, storage
-from dsvl_pipeline.config import DocumentConfig, JobConfig, check_grammars
+from dsvl_pipeline.config import DocumentConfig, InputConfig, JobConfig, check_grammars
 from dsvl_pipeline.errors import AccessError, ConfigError, NotFoundError, RunStoppedError
 from dsvl_pipeline.model.generation_defaults import GenerationDefaults, read_generation_config
 from dsvl_pipeline.pipeline import carried, plan, settings, work
@@ -27,7 +27,7 @@ from dsvl_pipeline.pipeline.preprocess import StageConfig
 from dsvl_pipeline.pipeline.redrive import Redrive
 from dsvl_pipeline.pipeline.settings import Scale
 from dsvl_pipeline.records import Row
-from dsvl_pipeline.sources.open import Input, open_input, with_absolute_paths
+from dsvl_pipeline.sources.open import Input, open_input
 from dsvl_pipeline.sources.skips import Skipped
 from dsvl_pipeline.sources.uris import as_text, local_path, scheme_of, shown
 from dsvl_pipeline.table.failures import read_selected
@@ -146,7 +146,7 @@ class Wanted:
     """What a job asks for, before anyone looks at its table.
 
     Attributes:
-        job: With absolute paths.
+        job: With absolute paths; a password is still the name of its variable, if it was.
         checkpoint: Where the model lies.
         scale: What of the cluster is used.
         model: What answers, as lineage names it.
@@ -171,14 +171,16 @@ class Wanted:
     def pinned_job(self) -> JobConfig:
         """The job for the workers, with the commit that a hub checkpoint's revision is now.
 
-        A branch may move, and a node that comes later must not answer with other weights.
+        A branch may move, and a node that comes later must not answer with other weights; nor has
+        it the driver's environment.
         """
-        name = self.job.model.checkpoint
+        job = self.job.with_password()
+        name = job.model.checkpoint
         if name == hub.DEMO or Path(name).expanduser().is_dir():
-            return self.job
+            return job
         # The hub's cache has a directory for each commit, of its name.
-        model = self.job.model.model_copy(update={"revision": self.checkpoint.name})
-        return self.job.model_copy(update={"model": model})
+        model = job.model.model_copy(update={"revision": self.checkpoint.name})
+        return job.model_copy(update={"model": model})
 
     @property
     def recipe(self) -> str:
@@ -232,8 +234,9 @@ def read_job(job: JobConfig, *, stop: threading.Event) -> Wanted:
     """
     check_grammars(job)  # again, for jobs that were made and not loaded
     checkpoint = hub.resolve(job.model.checkpoint, job.model.revision)
-    job = _with_absolute_paths(job).with_password()
+    job.with_password()  # says now that a variable is not set
     source = open_input(job.input)
+    job = _with_absolute_paths(job, source.config)
     output_schema(source.carry_schema, job.fields)  # refuses names that are taken
     settings.connect(job)
     settings.configure()
@@ -396,7 +399,7 @@ def _work(table_uri: str) -> str:
     return storage.join(table_uri, "_dsvl", "plan")
 
 
-def _with_absolute_paths(job: JobConfig) -> JobConfig:
+def _with_absolute_paths(job: JobConfig, source: InputConfig) -> JobConfig:
     """The same job for workers, whose working directory is another."""
     uri, checkpoint = job.output.uri, job.model.checkpoint
     if scheme_of(uri) == "file":
@@ -405,7 +408,7 @@ def _with_absolute_paths(job: JobConfig) -> JobConfig:
         checkpoint = str(Path(checkpoint).absolute())
     return job.model_copy(
         update={
-            "input": with_absolute_paths(job.input),
+            "input": source,
             "output": job.output.model_copy(update={"uri": uri}),
             "model": job.model.model_copy(update={"checkpoint": checkpoint}),
         }

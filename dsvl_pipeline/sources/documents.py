@@ -15,7 +15,7 @@ from dsvl_pipeline.config import DocumentConfig
 from dsvl_pipeline.errors import DocumentError
 from dsvl_pipeline.records import Row, RowFailure
 from dsvl_pipeline.sources.child import Child
-from dsvl_pipeline.sources.listing import file_rows, find
+from dsvl_pipeline.sources.listing import Named, file_rows, find
 from dsvl_pipeline.sources.skips import Skips
 
 DOCUMENTS_PER_CHILD = 200
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def document_rows(
-    patterns: Sequence[str], *, num_carried: int = 0, skips: Skips | None = None
+    patterns: Sequence[str | Named], *, num_carried: int = 0, skips: Skips | None = None
 ) -> Iterator[Row]:
     """Make a row of each document that the patterns name, sorted by URI.
 

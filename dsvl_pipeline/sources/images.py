@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from dsvl_pipeline.records import Row
-from dsvl_pipeline.sources.listing import file_rows, find
+from dsvl_pipeline.sources.listing import Named, file_rows, find
 from dsvl_pipeline.sources.skips import Skips
 from dsvl_pipeline.sources.uris import scheme_of
 
@@ -16,7 +16,7 @@ SUFFIXES = (
 
 
 def image_rows(
-    patterns: Sequence[str], *, num_carried: int = 0, skips: Skips | None = None
+    patterns: Sequence[str | Named], *, num_carried: int = 0, skips: Skips | None = None
 ) -> Iterator[Row]:
     """Make a row of each image that the patterns name, sorted by URI.
 

@@ -7,10 +7,13 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import Any, BinaryIO, Literal, TypeAlias, cast
+from urllib.parse import quote
 
 from fsspec.utils import glob_translate
 
@@ -19,8 +22,22 @@ from dsvl_pipeline.errors import AccessError, ConfigError
 from dsvl_pipeline.keys import content_id_from
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.skips import Skips, describe
-from dsvl_pipeline.sources.uris import as_text, local_path, scheme_of, shown
-from dsvl_pipeline.stores.patterns import escape, has_magic, split, unescape
+from dsvl_pipeline.sources.uris import (
+    as_text,
+    decoded,
+    encoded_path,
+    local_path,
+    scheme_of,
+    shown,
+)
+from dsvl_pipeline.stores.patterns import (
+    encoded,
+    escape,
+    has_magic,
+    split,
+    unencoded,
+    unescape,
+)
 from dsvl_pipeline.stores.store import ObjectInfo
 
 MAX_WHOLE_BYTES = 64 << 20
@@ -36,6 +53,12 @@ _ASIDE = re.compile(
 _ASIDE_MANIFEST = re.compile(r"(?:^|/)_[^/=]*$")
 _SET_ASIDE = "hidden or set aside (a part of the path that no pattern names: .NAME, _NAME/, @eaDir)"
 _NO_FILE = "patterns that name no file"
+_OTHERWISE = (
+    "fit a pattern that is the name of a file or directory, which alone is meant (put a letter of "
+    "it in brackets to mean the pattern: *.pn[g])"
+)
+_MOST_OTHERWISE = 100
+"""Names that are looked at again as patterns; each lists a directory."""
 _PICTURES = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
     ".jxl": "JPEG XL",
@@ -58,25 +81,89 @@ Entry: TypeAlias = tuple[str, ObjectInfo, str | None]
 """URI, file, and why it is not meant; None where it is."""
 
 
-def resolve(pattern: str) -> str:
-    """Spell a local pattern absolutely, with the wildcards escaped that are part of a name.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """What a spelling in a job file means here and now.
+
+    Attributes:
+        pattern: Absolute, with the wildcards escaped that are part of a name.
+        otherwise: The pattern that it would be, had nothing that name; None where that is the same.
+    """
+
+    pattern: str
+    otherwise: str | None = None
+
+    @property
+    def spelling(self) -> str:
+        """Spell it for a job file: as text, and so that `resolve` gives the same anywhere.
+
+        There are other files elsewhere, and later. Objects are resolved once and for all.
+        """
+        bare = unescape(self.pattern)
+        if scheme_of(bare) != "file" or as_text(bare) == self.pattern:
+            return self.pattern
+        return "file://" + encoded(self.pattern)
+
+
+def resolve(pattern: str | Named, *, setting: str = "input") -> Named:
+    """Find out what of a pattern is a name.
 
     What exists is what is meant, whatever characters its name holds: of ``a[1]/*.png`` in a
     directory ``x*`` both directories are names if they are there, and no wildcards. So are
-    objects of a store.
+    objects of a store. What is percent-encoded in a ``file://`` URI is never a wildcard.
+
+    Raises:
+        ConfigError: It is neither a path nor an object of a store.
     """
+    if isinstance(pattern, Named):
+        return pattern
+    if scheme_of(pattern) not in ("file", "s3"):
+        raise ConfigError(
+            f"{setting}: {shown(pattern)!r} cannot be listed; give paths or s3://BUCKET/KEY"
+        )
     is_local = scheme_of(pattern) == "file"
-    parts = (local_path(pattern) if is_local else pattern).split("/")
-    for at, part in enumerate(parts):
-        if has_magic(part):
-            if not _exists("/".join([*map(unescape, parts[:at]), part]), is_local):
+    parts, num_given = _parts(pattern)
+    names = list[str]()
+    is_taken = False
+    for at, (name, part) in enumerate(parts):
+        if part != escape(name):
+            if _exists("/".join([*names, name]), is_local):
+                is_taken |= at >= num_given
+            elif has_magic(part):
                 break
-            parts[at] = escape(part)
-    return "/".join(parts)
+            else:
+                name = unescape(part)
+        names.append(name)
+    otherwise = [escape(name) for name, _ in parts[:num_given]]
+    otherwise += [part for _, part in parts[num_given:]]
+    return Named(
+        pattern="/".join([*map(escape, names), *(part for _, part in parts[len(names) :])]),
+        otherwise="/".join(otherwise) if is_taken else None,
+    )
+
+
+def _parts(pattern: str) -> tuple[list[tuple[str, str]], int]:
+    """Divide at slashes, each part as the name and the pattern that it may be.
+
+    Returns:
+        The parts of the whole, and where those begin that were given: the working directory's,
+        with which a relative path begins, are names.
+    """
+    if scheme_of(pattern) != "file":
+        return [(part, part) for part in pattern.split("/")], 0
+    path = encoded_path(pattern)
+    if path is not None:
+        if not path.startswith("/"):
+            path = os.path.join(quote(os.fsencode(os.getcwd())), path)
+        parts = os.path.normpath(path).split("/")
+        return [(decoded(part), unencoded(part)) for part in parts], 0
+    parts = local_path(pattern).split("/")
+    given = [part for part in os.path.normpath(pattern).split("/") if part not in (".", "..")]
+    return [(part, part) for part in parts], len(parts) - len(given)
 
 
 def find(
-    patterns: Sequence[str],
+    patterns: Sequence[str | Named],
     *,
     setting: str,
     suffixes: tuple[str, ...],
@@ -85,7 +172,7 @@ def find(
     """List what patterns name, sorted by URI, each file once however many patterns name it.
 
     Args:
-        patterns: Files, directories (all files below) and globs, local or ``s3://``.
+        patterns: Files, directories (all files below) and globs, local or ``s3://``; see `resolve`.
         setting: Where the patterns stand in the job file, for messages.
         suffixes: What counts in directories and in globs whose last part names no suffix.
         skips: Takes what is passed over: hidden files, those of other types, what cannot be read.
@@ -94,8 +181,11 @@ def find(
         ConfigError: Nothing at all was found (at once, not when the stream is read).
     """
     skips = skips if skips is not None else Skips()
-    resolved = [_checked(pattern, setting) for pattern in patterns]
+    named = [resolve(pattern, setting=setting) for pattern in patterns]
+    resolved = [one.pattern for one in named]
+    otherwise = [one.otherwise for one in named if one.otherwise is not None]
     lists = [_list(pattern, setting, suffixes, skips) for pattern in resolved]
+    lists += [_list_otherwise(one, setting, suffixes) for one in otherwise[:_MOST_OTHERWISE]]
     found = _meant(heapq.merge(*lists, key=itemgetter(0)), setting, skips)
     first = next(found, None)
     if first is None:
@@ -150,14 +240,16 @@ def root_of(pattern: str) -> str | None:
     """Give the directory that a local pattern looks into, None for a remote one."""
     if scheme_of(pattern) != "file":
         return None
-    head, tail = split(resolve(pattern))
+    head, tail = split(resolve(pattern).pattern)
     return head if tail or os.path.isdir(head) else os.path.dirname(head)
 
 
 def prefix_of(pattern: str) -> str:
-    """Give the place in a store below which a pattern looks."""
-    head, tail = split(pattern)
-    return head.removesuffix("/") if tail else head
+    """Give the place in a store below which a pattern looks, as `resolve` gives it.
+
+    It ends with a slash where it can be no object, nor the beginning of another name.
+    """
+    return split(pattern)[0]
 
 
 class _Ranges(io.RawIOBase):
@@ -191,14 +283,6 @@ class _Ranges(io.RawIOBase):
         return len(data)
 
 
-def _checked(pattern: str, setting: str) -> str:
-    if scheme_of(pattern) not in ("file", "s3"):
-        raise ConfigError(
-            f"{setting}: {shown(pattern)!r} cannot be listed; give paths or s3://BUCKET/KEY"
-        )
-    return resolve(pattern)
-
-
 def _exists(name: str, is_local: bool) -> bool:
     if is_local:
         return os.path.lexists(name)
@@ -209,9 +293,26 @@ def _exists(name: str, is_local: bool) -> bool:
 
 
 def _list(pattern: str, setting: str, suffixes: tuple[str, ...], skips: Skips) -> Iterator[Entry]:
+    num_meant = 0
+    for entry in _entries(pattern, setting, suffixes):
+        num_meant += entry[2] is None
+        yield entry
+    if not num_meant:
+        skips.add(setting, _NO_FILE, "".join(split(pattern)))
+
+
+def _list_otherwise(pattern: str, setting: str, suffixes: tuple[str, ...]) -> Iterator[Entry]:
+    """List what a name would mean as a pattern, as not meant."""
+    # It was not written as a pattern, nor may everybody list what it would need.
+    with suppress(AccessError, ConfigError):
+        for uri, file, reason in _entries(pattern, setting, suffixes):
+            if reason is None:
+                yield uri, file, _OTHERWISE
+
+
+def _entries(pattern: str, setting: str, suffixes: tuple[str, ...]) -> Iterator[Entry]:
     head, tail = split(pattern)
     is_aside = _aside_in(setting)
-    num_meant = 0
     for file in storage.glob_objects(pattern, tells_problems=True):
         if file.problem is not None:
             reason: str | None = file.problem
@@ -220,10 +321,7 @@ def _list(pattern: str, setting: str, suffixes: tuple[str, ...], skips: Skips) -
         else:
             path = file.uri.removeprefix(head).removeprefix("/" * (not tail))
             reason = _reason_against(path, tail, suffixes, is_aside)
-        num_meant += reason is None
         yield file.uri, file, reason
-    if not num_meant:
-        skips.add(setting, _NO_FILE, head + tail)
 
 
 def _meant(entries: Iterator[Entry], setting: str, skips: Skips) -> Iterator[ObjectInfo]:

@@ -41,7 +41,7 @@ from dsvl_pipeline.sources.lines import (
     read_schema,
     types_of,
 )
-from dsvl_pipeline.sources.listing import find, open_file
+from dsvl_pipeline.sources.listing import Named, find, open_file
 from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.sources.skips import Skips
 from dsvl_pipeline.sources.table_formats import refuse_tables
@@ -100,7 +100,7 @@ class Manifest:
 
     def __init__(
         self,
-        patterns: Sequence[str],
+        patterns: Sequence[str | Named],
         columns: ColumnsConfig,
         carry: Sequence[str],
         *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 
@@ -12,12 +12,12 @@ from dsvl_pipeline.config import InputConfig
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.documents import document_rows
 from dsvl_pipeline.sources.images import image_rows, may_have_pages
-from dsvl_pipeline.sources.listing import resolve
+from dsvl_pipeline.sources.listing import Named, resolve
 from dsvl_pipeline.sources.manifest import Manifest
 from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.sources.skips import Skipped, Skips
 from dsvl_pipeline.sources.unique import refuse_repeats
-from dsvl_pipeline.sources.uris import as_text, local_path, scheme_of
+from dsvl_pipeline.sources.uris import as_text, local_path
 
 ROWS_PER_BATCH = 4096
 
@@ -26,15 +26,17 @@ class Input:
     """What a job reads, checked as far as that is possible before reading it.
 
     Attributes:
+        config: Of the job, for those who read elsewhere: see `with_absolute_paths`.
         carry_schema: Names and types of ``Row.carry``; rows of files have None for each.
     """
 
     def __init__(self, config: InputConfig) -> None:
-        self._config = config
+        self._named = _resolved(config)
+        self.config = config = _spelled(config, self._named)
         self._manifest_skips, self._file_skips = Skips(), Skips()
         self._manifest = (
             Manifest(
-                config.manifest,
+                self._named["manifest"],
                 config.columns,
                 config.carry,
                 check_changes=config.check_changes,
@@ -62,10 +64,10 @@ class Input:
         """
         batches = self._manifest.batches() if self._manifest else iter(())
         rows = refuse_repeats(chain(batches, _batches(self._files())))
-        return map(_with_pages, rows) if self._config.frames == "pages" else rows
+        return map(_with_pages, rows) if self.config.frames == "pages" else rows
 
     def _files(self) -> Iterator[Row]:
-        images, documents = self._config.images, self._config.documents
+        images, documents = self._named["images"], self._named["documents"]
         num_carried = len(self.carry_schema)
         self._file_skips = skips = Skips()
         return chain(
@@ -89,16 +91,20 @@ def with_absolute_paths(config: InputConfig) -> InputConfig:
     In another working directory, on another machine, and when other files have come: what is a
     name here (see `listing.resolve`) stays one.
     """
-    spell = dict.fromkeys(("manifest", "images", "documents"), resolve)
-    return config.model_copy(
-        update={
-            name: tuple(
-                as_text(absolute(value)) if scheme_of(value) == "file" else value
-                for value in getattr(config, name)
-            )
-            for name, absolute in {**spell, "allowed_roots": local_path}.items()
-        }
-    )
+    return _spelled(config, _resolved(config))
+
+
+def _resolved(config: InputConfig) -> dict[str, tuple[Named, ...]]:
+    return {
+        name: tuple(resolve(value, setting=f"input.{name}") for value in getattr(config, name))
+        for name in ("manifest", "images", "documents")
+    }
+
+
+def _spelled(config: InputConfig, named: Mapping[str, Sequence[Named]]) -> InputConfig:
+    spellings = {name: tuple(one.spelling for one in found) for name, found in named.items()}
+    roots = tuple(as_text(local_path(root)) for root in config.allowed_roots)
+    return config.model_copy(update={**spellings, "allowed_roots": roots})
 
 
 def _with_pages(row: Row) -> Row:

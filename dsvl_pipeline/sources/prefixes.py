@@ -15,7 +15,7 @@ class Prefixes:
     Without that setting rows may name what lies in the buckets of their manifests.
 
     Args:
-        config: Of the job.
+        config: Of the job, as `open.Input` has it: what is a name there is no pattern here.
     """
 
     def __init__(self, config: InputConfig) -> None:
@@ -66,5 +66,5 @@ def _resolved(key: str) -> str:
 
 
 def _is_below(key: str, prefix: str) -> bool:
-    prefix = prefix.rstrip("/")
-    return not prefix or key == prefix or key.startswith(prefix + "/")
+    # In a store "p//a" lies below "p//" and below "p/", "p/a" below the latter alone.
+    return not prefix or key == prefix or key.startswith(prefix.removesuffix("/") + "/")

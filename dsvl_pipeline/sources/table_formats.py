@@ -7,7 +7,7 @@ from itertools import islice
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import AccessError, ConfigError
-from dsvl_pipeline.sources.listing import resolve
+from dsvl_pipeline.sources.listing import Named, resolve
 from dsvl_pipeline.sources.uris import scheme_of, shown
 from dsvl_pipeline.stores.patterns import escape, split
 
@@ -29,7 +29,7 @@ _FORMATS = {
 """By format: what lies beside its data, what tells its files, what reads it."""
 
 
-def refuse_tables(patterns: Sequence[str], uris: Sequence[str]) -> None:
+def refuse_tables(patterns: Sequence[str | Named], uris: Sequence[str]) -> None:
     """Refuse Parquet files of a Delta, Iceberg or Hudi table, unless each is named by itself.
 
     Their directories also hold files that were deleted or replaced; only their logs know which.
@@ -41,7 +41,8 @@ def refuse_tables(patterns: Sequence[str], uris: Sequence[str]) -> None:
     Raises:
         ConfigError: Some lie in such a table.
     """
-    named = {head for head, tail in map(split, map(resolve, patterns)) if not tail}
+    places = [split(resolve(pattern).pattern) for pattern in patterns]
+    named = {head for head, tail in places if not tail}
     listed = [uri for uri in uris if uri.lower().endswith(".parquet") and uri not in named]
     for place in _places(listed):
         for name, (marker, files, scan) in _FORMATS.items():

@@ -20,13 +20,24 @@ def scheme_of(uri: str) -> str:
 
 def local_path(uri: str) -> str:
     """Turn a bare path or a ``file:`` URI into an absolute path; symbolic links stay."""
-    if _SCHEME.match(uri):
-        rest = uri[len("file:") :]
-        if rest.startswith("//"):
-            host, slash, path = rest[2:].partition("/")
-            rest = slash + path if host in ("", "localhost") else rest[2:]
-        uri = os.fsdecode(unquote_to_bytes(rest))
-    return os.path.abspath(uri)
+    encoded = encoded_path(uri)
+    return os.path.abspath(uri if encoded is None else decoded(encoded))
+
+
+def encoded_path(uri: str) -> str | None:
+    """Give the path in a ``file:`` URI, percent-encoded as it is; None for a bare path."""
+    if not _SCHEME.match(uri):
+        return None
+    rest = uri[len("file:") :]
+    if rest.startswith("//"):
+        host, slash, path = rest[2:].partition("/")
+        return slash + path if host in ("", "localhost") else rest[2:]
+    return rest
+
+
+def decoded(text: str) -> str:
+    """Undo percent-encoding in a path."""
+    return os.fsdecode(unquote_to_bytes(os.fsencode(text)))
 
 
 def shown(uri: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+from urllib.parse import quote, unquote_to_bytes
 
 _MAGIC = re.compile(r"[*?\[]")
 _ESCAPED = re.compile(r"\[([*?\[])\]")
+_ENCODED = re.compile(r"%(?:2A|3F|5B)", re.IGNORECASE)
 
 
 def escape(name: str) -> str:
@@ -16,6 +19,18 @@ def escape(name: str) -> str:
 def unescape(part: str) -> str:
     """Undo `escape`."""
     return _ESCAPED.sub(r"\1", part)
+
+
+def encoded(pattern: str) -> str:
+    """Spell a pattern as the path of a URI, in which its wildcards alone stand bare."""
+    texts = _ESCAPED.split(pattern)  # every second one is an escaped character
+    safe = ("/*?[", "/")
+    return "".join(quote(os.fsencode(text), safe=safe[at % 2]) for at, text in enumerate(texts))
+
+
+def unencoded(path: str) -> str:
+    """Undo `encoded`: what stands bare in the path of a URI are wildcards, the rest is names."""
+    return os.fsdecode(unquote_to_bytes(os.fsencode(_ENCODED.sub(r"%5B\g<0>%5D", path))))
 
 
 def has_magic(part: str) -> bool:

@@ -16,6 +16,7 @@ from dsvl_pipeline.errors import ConfigError, FetchError
 from dsvl_pipeline.sources import listing, skips
 from dsvl_pipeline.sources.fetch import Fetcher
 from dsvl_pipeline.sources.open import open_input, with_absolute_paths
+from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.sources.skips import Skips
 from dsvl_pipeline.sources.table_formats import refuse_tables
 from dsvl_pipeline.sources.uris import join, row_id_of
@@ -64,25 +65,56 @@ ODD = [
     "{a,b}.png",
     "a:b.png",
     "trailing dot.",
+    # Also what would be the pattern that names another of these.
+    "x[1].png",
+    "x[[]1].png",
+    "x[[][[]]1].png",
+    "x[*].png",
+    "x*.png",
+    "[?][!a].png",
+    "*.png",
+    "**x.png",
+    "%2A.png",
+    "x%5B1%5D.png",
+    "x[[]1]%5B.png",
 ]
 
 
 @pytest.mark.parametrize("name", ODD)
-@pytest.mark.parametrize("is_relative", [True, False])
+@pytest.mark.parametrize("spelling", ["relative", "absolute", "uri", "bare uri"])
 def test_a_file_that_exists_is_that_file(
-    name: str, is_relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before it is a pattern, and whatever it is; its neighbours are others."""
     write(tmp_path, *ODD, "scan1.png", "staar.png", "whatx.png", "perXXcent.png")
     monkeypatch.chdir(tmp_path)
-    config = InputConfig.model_validate({"images": name if is_relative else f"{tmp_path}/{name}"})
-    for job in (config, with_absolute_paths(config)):
+    spellings = {
+        "relative": name,
+        "absolute": f"{tmp_path}/{name}",
+        "uri": (tmp_path / name).as_uri(),
+        "bare uri": f"file://{tmp_path}/{name.replace('%', '%25')}",
+    }
+    config = InputConfig.model_validate({"images": spellings[spelling]})
+    absolute = with_absolute_paths(config)
+    assert with_absolute_paths(absolute) == absolute
+    for job in (config, absolute, InputConfig.model_validate_json(absolute.model_dump_json())):
         [row] = open_input(job).rows()
         assert row.row_id == f"{tmp_path}/{name}"
         assert Fetcher(job).read(row.sources[0]).data == name.encode()
 
 
-FOLDERS = ["a[1]", "*", "what?", "[", "x*y[!z]", "tail ", "caf\u00e9%20#", "**"]
+FOLDERS = [
+    "a[1]",
+    "a[[]1]",
+    "a[[][[]]1]",
+    "*",
+    "what?",
+    "[",
+    "x*y[!z]",
+    "tail ",
+    "caf\u00e9%20#",
+    "**",
+]
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -120,6 +152,42 @@ def test_the_working_directory_is_no_pattern(
         ]
 
 
+@pytest.mark.parametrize("kind", ["manifest", "documents"])
+@pytest.mark.parametrize("name", ["m[[]1]", "m[1]", "m*", " m{a} #?", "%2A", "m\n"])
+def test_manifests_and_documents_that_exist_are_those(kind: str, name: str, tmp_path: Path) -> None:
+    """By the same rule as images."""
+    for other in ("m[[]1]", "m[1]", "m*", " m{a} #?", "%2A", "m\n", "m1", "mx", "*"):
+        write(tmp_path, f"{other}.pdf")
+        (tmp_path / f"{other}.csv").write_text(f'prompt\n"{other}"\n')
+    suffix = ".csv" if kind == "manifest" else ".pdf"
+    settings: dict[str, object] = {kind: f"{tmp_path}/{name}{suffix}"}
+    if kind == "manifest":
+        settings["columns"] = {"prompt": "prompt"}
+    config = InputConfig.model_validate(settings)
+    for job in (config, with_absolute_paths(config)):
+        [row] = open_input(job).rows()
+        assert (row.sources == (f"{tmp_path}/{name}.pdf",)) == (kind == "documents")
+        assert (row.prompt == name) == (kind == "manifest")
+
+
+def test_what_a_uri_encodes_is_no_wildcard(tmp_path: Path) -> None:
+    """Other programs write them; a job's own absolute paths are spelled so, too."""
+    write(tmp_path, "a*b/1.png", "axb/2.png", "a*b/x[1].png", "a*b/x1.png")
+    for pattern, expected in {
+        "a%2Ab/*.png": ["a*b/1.png", "a*b/x1.png", "a*b/x[1].png"],
+        "a*b/*.png": ["a*b/1.png", "a*b/x1.png", "a*b/x[1].png"],
+        "a?b/%31.png": ["a*b/1.png"],
+        "a%2ab/x%5B1%5D.p*": ["a*b/x[1].png"],
+        "../{}/a[*]b/x[1].pn[g]": ["a*b/x1.png"],
+    }.items():
+        uri = f"file://{tmp_path}/{pattern.format(tmp_path.name)}"
+        assert listed(uri, tmp_path)[0] == expected
+        job = with_absolute_paths(InputConfig(images=(uri,)))
+        assert listed(job.images, tmp_path)[0] == expected
+    with pytest.raises(ConfigError, match="nothing found"):
+        listed(f"file://{tmp_path}/a%3Fb/*.png", tmp_path)
+
+
 def test_what_was_a_name_once_stays_one(tmp_path: Path) -> None:
     """Workers have another disk, where the directory of that name may be missing."""
     write(tmp_path, "a[1]/x.png")
@@ -155,6 +223,72 @@ def test_a_directory_whose_name_is_not_utf8_can_be_worked_in(
 
 
 # ------------------------------------------------------------------------- what is passed over
+
+
+OTHERWISE = "fit a pattern that is the name of a file or directory"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant", "passed_over", "others"),
+    [
+        ("*.png", ["*.png"], ["a.png", "x1.png", "x[1].png", "x[[]1].png"], "*.pn[g]"),
+        ("x[1].png", ["x[1].png"], ["x1.png"], "[x][1].png"),
+        ("x[[]1].png", ["x[[]1].png"], ["x[1].png"], "x[[]1].p[n]g"),
+        ("d*/*.png", ["d*/1.png"], ["dx/2.png"], "[d]*/*.png"),
+        ("dx/*.png", ["dx/2.png"], [], ""),
+        ("x[*].png", None, [], ""),
+        ("d*", ["d*/1.png"], [], ""),
+    ],
+)
+def test_what_a_name_would_mean_as_a_pattern_is_told(
+    pattern: str,
+    meant: list[str] | None,
+    passed_over: list[str],
+    others: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One file may have been named where a thousand were wanted; and how to name those."""
+    here = tmp_path / "h*"
+    write(tmp_path, "hx/a.png", "hx/d.png")
+    write(here, "*.png", "a.png", "a.txt", ".b.png", "d*/1.png", "dx/2.png", "dy/3.txt")
+    write(here, "x[1].png", "x[[]1].png", "x1.png")
+    monkeypatch.chdir(here)
+    if meant is None:
+        with pytest.raises(ConfigError, match="nothing found"):
+            listed(pattern, here)
+        return
+    rows, skipped = listed(pattern, here)
+    assert rows == meant
+    told = {reason.partition(",")[0]: names for reason, names in skipped.items()}
+    assert told.get(OTHERWISE, []) == passed_over[: skips.MOST_EXAMPLES]
+    assert not told.keys() - {OTHERWISE, "hidden or set aside (a part of the path that no pattern"}
+    if others:
+        rows, skipped = listed(others, here)
+        assert set(passed_over) <= set(rows)
+        assert OTHERWISE not in str(skipped)
+        rows, skipped = listed([pattern, others], here)
+        assert OTHERWISE not in str(skipped)
+
+
+def test_names_that_were_resolved_are_not_looked_at_again(tmp_path: Path) -> None:
+    """Nor those whose wildcards the job itself has escaped."""
+    write(tmp_path, "*.png", "a.png")
+    job = with_absolute_paths(InputConfig(images=(f"{tmp_path}/*.png",)))
+    for images in (job.images, f"{tmp_path}/[*].png"):
+        assert listed(images, tmp_path) == (["*.png"], {})
+
+
+def test_few_names_are_looked_at_as_patterns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes a listing; a job may name thousands."""
+    monkeypatch.setattr(listing, "_MOST_OTHERWISE", 2)
+    names = [f"{n}[1].png" for n in range(5)]
+    write(tmp_path, *names, *(f"{n}1.png" for n in range(5)))
+    rows, skipped = listed([f"{tmp_path}/{name}" for name in names], tmp_path)
+    assert rows == names
+    assert list(skipped.values()) == [["01.png", "11.png"]]
 
 
 ASIDE = "hidden or set aside"
@@ -395,6 +529,14 @@ KEYS = [
     "p/cafe\u0301.png",
     "p/back\\slash&'\"<>.png",
     "/lead.png",
+    " p/ a .png ",
+    "p/{a,b}.png",
+    "p/%2A.png",
+    "p/*.png",
+    "p/x[1].png",
+    "p/x[[]1].png",
+    "p/x[*].png",
+    "p/x*.png",
 ]
 
 
@@ -403,14 +545,47 @@ def test_objects_keep_their_names(s3_bucket: str) -> None:
     """In rows, in what is read, and alone among their neighbours."""
     for key in KEYS:
         storage.put(f"{s3_bucket}/{key}", key.encode())
-    rows = list(open_input(InputConfig(images=(f"{s3_bucket}/",))).rows())
-    assert [row.row_id for row in rows] == sorted(f"{s3_bucket}/{key}" for key in KEYS)
+    rows = list(open_input(InputConfig(images=(f"{s3_bucket}",))).rows())
+    listed = [key for key in KEYS if not key.endswith(" ")]
+    assert [row.row_id for row in rows] == sorted(f"{s3_bucket}/{key}" for key in listed)
     for key in KEYS:
         uri = f"{s3_bucket}/{key}"
-        job = InputConfig(images=(uri,))
-        [row] = open_input(job).rows()
+        source = open_input(InputConfig(images=(uri,)))
+        [row] = source.rows()
         assert row.row_id == row.sources[0] == uri
-        assert Fetcher(job).read(uri).data == key.encode()
+        fetcher = Fetcher(source.config)
+        assert fetcher.read(uri).data == key.encode()
+        for other in KEYS:
+            if other != key:
+                with pytest.raises(FetchError, match="lies outside"):
+                    fetcher.read(f"{s3_bucket}/{other}")
+
+
+@pytest.mark.s3
+def test_rows_may_name_what_lies_where_a_job_s_patterns_look(s3_bucket: str) -> None:
+    """Where these have wildcards, in their directory; where they are names, there alone."""
+    keys = ["a[1]/x.png", "a1/x.png", "a[1]/y[[]1].png", "a[1]/y[1].png", "d//x.png", "d/x.png"]
+    for key in [*keys, "top.png", "d.png"]:
+        storage.put(f"{s3_bucket}/{key}", b"1")
+    for pattern, expected in {
+        "a[1]": ["a[1]/x.png", "a[1]/y[[]1].png", "a[1]/y[1].png"],
+        "a[1]/*.png": ["a[1]/x.png", "a[1]/y[[]1].png", "a[1]/y[1].png"],
+        "a[1]/y[[]1].png": ["a[1]/y[[]1].png"],
+        "a[1]/y[1].png": ["a[1]/y[1].png"],
+        "a1": ["a1/x.png"],
+        "d//": ["d//x.png"],
+        "d//*.png": ["d//x.png"],
+        "d/*.png": ["d//x.png", "d/x.png"],
+        "d": ["d//x.png", "d/x.png"],
+        "d/": ["d//x.png", "d/x.png"],
+        "top.png": ["top.png"],
+    }.items():
+        job = open_input(InputConfig(images=(f"{s3_bucket}/{pattern}",))).config
+        prefixes = Prefixes(job)
+        read = [
+            key for key in [*keys, "top.png", "d.png"] if not prefixes.refuse(f"{s3_bucket}/{key}")
+        ]
+        assert read == sorted(expected, key=keys.index if len(expected) > 1 else None), pattern
 
 
 @pytest.mark.s3
@@ -429,6 +604,13 @@ def test_a_prefix_that_exists_is_that_prefix(s3_bucket: str) -> None:
     assert keys("d") == ["d//z.png", "d/z.png"]
     assert keys("d/_t/*") == ["d/_t/u.png"]
     assert keys("a?/*.png") == ["a1/x.png"]
+    source = open_input(InputConfig(images=(f"{s3_bucket}/a[1]/*.png",)))
+    assert list(source.rows())
+    [skipped] = source.skipped
+    assert (skipped.reason.partition(",")[0], skipped.examples) == (
+        OTHERWISE,
+        (f"{s3_bucket}/a1/x.png",),
+    )
 
 
 # ------------------------------------------------------------------------ tables of other formats
