@@ -23,6 +23,7 @@ from dsvl_pipeline.processor import chat
 from dsvl_pipeline.processor.image import image_input
 from dsvl_pipeline.processor.processor import IMAGE_TOKEN, Processor
 from dsvl_pipeline.records import Pixels
+from dsvl_pipeline.wording import amount
 
 
 class DeepseekVLImageProcessor:
@@ -192,8 +193,9 @@ class DeepseekVLProcessor:
         if num_placeholders != len(sources):
             raise PromptError(
                 "image_count",
-                f"the text has {num_placeholders} image placeholders ({self.image_token}) but "
-                f"{len(sources)} images were given; add the others or remove some",
+                f"the text has {amount(num_placeholders, 'image placeholder')} "
+                f"({self.image_token}) but {amount(len(sources), 'image')} given; add the others "
+                "or remove some",
             )
         prompts = [self._processor.expand(one) for one in ids]
         return self._inputs(prompts, sources, return_tensors, is_padded=bool(padding))
@@ -304,7 +306,8 @@ def _check_count(messages: Sequence[chat.Message], sources: Sequence[Any]) -> No
     if num_parts != len(sources):
         raise PromptError(
             "image_count",
-            f"a conversation has {num_parts} image parts, but they name {len(sources)} pictures; "
+            f"a conversation has {amount(num_parts, 'image part')}, but names "
+            f"{amount(len(sources), 'picture')}; "
             "give each part its own under 'url' or 'image'",
         )
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from dsvl_pipeline.cli.arguments import named_by_user, positive_int
+from dsvl_pipeline.wording import amount
 
 HELP = "answer one prompt about some images, or none, without Ray"
 EPILOG = """\
@@ -88,5 +89,7 @@ def execute(args: argparse.Namespace) -> int:
         raise ConfigError(completion.error.message)
     print(completion.text)
     if completion.finish_reason == "length":
-        print(f"(cut after {args.max_new_tokens} tokens: --max-new-tokens)", file=sys.stderr)
+        print(
+            f"(cut after {amount(args.max_new_tokens, 'token')}: --max-new-tokens)", file=sys.stderr
+        )
     return 0

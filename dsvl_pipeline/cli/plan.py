@@ -113,7 +113,9 @@ def _print_explanation(row_id: str, found: Explanation) -> None:
     pages = ""
     if found.pages:
         first, last = found.pages[0] + 1, found.pages[-1] + 1
-        pages = f", page {first}" if len(found.pages) == 1 else f", {len(found.pages)} pages"
+        pages = (
+            f", page {first}" if len(found.pages) == 1 else f", {amount(len(found.pages), 'page')}"
+        )
         pages += f" ({first} to {last})" if len(found.pages) > 1 else ""
     verdict = "would run" if found.is_run else "would not run"
     print(f"{shorten(row_id, 200)}{prompt}{pages}: {verdict}; {one_line(found.reason)}")

@@ -38,6 +38,7 @@ from dsvl_pipeline.sources.open import with_absolute_paths
 from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.table.claim import check_claims
 from dsvl_pipeline.table.format import read_format
+from dsvl_pipeline.wording import amount
 
 PACKAGES = "model packages"
 """What the finding of the missing extra is about."""
@@ -160,7 +161,7 @@ def _checkpoint(job: JobConfig) -> Iterator[Finding]:
         yield Finding(about=about, grade="problem", text=str(error), advice=advice)
         return
     num_bytes = sum(tensor.num_bytes for tensor in tensors.values())
-    shown = f"{directory}: {len(tensors)} tensors, {as_size(num_bytes)}, whole"
+    shown = f"{directory}: {amount(len(tensors), 'tensor')}, {as_size(num_bytes)}, whole"
     yield Finding(about=about, grade="ok", text=shown)
     if warning is not None:
         advice = "correct eos_token_id in generation_config.json, or let it be"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dsvl_pipeline.model.config import ImageConfig, ModelConfig, TowerImageConfig
 from dsvl_pipeline.records import ImageInput, Request, RowFailure
+from dsvl_pipeline.wording import amount
 
 
 def find_fault(request: Request, model: ModelConfig, images: ImageConfig) -> RowFailure | None:
@@ -49,9 +50,9 @@ def _prompt_fault(request: Request, model: ModelConfig) -> RowFailure | None:
     if found != wanted:
         return RowFailure(
             code="image_token_count",
-            message=f"the prompt has {found} image tokens but the request lists "
-            f"{len(request.images)} images of {model.num_image_tokens} tokens each, {wanted} in "
-            "all; expand one placeholder for each image",
+            message=f"the prompt has {amount(found, 'image token')} but the request lists "
+            f"{amount(len(request.images), 'image')} of {model.num_image_tokens} tokens "
+            f"each, {wanted} in all; expand one placeholder for each image",
         )
     return None
 

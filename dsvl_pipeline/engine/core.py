@@ -29,6 +29,7 @@ from dsvl_pipeline.errors import CapacityError, EngineError, GrammarError
 from dsvl_pipeline.model.config import ImageConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.records import Completion, EngineConfig, FinishReason, Request, RowFailure
+from dsvl_pipeline.wording import amount
 
 # Of the matrix products that the libraries choose on an H200 for a few hundred rows.
 _ROWS_PER_TILE = 128
@@ -170,7 +171,8 @@ class EngineCore:
         self._counts["step_downs"] += 1
         if not self._scheduler.step_down(step):
             raise EngineError(
-                f"the device has no memory for a step of {len(step.chunks)} sequences, and smaller "
+                f"the device has no memory for a step of "
+                f"{amount(len(step.chunks), 'sequence')}, and smaller "
                 "ones are not possible; lower engine.kv_cache_gib, or use a larger device"
             )
 

@@ -28,6 +28,7 @@ from dsvl_pipeline.pipeline.gate import Gate
 from dsvl_pipeline.pipeline.preprocess import StageConfig
 from dsvl_pipeline.records import Completion, Engine, Request, RowFailure, SamplingParams
 from dsvl_pipeline.table.schema import logical_key, output_schema
+from dsvl_pipeline.wording import amount
 
 _DEATHS_TOGETHER = 2  # one is ordinary: nodes vanish
 PIXEL_COLUMNS = ("prompt_ids", "draft_ids", "digests", "high_res", "low_res")
@@ -217,9 +218,9 @@ def _deadly(request: Request, num_deaths: int) -> Completion:
         timings={},
         error=RowFailure(
             code="engine_crashed",
-            message=f"the engine's process died {num_deaths} times with this row in it, the last "
-            "time with nothing else; the engine's last words are in Ray's worker logs; try "
-            "`dsvl generate` with its image, or redrive it with other engine settings",
+            message=f"the engine's process died {amount(num_deaths, 'time')} with this row in it, "
+            "the last time with nothing else; the engine's last words are in Ray's worker logs; "
+            "try `dsvl generate` with its image, or redrive it with other engine settings",
         ),
     )
 

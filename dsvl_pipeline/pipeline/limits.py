@@ -10,6 +10,7 @@ from typing import TypeAlias
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import RunStoppedError
 from dsvl_pipeline.pipeline.failures import SAFE
+from dsvl_pipeline.wording import amount
 
 _STARTS_PER_ENGINE = 8
 # How many, how many of them are errors, and how many have each code.
@@ -62,8 +63,8 @@ class ErrorLimits:
         if first and have_all_failed and len(self._codes) == 1:
             (code,) = self._codes
             raise RunStoppedError(
-                f"stopped: all {self._num_rows:,} rows answered so far failed with {code!r}; "
-                f"{self._look()}, mend the cause, and run the same command again; with "
+                f"stopped: all {amount(self._num_rows, 'row')} answered so far failed with "
+                f"{code!r}; {self._look()}, mend the cause, and run the same command again; with "
                 f"limits.first_rows: 0 it goes on all the same; {SAFE}"
             )
         assert self._most is not None

@@ -22,6 +22,7 @@ from dsvl_pipeline.pipeline.plan import ShardPlan
 from dsvl_pipeline.pipeline.prepare import Wanted
 from dsvl_pipeline.pipeline.preprocess import StageConfig
 from dsvl_pipeline.table.lineage import RunManifest, latest_runs
+from dsvl_pipeline.wording import amount
 
 _RUNS_LOOKED_AT = 10
 _LAST_WORD_S = 30.0
@@ -129,9 +130,9 @@ def measured_before(wanted: Wanted) -> Measured | None:
 def _of_run(run: RunManifest) -> Measured:
     figures = run.figures
     rows, replicas = int(figures["rows"]), int(figures["replicas"])
-    engines = "engine" if replicas == 1 else "engines"
     return Measured(
-        source=f"{rows:,} rows of run {run.run_id} ({run.started_at[:10]}, {replicas} {engines})",
+        source=f"{amount(rows, 'row')} of run {run.run_id} ({run.started_at[:10]}, "
+        f"{amount(replicas, 'engine')})",
         rows=rows,
         inputs=int(figures["inputs"]),
         seconds=figures["seconds"],
@@ -188,7 +189,7 @@ def measure(wanted: Wanted, todo: pa.Table) -> Measured:
         raise RunStoppedError("no engine has answered any row of the sample; see the log above")
     replicas = wanted.scale.replicas
     return Measured(
-        source=f"a sample of {num_rows:,} rows, answered just now",
+        source=f"a sample of {amount(num_rows, 'row')}, answered just now",
         rows=num_rows,
         inputs=todo.num_rows,
         seconds=time.monotonic() - begun_s,

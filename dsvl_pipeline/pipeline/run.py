@@ -43,6 +43,7 @@ from dsvl_pipeline.table.lineage import RunStatus
 from dsvl_pipeline.table.part import Receipt
 from dsvl_pipeline.table.schema import LOGICAL_KEY, is_among
 from dsvl_pipeline.table.vacuum import list_parts, unlogged
+from dsvl_pipeline.wording import amount
 
 T = TypeVar("T")
 
@@ -331,7 +332,7 @@ class _ShardRun:
         num_rows, found = self._num_rows, ""
         # A document is at least one row, if only an error row.
         if num_rows < plan.num_rows or (num_rows > plan.num_rows and not plan.num_documents):
-            found = f"{num_rows} rows came out of the graph, but {plan.num_rows} went in"
+            found = f"{amount(num_rows, 'row')} came out of the graph, but {plan.num_rows} went in"
         # A redrive that lost answers leaves them as they were, which may be not all pages.
         elif plan.num_documents and not self._num_losses:
             problems = self._patiently(
@@ -384,7 +385,9 @@ class _ShardRun:
             self._take(self._written(0))
         while len(self._writing) > _MAX_PARTS_BEING_WRITTEN and not self._stop.is_set():
             self._take(self._written(1))
-            self._stall.check(lambda: f"{len(self._writing)} parts are being written to the table")
+            self._stall.check(
+                lambda: f"{amount(len(self._writing), 'part')} on the way to the table"
+            )
         if time.monotonic() - self._committed_s > min(_COMMIT_EVERY_S, longest_s / 4):
             self._commit()
 
@@ -404,9 +407,9 @@ class _ShardRun:
             raise failure
         if self._writing:
             raise RunStoppedError(
-                f"shard {self._plan.shard}: {len(self._writing)} parts were not written within "
-                f"{_FLUSH_S:g} s; is the store slow, or a node gone? Their rows run again with "
-                "the same command"
+                f"shard {self._plan.shard}: {amount(len(self._writing), 'part')} not written "
+                f"within {_FLUSH_S:g} s; is the store slow, or a node gone? Their rows run again "
+                "with the same command"
             )
 
     def _written(self, wait_s: float) -> list[ray.ObjectRef[_Written]]:

@@ -19,6 +19,7 @@ from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import ConfigError, RunStoppedError
 from dsvl_pipeline.pipeline.own_cluster import keep_token_private, on_loopback
 from dsvl_pipeline.pipeline.signals import kept_handlers
+from dsvl_pipeline.wording import amount
 
 _logger = logging.getLogger(__name__)
 _CONNECT_S = 10.0
@@ -172,7 +173,7 @@ def scale_of(job: JobConfig) -> Scale:
         replicas = max(1, gpus)
     elif gpus and wanted > gpus:
         raise ConfigError(
-            f"cluster.replicas is {wanted}, but the cluster has {gpus} GPUs; "
+            f"cluster.replicas is {wanted}, but the cluster has {amount(gpus, 'GPU')}; "
             "lower it, set it to auto, or add nodes"
         )
     else:
@@ -180,7 +181,8 @@ def scale_of(job: JobConfig) -> Scale:
     cpus = resources.get("CPU", 0)
     if not gpus and cpus < replicas * job.cluster.cpus_per_engine + 1:
         raise ConfigError(
-            f"cluster.replicas is {replicas} engines of {job.cluster.cpus_per_engine:g} CPUs and "
+            f"cluster.replicas is {replicas}, each engine takes cluster.cpus_per_engine "
+            f"({job.cluster.cpus_per_engine:g}) and "
             f"preprocessing needs one more, but the cluster has {cpus:g}; lower replicas"
         )
     has_gpu = gpus > 0

@@ -14,6 +14,8 @@ import pyarrow as pa
 import ray
 from ray.data import Dataset
 
+from dsvl_pipeline.wording import amount
+
 _LONGEST_WAIT_S = 0.5
 _SHUTDOWN_S = 30.0
 
@@ -88,10 +90,11 @@ class Running:
         """Say what waits for what: each stage's blocks, tasks and actors, and what is free."""
         parts = []
         for stage in self.stages():
-            said = f"{stage.num_blocks} blocks waiting, {stage.num_tasks} tasks running"
+            said = f"{amount(stage.num_blocks, 'block')} waiting, "
+            said += f"{amount(stage.num_tasks, 'task')} running"
             if stage.num_alive or stage.num_pending or stage.num_restarting:
                 said += (
-                    f", {stage.num_alive} actors alive, {stage.num_pending} pending, "
+                    f", {amount(stage.num_alive, 'actor')} alive, {stage.num_pending} pending, "
                     f"{stage.num_restarting} restarting"
                 )
             if stage.num_blocks or stage.num_tasks or stage.num_pending or stage.num_restarting:

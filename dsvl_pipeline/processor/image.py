@@ -23,6 +23,7 @@ from dsvl_pipeline.model.config import RGB, ImageConfig, TowerImageConfig
 from dsvl_pipeline.processor import tiff
 from dsvl_pipeline.processor.kinds import kind_of
 from dsvl_pipeline.records import ImageInput, Pixels
+from dsvl_pipeline.wording import amount
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MAX_PIXELS = 64_000_000
@@ -106,8 +107,8 @@ def decode_frame(data: bytes, page_index: int = 0, *, pages: tiff.Pages | None =
         kind = kind_of(data)
         raise ImageError(
             "image_format",
-            f"decoding the image: {len(data)} bytes starting with {data[:12]!r} "
-            f"{f'({kind}) ' if kind else ''}are in no format that is read; {_ACCEPTED}; convert "
+            f"decoding the image: {amount(len(data), 'byte')} starting with {data[:12]!r} "
+            f"{f'({kind}) ' if kind else ''}in no format that is read; {_ACCEPTED}; convert "
             "the file or remove the row",
         ) from error
     # Hostile files make the decoders raise OSError, ValueError, SyntaxError, struct.error,
@@ -121,7 +122,9 @@ def _decode_tiff(data: bytes, page_index: int, pages: tiff.Pages | None) -> Fram
         most = MOST_FRAMES_COUNTED if page_index == 0 else page_index + 1
         pages = tiff.Pages(data, most=most)
     if page_index and page_index >= len(pages):
-        raise OSError(f"truncated: it has {len(pages)} pages, number {page_index + 1} is missing")
+        raise OSError(
+            f"truncated: it has {amount(len(pages), 'page')}, number {page_index + 1} is missing"
+        )
     page = pages.open(page_index) if pages else io.BytesIO(data)
     tags = tiff.read_tags(page)
     orientation, stretch = tags.get(ExifTags.Base.Orientation), tiff.stretch_of(tags)

@@ -16,6 +16,7 @@ from dsvl_pipeline.processor import chat, image
 from dsvl_pipeline.processor.chat import ChatTemplate, Message
 from dsvl_pipeline.processor.tokens import GuardedTokenizer
 from dsvl_pipeline.records import ImageInput, Request, SamplingParams
+from dsvl_pipeline.wording import amount
 
 IMAGE_TOKEN = "<image_placeholder>"
 
@@ -119,8 +120,8 @@ class Processor:
         if found != wanted:
             raise PromptError(
                 "prompt_template",
-                f"the messages hold {_count(wanted, 'image part')}, but the checkpoint's chat "
-                f"template wrote {_count(found, 'image placeholder')}; put images where it expects "
+                f"the messages hold {amount(wanted, 'image part')}, but the checkpoint's chat "
+                f"template wrote {amount(found, 'image placeholder')}; put images where it expects "
                 "them, in a user's message",
             )
         return prompt_ids
@@ -151,7 +152,7 @@ class Processor:
             raise PromptError(
                 "prompt_too_long",
                 f"the prompt takes {num_tokens} tokens ({self.num_image_tokens} for each of "
-                f"{_count(num_images, 'image')}), but the model has "
+                f"{amount(num_images, 'image')}), but the model has "
                 f"room for {self.max_prompt_tokens} and a first new one; shorten the text or use "
                 "fewer images",
             )
@@ -181,8 +182,8 @@ class Processor:
         if num_parts != len(images):
             raise PromptError(
                 "image_count",
-                f"row {request_id}: the text has {_count(num_parts, 'image placeholder')} but the "
-                f"row lists {_count(len(images), 'image')}; add the other or remove one",
+                f"row {request_id}: the text has {amount(num_parts, 'image placeholder')} but the "
+                f"row lists {amount(len(images), 'image')}; add the other or remove one",
             )
         prompt_ids = self.prompt_ids(messages)  # before the pictures: it is the cheaper one to fail
         inputs = (x if isinstance(x, ImageInput) else self.image(x) for x in images)
@@ -193,7 +194,3 @@ class Processor:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Turn ids into text."""
         return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -17,6 +17,7 @@ from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.report.export import is_below
 from dsvl_pipeline.report.pictures import Source
 from dsvl_pipeline.table.reader import read_table
+from dsvl_pipeline.wording import amount
 
 MOST_INPUTS = 500
 """Images and pages that are shown; a page with more would be slow to open."""
@@ -95,7 +96,7 @@ def _summary(uri: str, rows: Iterable[Mapping[str, Any]], *, num_left_out: int) 
         f'<span class="{status}">{counts[status]:,} {status}</span>'
         for status in ("ok", "degraded", "error")
     )
-    more = f"<p>{num_left_out:,} more inputs are not shown here.</p>\n" if num_left_out else ""
+    more = f"<p>Not shown here: {amount(num_left_out, 'more input')}.</p>\n" if num_left_out else ""
     return f"<title>{name}</title>\n<h1>{name}</h1>\n<p>Rows: {statuses}.</p>\n{more}"
 
 

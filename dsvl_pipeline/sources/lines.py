@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from dsvl_pipeline import columns as users
 from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.wording import amount
 
 SUFFIXES = (".parquet", ".jsonl", ".csv", ".jsonl.gz", ".csv.gz")
 LINES_PER_BATCH = 4096
@@ -206,7 +207,8 @@ def _parquet_batches(
         first += batch.num_rows
     if first - 1 != parquet.metadata.num_rows:
         raise ConfigError(
-            f"manifest {name} is damaged: its footer promises {parquet.metadata.num_rows:,} rows, "
+            f"manifest {name} is damaged: its footer promises "
+            f"{amount(parquet.metadata.num_rows, 'row')}, "
             f"but it holds {first - 1:,}"
         )
 
@@ -395,7 +397,9 @@ def _csv_lines(text: _TextLines, columns: Sequence[str]) -> Iterator[Line]:
             yield Line(number, (), problem)
         elif len(row) != len(header):
             yield Line(
-                number, (), f"found {len(row)} fields, expected {len(header)} as in the header"
+                number,
+                (),
+                f"found {amount(len(row), 'field')}, expected {len(header)} as in the header",
             )
         else:
             yield Line(number, pick(row))

@@ -55,6 +55,7 @@ from dsvl_pipeline.sources.uris import (
     shown,
 )
 from dsvl_pipeline.stores.store import ObjectInfo
+from dsvl_pipeline.wording import amount
 
 _ROLES = ("id", "image", "document", "prompt", "schema", "sha256", "etag")
 _JUDGED_ROWS = 1000  # so many are looked at before a whole job is refused for what rows name
@@ -138,7 +139,7 @@ class Manifest:
         named = [uri for row in rows for uri in row.sources]
         if self._prefixes is not None and named and all(map(self._prefixes.refuse, named)):
             raise ConfigError(
-                f"input.manifest: none of what its first {len(rows):,} rows name may be read: "
+                f"input.manifest: none of what its first rows name ({len(rows):,}) may be read: "
                 f"{self._prefixes.refusal(named[0])}"
             )
 
@@ -163,7 +164,8 @@ class Manifest:
                     return schema
         first = shown(self._files[0].uri)
         raise ConfigError(
-            f"input.manifest holds no rows: {len(self._files)} file(s), all empty (first {first})"
+            f"input.manifest holds no rows: {amount(len(self._files), 'file')}, all empty "
+            f"(first {first})"
         )
 
     def _carry_schema(self, schema: pa.Schema) -> pa.Schema:

@@ -32,6 +32,7 @@ import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
 
 from dsvl_pipeline.sources import page_tree
+from dsvl_pipeline.wording import amount
 
 LENGTH = struct.Struct("<I")
 
@@ -108,7 +109,9 @@ class Document:
             Refused: ``page_unreadable``.
         """
         if not 0 <= page_index < self.num_pages:
-            raise Refused("page_unreadable", f"is not among the document's {self.num_pages} pages")
+            raise Refused(
+                "page_unreadable", f"is not among the document's {amount(self.num_pages, 'page')}"
+            )
         try:
             return self._load(page_index)
         except (pdfium.PdfiumError, IndexError, ValueError) as error:
@@ -309,8 +312,9 @@ def _kind_defects(document: Document, structure: pikepdf.Pdf) -> Iterator[Defect
         num_files = pdfium_c.FPDFDoc_GetAttachmentCount(document.pdf)
         yield (
             "document_portfolio",
-            f"the document is a portfolio: its pages are the cover of {num_files} embedded files, "
-            "which are not read; extract them and name them as documents of their own",
+            "the document is a portfolio: its pages are the cover of "
+            f"{amount(num_files, 'embedded file')}, not read here; extract what they hold and name "
+            "it as documents of their own",
         )
     form = page_tree.xfa_of(structure)
     if form is not None and _is_placeholder(document, form):

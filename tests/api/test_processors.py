@@ -123,7 +123,7 @@ def test_text_and_images_may_come_apart(processor: Any, reference: Any, urls: li
     assert_same(found, reference(text=texts, images=images, return_tensors="pt", padding=True))
     only = processor(images=images, return_tensors="pt")
     assert_close(only.pixel_values, found.pixel_values, rtol=0, atol=0)
-    with pytest.raises(PromptError, match=r"2 image placeholders .* but 1 images") as caught:
+    with pytest.raises(PromptError, match=r"2 image placeholders .* but 1 image given") as caught:
         processor(text=texts, images=images[:1])
     assert caught.value.code == "image_count"
 
@@ -154,7 +154,7 @@ def test_image_parts_need_their_picture(processor: Any) -> None:
     """A placeholder alone would be filled with the next conversation's picture."""
     chat = [{"role": "user", "content": [{"type": "image"}]}]
     assert IMAGE in processor.apply_chat_template(chat)
-    with pytest.raises(PromptError, match="1 image parts, but they name 0 pictures") as caught:
+    with pytest.raises(PromptError, match="1 image part, but names 0 pictures") as caught:
         processor.apply_chat_template(chat, tokenize=True)
     assert caught.value.code == "image_count"
 

@@ -207,7 +207,7 @@ DOUBLES = ImageInput(digest=b"", high_res=None, low_res=np.zeros((3, SIDE_PX, SI
         (
             make_request("row", 3, IMAGE_TOKEN),
             "image_token_count",
-            "the prompt has 1 image tokens but the request lists 0 images",
+            "the prompt has 1 image token but the request lists 0 images",
         ),
         (image_request("row", WRONG_SIZE), "image_invalid", r"picture is uint8\[8, 8, 3\]; the"),
         (
@@ -449,7 +449,7 @@ def test_a_device_without_memory_for_one_sequence_is_an_error() -> None:
     model.forward = scarce  # type: ignore[method-assign]
     core = make_core(model)
     core.add(make_request(), submitted_s=0.0)
-    with pytest.raises(EngineError, match=r"no memory for a step of 1 sequences.*kv_cache_gib"):
+    with pytest.raises(EngineError, match=r"no memory for a step of 1 sequence.*kv_cache_gib"):
         run(core)
 
 

@@ -259,7 +259,7 @@ def test_a_driver_that_lost_its_table_leaves_the_next_one_its_work(
     [
         ([0, 1, 2], None),
         ([0, 1, 2, 1], r"more than one row, first \(d, page 1"),
-        ([0, 2], r"document d, prompt caption: has 2 of 3 pages; missing: \[1\]"),
+        ([0, 2], r"document d, prompt caption: has 2 of 3 pages; missing by index: 1"),
         ([], "row d, prompt caption: has no answer"),
     ],
 )

@@ -100,7 +100,7 @@ def test_a_large_table_is_cut_and_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(html, "MOST_INPUTS", 2)
     assert write_report(uri, str(page), picture=no_picture) == 2
     text = page.read_text(encoding="utf-8")
-    assert "<p>3 more inputs are not shown here.</p>" in text
+    assert "<p>Not shown here: 3 more inputs.</p>" in text
     assert "5 ok" in text
     assert "2.png" not in text
 

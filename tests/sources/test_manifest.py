@@ -255,7 +255,7 @@ def test_bad_csv_lines_are_rows(tmp_path: Path) -> None:
     for message, (number, text) in zip(
         messages,
         [
-            (5, "1 fields, expected 2"),
+            (5, "1 field, expected 2"),
             (6, "3 fields, expected 2"),
             (7, "byte 0xff"),
             (8, "no valid CSV"),
