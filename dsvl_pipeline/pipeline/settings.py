@@ -8,9 +8,11 @@ import math
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private.utils import read_ray_address
 from ray.data import DataContext
 
@@ -24,6 +26,7 @@ from dsvl_pipeline.wording import amount
 _logger = logging.getLogger(__name__)
 _CONNECT_S = 10.0
 _ANSWER_S = 2.0
+_RAY_GIB = 1.5  # its processes and the workers that wait: measured with the demo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +137,40 @@ def _start() -> None:
         with on_loopback():
             _init(address="local", num_cpus=(os.cpu_count() or 1) + 1, include_dashboard=False)
     except Exception as error:  # Ray has no class of its own for this
-        raise RunStoppedError(f"Ray did not start on this machine: {error}") from error
+        raise RunStoppedError(_not_started(error)) from error
+
+
+def _not_started(error: Exception) -> str:
+    """Say what to do about a Ray that did not start, which on a busy machine is no fault of it."""
+    load = f"{os.getloadavg()[0]:.0f} processes want its {amount(os.cpu_count() or 1, 'CPU')}"
+    memory = _free_memory_gib()
+    if memory is not None:
+        load += f", and {memory:.1f} GiB of memory are free"
+    return (
+        f"Ray did not start on this machine: {' '.join(str(error).split())}\n"
+        f"Now {load}; Ray needs a CPU for itself and about {_RAY_GIB:g} GiB, and an engine comes "
+        "to that (the demo: 1 GiB).\nWhere others keep the machine busy, wait and run the same "
+        "command again: nothing was changed. Where it does not start at rest either, look at "
+        f"Ray's logs ({_logs()}) and at `dsvl doctor`"
+    )
+
+
+def _logs() -> Path:
+    """Give the folder of this process's last Ray; of the machine's, where that left none."""
+    folder = Path(get_default_ray_temp_dir())
+    of_ours = sorted(folder.glob(f"session_*_{os.getpid()}"))  # a session's name begins with time
+    return (of_ours[-1] if of_ours else folder / "session_latest") / "logs"
+
+
+def _free_memory_gib() -> float | None:
+    """Give what processes may still take; None where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            found = dict(line.split(":", 1) for line in lines)
+    except (OSError, ValueError):
+        return None
+    kib = found.get("MemAvailable", "").split()
+    return int(kib[0]) / (1 << 20) if kib else None
 
 
 def _init(**arguments: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import re
 import shutil
 import signal
 import socket
@@ -127,6 +128,31 @@ def test_a_ray_that_does_not_start_is_no_wrong_job(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(clusters, "init", fail)
     with pytest.raises(RunStoppedError, match="Ray did not start on this machine: The current"):
         connect(monkeypatch, clusters)
+
+
+def test_a_ray_that_does_not_start_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Mostly the machine is busy: how busy, what is needed, and where Ray tells more."""
+
+    def fail(**_: Any) -> None:
+        raise Exception("The current node timed out\nduring startup.")
+
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    clusters = Clusters()
+    monkeypatch.setattr(clusters, "init", fail)
+    for session, told in (
+        ("session_2026-01-01_00-00-00_000000_1", tmp_path / "ray/session_latest/logs"),
+        (f"session_2026-01-02_00-00-00_000000_{os.getpid()}", None),
+    ):
+        (tmp_path / "ray" / session / "logs").mkdir(parents=True)
+        with pytest.raises(RunStoppedError) as stopped:
+            connect(monkeypatch, clusters)
+        message = str(stopped.value)
+        assert "The current node timed out during startup." in message
+        assert "wait and run the same command again" in message
+        assert re.search(r"\d+ processes want its \d+ CPUs?", message)
+        assert f"({told or tmp_path / 'ray' / session / 'logs'})" in message
 
 
 def test_a_cluster_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
