@@ -98,8 +98,8 @@ class DocumentConfig(Section):
     """How pages are rendered.
 
     Attributes:
-        dpi: Resolution; the longer edge is never more than ``max_page_px``.
-        max_page_px: Longest edge of a rendered page in pixels.
+        dpi: Resolution in dots per inch; the longer edge is never more than ``max_page_px``.
+        max_page_px: Longest edge of a rendered page.
         max_pages: A document or TIFF with more pages is an error row, never cut silently.
         page_timeout_s: Wall-clock limit for opening a document or rendering one page.
         memory_gib: Address space of the rendering process.
@@ -168,12 +168,12 @@ class InputConfig(Section):
     """What the job reads. At least one of manifest, images and documents; several are chained.
 
     Attributes:
-        manifest: Parquet, JSONL or CSV files (glob); one row each is one thing to ask.
+        manifest: Parquet, JSONL or CSV files (globs); each of their rows is one thing to ask.
         images: Image files (globs); each is a row.
         documents: PDFs (globs); each page is a row.
         columns: What the manifest's columns mean.
         carry: Manifest columns copied to the output. Where their values change, rows are written
-            again with the answers that they have (docs/decisions/0018).
+            again with the answers that they have.
         check_changes: Whether to ask the store about each ``s3://`` object that a manifest names
             (one request each), so that changed ones run again. Local files always do; a digest
             in ``columns`` serves without a request. Listed images and documents need neither.
@@ -336,8 +336,8 @@ class OutputConfig(Section):
     Attributes:
         uri: Directory or s3:// prefix of the table.
         num_shards: Bounded pieces the rows are dealt into; fixed when the table is made.
-        rows_per_part: Results in one Parquet file.
-        seconds_per_part: Results wait no longer than this for their commit.
+        rows_per_part: Most results in one Parquet file.
+        seconds_per_part: Results wait no longer than this, in seconds, for their commit.
         vanished: What becomes of rows whose input is no longer there: ``keep``, or ``drop`` from
             the table. A run with ``--limit`` keeps them: it has not seen the whole input.
     """
@@ -361,7 +361,7 @@ class ClusterConfig(Section):
             ``auto`` does unless the environment variable ``RAY_ADDRESS`` names one.
         price_per_gpu_hour: What a GPU costs, with its share of the machine around it; where engines
             have none, what an engine costs. For the plan's prediction and the run's summary.
-        currency: Of the price.
+        currency: Of the price: the three letters of ISO 4217.
     """
 
     replicas: AtLeastOne | Literal["auto"] = "auto"
@@ -388,7 +388,7 @@ class KubernetesConfig(Section):
         workers: Pods that hold engines.
         gpus_per_worker: GPUs of each; 0 for a cluster that only has CPUs.
         cpus_per_worker: CPUs of each: one for the engine of each GPU, the others preprocess.
-        memory_gib_per_worker: Memory of each; a third of it is Ray's object store.
+        memory_gib_per_worker: Memory of each, in GiB; a third of it is Ray's object store.
     """
 
     image: str = Field(default="dsvl-pipeline:0.1.0", pattern=_IMAGE)
@@ -410,9 +410,10 @@ class LimitsConfig(Section):
     """When a run that has gone wrong stops itself: exit code 3, and what was committed is safe.
 
     Attributes:
-        max_error_fraction: Of the last ``window_rows`` rows; the job's own where none is given.
-            Rows that had failed before, for a passing reason, may fail again.
-        window_rows: Fewer rows than this never stop a run by their share of errors.
+        max_error_fraction: Stop where more of the last ``window_rows`` rows fail. Without it the
+            job's own ``max_error_fraction`` counts. Rows that had failed before, for a passing
+            reason, may fail again.
+        window_rows: How many rows back that looks; fewer never stop a run by their share of errors.
         first_rows: Stop where the first so many rows of a run all fail with one code; 0: never.
         stall_timeout_s: Stop when no row has finished for so long; the first ones wait for nodes
             and for the model to load.
@@ -431,7 +432,23 @@ _MAX_LOOP_TOKENS = 256
 
 
 class JobConfig(Section):
-    """A whole job file. See ``configs/`` for commented examples."""
+    """A whole job file. See ``configs/`` for commented examples.
+
+    Attributes:
+        name: Of the job: lower case letters, digits and dashes, at most 40. On Kubernetes also of
+            what is created there.
+        input: What the job reads.
+        prompts: What is asked of every row; may be empty where ``input.columns.prompt`` is given.
+        model: Which checkpoint runs.
+        generation: How answers are decoded.
+        output: Where the table goes.
+        engine: What one engine may use.
+        cluster: How much of the cluster the job takes.
+        kubernetes: The job's own cluster on Kubernetes.
+        limits: When a run that has gone wrong stops itself.
+        max_error_fraction: Of the rows that the job wants; where more are errors in the end, the
+            exit code is 1.
+    """
 
     name: str = Field(pattern=_JOB_NAME)
     input: InputConfig

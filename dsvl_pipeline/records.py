@@ -68,13 +68,17 @@ class SamplingParams:
     The same class is the ``generation:`` section of a job file, so its names are what users write.
 
     Attributes:
-        max_new_tokens: Most tokens produced; reaching it ends with ``finish_reason="length"``.
+        max_new_tokens: Most tokens produced; reaching it ends with ``finish_reason="length"``. At
+            least 1.
         temperature: Divides the logits; 0 means greedy (the other filters are then ignored). Not
             between 0 and 1e-5, where quotients overflow.
         top_k: Keep the k likeliest tokens; 0 keeps all. Below 2**31.
-        top_p: Keep the smallest set of tokens whose probabilities reach this sum.
-        min_p: Drop tokens less likely than this share of the likeliest one.
-        repetition_penalty: Above 1 makes tokens of prompt and completion less likely.
+        top_p: Keep the smallest set of tokens whose probabilities reach this sum; above 0, and 1
+            keeps all.
+        min_p: Drop tokens less likely than this share of the likeliest one; from 0 (keeps all) to
+            below 1.
+        repetition_penalty: Above 1 makes tokens of prompt and completion less likely to come
+            again, below 1 more likely; 1 changes nothing. Also where decoding is greedy.
         seed: Randomness is a function of (seed, position) alone, hence independent of the batch.
         stop: Texts that end the completion; the text is cut before them.
         stop_token_ids: Ids that end the completion, besides the checkpoint's end of sequence.
@@ -82,7 +86,7 @@ class SamplingParams:
             ``finish_reason="repetition"``: a text of less than 16 tokens over so many tokens, a
             longer one (up to 64) over half as many. 0 lets it loop, as transformers does; in a job
             file the default is 256. At least 32.
-        ignore_eos: Go on after the end of sequence (benchmarks).
+        ignore_eos: Go on after the end of sequence, up to ``max_new_tokens``; for benchmarks.
         logprobs: Whether to return the log-probability of each produced token: the columns
             ``mean_logprob``, ``min_logprob`` and ``logprobs``, which are null without.
     """
@@ -135,14 +139,14 @@ class EngineConfig:
         kind: ``model`` runs the checkpoint; ``fake`` answers with seeded text, for tests.
         kv_cache_gib: Memory for keys and values; ``auto`` takes what is free on a GPU (keeping a
             reserve), and 1 GiB on a CPU.
-        max_num_sequences: Most sequences decoded in one step; ``auto`` is 256 on a GPU, 512 with
+        max_num_sequences: Most answers decoded in one step; ``auto`` is 256 on a GPU, 512 with
             fp8, 16 on a CPU.
-        max_step_tokens: Most prompt tokens prefilled in one step.
-        page_size_tokens: Tokens in one KV page.
+        max_step_tokens: Most prompt tokens that one step reads.
+        page_size_tokens: Tokens in one page of the memory for keys and values.
         quantization: ``fp8`` runs the language model's matrix products and keeps keys and values
             in eight bits: faster, with slightly other answers.
         prefix_sharing: Compute what prompts have in common at their beginning once.
-        cuda_graphs: Replay decode steps as CUDA graphs.
+        cuda_graphs: Replay decode steps as CUDA graphs; only on a GPU.
         step_timeout_s: A step that takes longer means that the device hangs; the engine then
             fails, and its process is replaced.
         fake: Settings of the fake engine, see `FakeEngineConfig`.

@@ -13,6 +13,7 @@ import pytest
 from dsvl_pipeline.cli import main
 from dsvl_pipeline.config import load_job
 from dsvl_pipeline.table.schema import output_schema
+from tools import render_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,6 +83,36 @@ def test_the_readmes_columns_exist() -> None:
     names = [name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)]
     assert len(names) > 8
     assert set(names) <= set(output_schema().names)
+
+
+def test_the_page_of_settings_is_what_the_tool_prints() -> None:
+    """The classes that check a job file say what its keys mean, once."""
+    assert render_settings.PAGE.read_text(encoding="utf-8") == render_settings.rendered()
+
+
+def test_every_setting_says_what_it_means() -> None:
+    """A key that its class's docstring does not explain would stand there bare."""
+    rows = [line for line in render_settings.rendered().splitlines() if line.startswith("| `")]
+    assert [row for row in rows if row.endswith("|  |")] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("input.image_timeout_s", "number above 0; seconds | `60` |"),
+        ("prompts[].schema", "mapping, or the path of a JSON file | none |"),
+        ("generation.max_loop_tokens", "whole number; tokens | `256` |"),
+        ("generation.stop", "list of texts | none |"),
+        ("engine.kind", "`model`, `fake` | `model` |"),
+        ("engine.fake.crash_rate", "number | `0` |"),
+        ("limits.first_rows", "whole number from 0 | `1000` |"),
+        ("max_error_fraction", "number from 0 to 1 | `0.05` |"),
+        ("output.uri", "text | (must be given) |"),
+    ],
+)
+def test_a_setting_has_type_unit_and_default(key: str, told: str) -> None:
+    """Of sections, lists of sections and plain dataclasses alike; a job's, not the class's."""
+    assert f"\n| `{key}` | {told} " in render_settings.rendered()
 
 
 def test_the_readmes_links_and_tree_exist() -> None:
