@@ -24,6 +24,7 @@ from dsvl_pipeline.table import reader
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.lineage import known_run
 from dsvl_pipeline.table.log import Snapshot, read_snapshot
+from dsvl_pipeline.wording import hint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,10 +164,13 @@ def explain(job: JobConfig, row_id: str, *, fresh: bool = False) -> list[Explana
         spool.close()
     there = _committed(snapshot, shard, row_id)
     committed = there.rows
-    if not rows.num_rows and not committed.num_rows:
+    skipped = () if rows.num_rows else tuple(_of_those_skipped(wanted, row_id))
+    if not (rows.num_rows or committed.num_rows or skipped):
+        near = hint(row_id, (row.row_id for row in wanted.source.rows()))
         raise ConfigError(
-            f"--explain {row_id}: neither the job's input nor its table has a row of this id; it "
-            "is the id column of the manifest, or the URI of the file, as `dsvl export` shows it"
+            f"--explain {row_id}: neither the job's input nor its table has a row of this id; "
+            f"{near}it is the id column of the manifest, or the URI of the file, as `dsvl export` "
+            "shows it"
         )
     compared = _compare(wanted, rows, committed, limit=None, fresh=fresh)
     found = wanted.find_carried(there, rows, compared)
@@ -175,10 +179,22 @@ def explain(job: JobConfig, row_id: str, *, fresh: bool = False) -> list[Explana
         before = reader.join_rows(list(there.parts.values())).slice(int(found.changed[0]), 1)
         changes = tuple(carried.changes(before, rows.slice(0, 1), wanted.job.fields))
     return [
+        *skipped,
         *_of_those_to_run(wanted, compared, committed, job.output.uri),
         *_of_those_to_keep(compared, rows, found, changes),
         *_of_those_to_drop(compared, rows),
     ]
+
+
+def _of_those_skipped(wanted: Wanted, name: str) -> Iterator[Explanation]:
+    for setting, reason, uri in wanted.source.why_skipped(name):
+        yield Explanation(
+            prompt_id="",
+            pages=(),
+            is_run=False,
+            reason=f"{setting} skips it: {reason}",
+            details=() if uri == name else (uri,),
+        )
 
 
 def _table(uri: str) -> tuple[Snapshot, int | None]:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 
 import pyarrow as pa
+from fsspec.utils import glob_translate
 
 from dsvl_pipeline.config import InputConfig
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.documents import document_rows
+from dsvl_pipeline.sources.images import SUFFIXES as IMAGES
 from dsvl_pipeline.sources.images import image_rows, may_have_pages
-from dsvl_pipeline.sources.listing import Named, resolve
+from dsvl_pipeline.sources.lines import SUFFIXES as MANIFESTS
+from dsvl_pipeline.sources.listing import Named, find, resolve
 from dsvl_pipeline.sources.manifest import Manifest
 from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.sources.skips import Skipped, Skips
 from dsvl_pipeline.sources.unique import refuse_repeats
-from dsvl_pipeline.sources.uris import as_text, local_path
+from dsvl_pipeline.sources.uris import as_text, local_path, scheme_of
+from dsvl_pipeline.stores.patterns import split
 
 ROWS_PER_BATCH = 4096
+_SUFFIXES = {"manifest": MANIFESTS, "images": IMAGES, "documents": (".pdf",)}
 
 
 class Input:
@@ -33,7 +39,8 @@ class Input:
     def __init__(self, config: InputConfig) -> None:
         self._named = _resolved(config)
         self.config = config = _spelled(config, self._named)
-        self._manifest_skips, self._file_skips = Skips(), Skips()
+        self._sisters = Sisters(self._named)
+        self._manifest_skips, self._file_skips = Skips(self._sisters), Skips()
         self._manifest = (
             Manifest(
                 self._named["manifest"],
@@ -47,7 +54,7 @@ class Input:
             else None
         )
         self.carry_schema = self._manifest.carry_schema if self._manifest else pa.schema([])
-        self._files()
+        self._files(Skips())
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -63,17 +70,71 @@ class Input:
             ConfigError: A manifest file turns out to be damaged.
         """
         batches = self._manifest.batches() if self._manifest else iter(())
-        rows = refuse_repeats(chain(batches, _batches(self._files())))
+        self._file_skips = Skips(self._sisters)
+        rows = refuse_repeats(chain(batches, _batches(self._files(self._file_skips))))
         return map(_with_pages, rows) if self.config.frames == "pages" else rows
 
-    def _files(self) -> Iterator[Row]:
+    def why_skipped(self, name: str) -> list[tuple[str, str, str]]:
+        """List the files once more; say which that have this name are passed over.
+
+        Args:
+            name: A URI, a path or the end of one.
+
+        Returns:
+            Some of them: the setting that passes it over, why, and its URI.
+        """
+        whole = name if scheme_of(name) != "file" else local_path(name)
+
+        def is_meant(uri: str) -> bool:
+            return uri in (name, whole) or uri.endswith(f"/{name}")
+
+        skips = Skips(self._sisters, is_meant)
+        if manifest := self._named["manifest"]:
+            for _ in find(manifest, setting="input.manifest", suffixes=MANIFESTS, skips=skips):
+                pass
+        for _ in self._files(skips):
+            pass
+        return skips.seen
+
+    def _files(self, skips: Skips) -> Iterator[Row]:
         images, documents = self._named["images"], self._named["documents"]
         num_carried = len(self.carry_schema)
-        self._file_skips = skips = Skips()
         return chain(
             image_rows(images, num_carried=num_carried, skips=skips) if images else (),
             document_rows(documents, num_carried=num_carried, skips=skips) if documents else (),
         )
+
+
+class Sisters:
+    """Tells of a file that one setting passes over whether another one lists it.
+
+    Several settings may name one directory, each for the files of its own kind.
+    """
+
+    def __init__(self, named: Mapping[str, Sequence[Named]]) -> None:
+        self._patterns = {
+            f"input.{name}": [one for each in patterns for one in _listed(each.pattern, name)]
+            for name, patterns in named.items()
+        }
+
+    def __call__(self, setting: str, uri: str) -> bool:
+        return any(
+            uri.lower().endswith(suffixes) and pattern.match(uri)
+            for name, patterns in self._patterns.items()
+            for pattern, suffixes in patterns
+            if name != setting
+        )
+
+
+def _listed(pattern: str, name: str) -> Iterator[tuple[re.Pattern[str], str | tuple[str, ...]]]:
+    """Give expressions that a pattern's files match, each with how their names must end."""
+    head, tail = split(pattern)
+    suffixes = _SUFFIXES[name]
+    if tail:
+        yield re.compile(glob_translate(pattern)), "" if "." in tail.split("/")[-1] else suffixes
+    else:
+        yield re.compile(rf"{re.escape(head)}\Z"), ""
+        yield re.compile(rf"{re.escape(head.rstrip('/'))}/"), suffixes
 
 
 def open_input(config: InputConfig) -> Input:

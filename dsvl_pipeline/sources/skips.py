@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dsvl_pipeline.sources.uris import shown
@@ -30,13 +30,32 @@ class Skipped:
 
 
 class Skips:
-    """Counts what is passed over, in bounded memory whatever the names are."""
+    """Counts what is passed over, in bounded memory whatever the names are.
 
-    def __init__(self) -> None:
+    Args:
+        is_for_another: Tells, by setting and URI, what another setting of the job lists: it is not
+            passed over, or that one says so.
+        watched: Tells by its URI which file is asked about.
+
+    Attributes:
+        seen: Setting, reason and URI of some of those that are watched.
+    """
+
+    def __init__(
+        self,
+        is_for_another: Callable[[str, str], bool] = lambda _setting, _uri: False,
+        watched: Callable[[str], bool] = lambda _uri: False,
+    ) -> None:
+        self.seen: list[tuple[str, str, str]] = []
+        self._is_for_another, self._watched = is_for_another, watched
         self._found: dict[tuple[str, str], tuple[int, list[str]]] = {}
 
     def add(self, setting: str, reason: str, uri: str) -> None:
         """Count one file."""
+        if self._is_for_another(setting, uri):
+            return
+        if len(self.seen) < MOST_EXAMPLES and self._watched(uri):
+            self.seen.append((setting, reason, shown(uri)))
         key = (setting, reason)
         if key not in self._found and len(self._found) >= MOST_REASONS:
             key = (setting, _OTHERS)

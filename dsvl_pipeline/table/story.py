@@ -91,7 +91,7 @@ def tell(
     if not found:
         asked = "" if page_index is None else f", page_index {page_index}"
         asked += "" if prompt_id is None else f", prompt_id {prompt_id!r}"
-        near = "" if asked else hint(row_id, _row_ids(uri, snapshot))
+        near = "" if asked else near_rows(snapshot, row_id)
         raise ConfigError(
             f"{storage.redact(uri)}: version {snapshot.version} has no row with row_id "
             f"{row_id!r}{asked}; {near}row ids are those of the manifest's id column, or the URIs "
@@ -207,13 +207,19 @@ def _of_repairs(entries: Sequence[LogEntry], shard: int) -> str:
     )
 
 
-def _row_ids(uri: str, snapshot: Snapshot) -> Iterator[str]:
+def near_rows(snapshot: Snapshot, row_id: str) -> str:
+    """Ask, for a message, whether one of a table's row ids was meant; nothing if none is near."""
+    return hint(row_id, _row_ids(snapshot))
+
+
+def _row_ids(snapshot: Snapshot) -> Iterator[str]:
     num_rows = 0
     for receipt in snapshot.parts.values():
         if num_rows >= _MOST_NAMES:
             return
         with suppress(TableError):  # a damaged part is another matter
-            yield from read_columns(uri, receipt, ("row_id",))["row_id"].unique().to_pylist()
+            rows = read_columns(snapshot.uri, receipt, ("row_id",))
+            yield from rows["row_id"].unique().to_pylist()
         num_rows += receipt.num_rows
 
 

@@ -14,7 +14,7 @@ from dsvl_pipeline.pipeline.preview import explain, preview
 from dsvl_pipeline.pipeline.run import run_job
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.verify import verify
-from tests.pipeline.jobs import fake_job, parse, plain_rows, write_manifest
+from tests.pipeline.jobs import fake_job, jpeg, parse, plain_rows, write_manifest
 
 pytestmark = pytest.mark.ray
 
@@ -134,3 +134,23 @@ def test_the_command_prints_reasons(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "generation.max_new_tokens was 16, is 17" in out
     assert main(["plan", str(path), "--explain", "nobody"]) == 2
     assert "--explain nobody: neither" in capsys.readouterr().err
+    assert main(["plan", str(path), "--explain", "row-0001"]) == 2
+    assert "did you mean 'row-00001' or " in capsys.readouterr().err
+
+
+def test_a_file_that_is_passed_over_is_explained(tmp_path: Path) -> None:
+    """It has no row, which is what people ask about; also once the table has one of it."""
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "in" / name).write_bytes(jpeg(1))
+    (tmp_path / "in" / "c.heic").touch()
+    job = fake_job({"images": str(tmp_path / "in")}, str(tmp_path / "out"))
+    (found,) = explain(parse(job), "c.heic")
+    assert (found.prompt_id, found.is_run) == ("", False)
+    assert found.reason.startswith("input.images skips it: HEIC pictures, which are not read")
+    assert found.details == (f"{tmp_path}/in/c.heic",)
+    run_job(parse(job))
+    job["input"] = {"images": str(tmp_path / "in" / "*"), "documents": str(tmp_path / "in")}
+    (tmp_path / "in" / "b.jpg").rename(tmp_path / "in" / "b.pdf")
+    reasons = reasons_of(job, str(tmp_path / "in" / "a.jpg"))
+    assert reasons == [("caption", False, "kept: up to date")]

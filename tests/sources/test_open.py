@@ -187,3 +187,81 @@ def test_a_name_tells_which_images_may_have_pages(tmp_path: Path, source: str, k
             }
         )
         assert [row.kind for row in open_input(config).rows()] == [wanted, "image"]
+
+
+def skipped_by(setting: str, **settings: object) -> list[str]:
+    """Names of the files that one setting of a job passes over."""
+    source = open_input(InputConfig.model_validate(settings))
+    assert list(source.rows())
+    found = [name for one in source.skipped if one.setting == setting for name in one.examples]
+    return sorted(os.path.basename(name) for name in found)
+
+
+def mixed(folder: Path) -> str:
+    """Make a directory that holds some of everything."""
+    (folder / "deep").mkdir()
+    for name in ("a.jpg", "deep/b.png", "c.pdf", "m.csv", "notes.txt", "d.odd"):
+        (folder / name).write_text("image\nx.jpg\n")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("images", "documents"),
+    [("", ""), ("/", "/*"), ("/**", ""), ("/**/*", "/**"), ("/*[!x]", "/")],
+)
+def test_what_another_setting_reads_is_not_passed_over(
+    tmp_path: Path, images: str, documents: str
+) -> None:
+    """Images and documents of one directory: each setting lists its own."""
+    here = mixed(tmp_path)
+    both = {"images": here + images, "documents": here + documents}
+    for setting in ("input.images", "input.documents"):
+        found = skipped_by(setting, **both)
+        assert {"a.jpg", "c.pdf"}.isdisjoint(found)
+        assert {"notes.txt", "d.odd"} <= set(found)
+
+
+def test_what_no_other_setting_reads_is_passed_over(tmp_path: Path) -> None:
+    """Nor is what lies elsewhere, or what a pattern of the other setting does not name."""
+    here = mixed(tmp_path)
+    deep = skipped_by("input.documents", images=f"{here}/deep", documents=here)
+    assert deep == ["a.jpg", "d.odd", "m.csv", "notes.txt"]
+    named = skipped_by("input.documents", images=f"{here}/**/*.odd", documents=here)
+    assert named == ["a.jpg", "b.png", "m.csv", "notes.txt"]
+
+
+def test_a_manifest_among_its_pictures_is_not_passed_over(tmp_path: Path) -> None:
+    """Nor are the pictures that the manifest's glob finds, and another setting reads."""
+    here = mixed(tmp_path)
+    columns = {"image": "image"}
+    found = skipped_by("input.images", manifest=f"{here}/m.csv", images=here, columns=columns)
+    assert found == ["c.pdf", "d.odd", "notes.txt"]
+    found = skipped_by("input.manifest", manifest=here, images=here, columns=columns)
+    assert found == ["c.pdf", "d.odd", "notes.txt"]
+
+
+@pytest.mark.parametrize("spelling", ["absolute", "relative", "short"])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("f.heic", "HEIC pictures"),
+        (".hidden.png", "hidden or set aside"),
+        ("_tmp/g.png", "hidden or set aside"),
+        ("notes.txt", "unknown type .txt"),
+    ],
+)
+def test_a_file_that_is_passed_over_is_told_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: str, name: str, why: str
+) -> None:
+    """However it is named, and only it."""
+    here = mixed(tmp_path)
+    (tmp_path / "_tmp").mkdir()
+    for each in ("f.heic", ".hidden.png", "_tmp/g.png"):
+        (tmp_path / each).touch()
+    monkeypatch.chdir(tmp_path.parent)
+    named = {"absolute": f"{here}/{name}", "relative": f"./{tmp_path.name}/{name}", "short": name}
+    source = open_input(InputConfig.model_validate({"images": here}))
+    ((setting, reason, uri),) = source.why_skipped(named[spelling])
+    assert (setting, uri) == ("input.images", f"{here}/{name}")
+    assert reason.startswith(why)
+    assert source.why_skipped("a.jpg") == []
