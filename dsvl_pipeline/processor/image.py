@@ -128,15 +128,27 @@ def _decode_tiff(data: bytes, page_index: int, pages: tiff.Pages | None) -> Fram
     page = pages.open(page_index) if pages else io.BytesIO(data)
     tags = tiff.read_tags(page)
     orientation, stretch = tags.get(ExifTags.Base.Orientation), tiff.stretch_of(tags)
-    if tiff.has_plain_samples(tags):
-        with Image.open(page, formats=("TIFF",)) as image:
-            picture = to_rgb(image)  # Pillow turns TIFFs itself
-    else:
+    picture = _by_pillow(page, tags) if tiff.has_plain_samples(tags) else None
+    if picture is None:
         _check_size(tags.get(256, 0), tags.get(257, 0))
         picture = _turned(to_rgb(tiff.read_samples(data, tags)), orientation)
     if orientation in _LYING:
         stretch = 1 / stretch if stretch else 1.0
     return Frame(image=_squared(picture, stretch), num_frames=max(len(pages), 1), holds="pages")
+
+
+def _by_pillow(page: io.BytesIO, tags: tiff.Tags) -> Image.Image | None:
+    """Read a page of a TIFF, turned; None if Pillow does not know such samples."""
+    try:
+        image = Image.open(page, formats=("TIFF",))
+    except UnidentifiedImageError:
+        return None
+    with image:
+        if image.mode != "I;16" or tags.get(258) != (12,):
+            return to_rgb(image)
+        _check_size(*image.size)  # 12 bits of JPEG in words of 16
+        words = np.asarray(image)
+        return to_rgb(Image.fromarray(words << 4 | words >> 8))
 
 
 def _scale_transparency(image: Image.Image, bits: int) -> None:

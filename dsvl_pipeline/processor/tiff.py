@@ -31,7 +31,7 @@ _MOST_DIRECTORIES = 200_000
 # Of an array of samples, converted at a time: what stays in a core's cache.
 _BAND_SAMPLES = 1 << 17
 
-WHITE_IS_ZERO, BLACK_IS_ZERO, IS_RGB, IS_PALETTE, IS_CMYK = 0, 1, 2, 3, 5
+WHITE_IS_ZERO, BLACK_IS_ZERO, IS_RGB, IS_PALETTE, IS_CMYK, IS_YCBCR = 0, 1, 2, 3, 5, 6
 IS_LAB, IS_ICC_LAB = 8, 9
 _NUM_COLOURS = {
     WHITE_IS_ZERO: 1,
@@ -48,7 +48,10 @@ _NO_COMPRESSION = 1
 # Of a strip or tile that is larger than its picture.
 _MOST_PART_BYTES = 1 << 26
 # LZW, deflate (twice), PackBits, LZMA, Zstandard: what gives back the very bytes.
-_LOSSLESS = (_NO_COMPRESSION, 5, 8, 32946, 32773, 34925, 50000)
+_PREDICTED = (5, 8, 32946, 34925, 50000)  # those that know of differences
+_LOSSLESS = (_NO_COMPRESSION, 32773, *_PREDICTED)
+# Faxes, JPEG (and its old form), ThunderScan: what Pillow unpacks besides.
+_BY_PILLOW = (2, 3, 4, 6, 7, 32771, 32809)
 _REVERSED_BITS = np.packbits(
     np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1]
 )
@@ -236,6 +239,8 @@ class _Layout:
         num_samples: Of a pixel.
         alpha: 0 where there is none, 1 premultiplied, 2 not.
         is_planar: Whether each sample has strips of its own.
+        unit: Pixels across and down that are stored as one, of which width and height are the
+            numbers.
     """
 
     width: int
@@ -246,6 +251,7 @@ class _Layout:
     num_samples: int
     alpha: int
     is_planar: bool
+    unit: tuple[int, int] = (1, 1)
 
     @property
     def num_colours(self) -> int:
@@ -253,24 +259,46 @@ class _Layout:
 
 
 def has_plain_samples(tags: Tags) -> bool:
-    """Tell whether Pillow shows a page's samples as they are meant, or refuses them for good."""
+    """Tell whether Pillow shows a page's samples as they are meant, or does not know them."""
     bits, forms = _numbers(tags, 258, (1,)), _numbers(tags, 339, (1,))
-    photometric, is_planar = _number(tags, 262, 0), _number(tags, 284, 1) == 2
-    if _number(tags, 259, 1) not in _LOSSLESS:
-        return True
-    if set(forms) != {_UNSIGNED}:
+    photometric, is_planar = _photometric(tags), _number(tags, 284, 1) == 2
+    compression = _number(tags, 259, 1)
+    if compression not in _LOSSLESS:
+        return compression in _BY_PILLOW
+    if photometric == IS_YCBCR:
+        # Where it lies open, Pillow takes it for three samples of each pixel.
+        return compression != _NO_COMPRESSION or (_subsampling(tags) == (1, 1) and not is_planar)
+    if set(forms) != {_UNSIGNED} or is_planar or 262 not in tags:
         return False
     if photometric == IS_PALETTE:
         # Entries have 16 bits; some programs write 8, which Pillow would shift to black.
         entries = _numbers(tags, 320, ())
         return set(bits) <= {1, 2, 4, 8} and max(entries, default=0) > 255
     if photometric in (IS_LAB, IS_ICC_LAB):
-        return photometric == IS_LAB and set(bits) == {8} and not is_planar
+        return photometric == IS_LAB and set(bits) == {8}
     if set(bits) == {16} and photometric in (IS_RGB, IS_CMYK):
-        return not is_planar
+        return True
     if photometric == WHITE_IS_ZERO and _number(tags, 277, 1) > 1:
         return False
     return set(bits) <= {1, 2, 4, 8}
+
+
+def _photometric(tags: Tags) -> int:
+    """Give what samples mean; where the file does not say so, what libtiff shows."""
+    num_colours = _number(tags, 277, 1) - len(_numbers(tags, 338, ()))
+    return _number(tags, 262, IS_RGB if num_colours == 3 else BLACK_IS_ZERO)
+
+
+def _subsampling(tags: Tags) -> tuple[int, int]:
+    """Give how many pixels across and down share one colour in YCbCr.
+
+    Two by two is the standard's default, which some programs that store all of them leave out.
+    """
+    told = _numbers(tags, 530, ())
+    if len(told) != 2:
+        is_full = sum(_numbers(tags, 279, ())) >= 3 * _number(tags, 256, 0) * _number(tags, 257, 0)
+        return (1, 1) if is_full else (2, 2)
+    return told[0], told[1]
 
 
 def read_samples(data: bytes, tags: Tags) -> Image.Image:
@@ -282,6 +310,12 @@ def read_samples(data: bytes, tags: Tags) -> Image.Image:
     Raises:
         ImageError: With code ``image_samples``: nothing here knows such samples.
     """
+    if not {256, 257} <= tags.keys() or not {273, 324} & tags.keys():
+        raise OSError("the header is damaged or cut off")
+    if (compression := _number(tags, 259, 1)) not in _LOSSLESS:
+        raise _unknown(f"compression {compression}")
+    if _photometric(tags) == IS_YCBCR:
+        return _ycbcr(data, tags)
     layout = _layout(tags)
     samples = _samples(data, tags, layout)
     if layout.photometric == IS_PALETTE:
@@ -306,7 +340,7 @@ def read_samples(data: bytes, tags: Tags) -> Image.Image:
 
 def _layout(tags: Tags) -> _Layout:
     bits, forms = _numbers(tags, 258, (1,)), _numbers(tags, 339, (1,))
-    photometric = _number(tags, 262, 0)
+    photometric = _photometric(tags)
     num_samples = _number(tags, 277, len(bits))
     form = _UNSIGNED if forms[0] == _VOID else forms[0]
     extras = _numbers(tags, 338, ())
@@ -348,7 +382,7 @@ def _unknown(what: str) -> ImageError:
     return ImageError(
         "image_samples",
         f"decoding the image: a TIFF with {what} is not read, so that no wrong picture is shown; "
-        "convert it to 8-bit grey or RGB",
+        "convert it to 8-bit grey or RGB, compressed by LZW or not at all",
     )
 
 
@@ -394,10 +428,13 @@ def _gather(
     """
     is_tiled = 324 in tags
     width, height = layout.width, layout.height
+    across, down = layout.unit
     if is_tiled:
-        part_width, part_height = _number(tags, 322, 0), _number(tags, 323, 0)
+        part_width = -(-_number(tags, 322, 0) // across)
+        part_height = -(-_number(tags, 323, 0) // down)
     else:
-        part_width, part_height = width, min(_number(tags, 278, height), height)
+        part_width = width
+        part_height = min(-(-_number(tags, 278, height * down) // down), height)
     offsets = _numbers(tags, 324 if is_tiled else 273, ())
     sizes = _numbers(tags, 325 if is_tiled else 279, ())
     if part_width < 1 or part_height < 1 or part_width > 2 * width + 4096:
@@ -435,9 +472,9 @@ def _part(
     """Unpack one strip or tile, ``[rows, width, samples]``."""
     stride = 1 if layout.is_planar else layout.num_samples
     num = width * stride
-    predictor = _number(tags, 317, 1)
-    order = "<" if tags.prefix == b"II" else ">"
     compression, fill_order = _number(tags, 259, 1), _number(tags, 266, 1)
+    predictor = _number(tags, 317, 1) if compression in _PREDICTED else 1
+    order = "<" if tags.prefix == b"II" else ">"
     whole = _decompress(packed, compression, fill_order, -(-num * bits // 8), num_rows)
     if predictor == 3 and layout.form == _FLOAT:
         return _undo_float_predictor(whole, bits // 8, stride).reshape(num_rows, width, stride)
@@ -582,6 +619,46 @@ def _by_palette(indices: NDArray[Any], entries: tuple[int, ...], layout: _Layout
     colours = np.array(entries[: 3 << layout.bits], np.uint32).reshape(3, -1).T
     shift = 8 if colours.max(initial=0) > 255 else 0
     return Image.fromarray((colours >> shift).astype(np.uint8)[indices])
+
+
+def _ycbcr(data: bytes, tags: Tags) -> Image.Image:
+    """Read YCbCr that is stored by units of pixels: the luma of each, then what they share.
+
+    Source: TIFF 6.0, section 21.
+    """
+    (across, down), is_planar = _subsampling(tags), _number(tags, 284, 1) == 2
+    weights, bits = _floats(tags, 529), _numbers(tags, 258, (8,))
+    if (
+        not {across, down} <= {1, 2, 4}
+        or (is_planar and (across, down) != (1, 1))
+        or set(bits) != {8}
+        or _number(tags, 277, 3) != 3
+        or (weights and not np.allclose(weights, (0.299, 0.587, 0.114), atol=1e-3))
+    ):
+        raise _unknown(
+            f"YCbCr of {'/'.join(map(str, bits))} bits, {across} by {down} pixels to a colour"
+        )
+    width, height, num = _number(tags, 256, 0), _number(tags, 257, 0), across * down
+    layout = _Layout(
+        width=-(-width // across), height=-(-height // down), photometric=IS_YCBCR,
+        form=_UNSIGNED, bits=8, num_samples=num + 2, alpha=0, is_planar=is_planar,
+        unit=(across, down),
+    )  # fmt: skip
+    units = _gather(data, tags, layout, 8)
+    blocks = units[..., :num].reshape(layout.height, layout.width, down, across)
+    luma = blocks.transpose(0, 2, 1, 3).reshape(layout.height * down, -1)
+    shared = units[..., num:].repeat(down, axis=0).repeat(across, axis=1)
+    samples = np.dstack([luma, shared])[:height, :width]
+    ranges = _floats(tags, 532)
+    if len(ranges) == 6:  # black and white of luma; of colours, none and most
+        for sample, (zero, full) in enumerate(((0, 255), (128, 255), (128, 255))):
+            black, white = ranges[2 * sample : 2 * sample + 2]
+            if (black, white) != (zero, full) and white > black:
+                table = (np.arange(256) - black) * ((full - zero) / (white - black)) + zero
+                samples[..., sample] = np.rint(table.clip(0, 255)).astype(np.uint8)[
+                    samples[..., sample]
+                ]
+    return Image.frombytes("YCbCr", (width, height), samples.tobytes())
 
 
 def _lab(samples: NDArray[Any], layout: _Layout) -> Image.Image:

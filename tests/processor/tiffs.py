@@ -68,7 +68,8 @@ def file(*pages: tuple[dict[int, Values], bytes], order: str = "<", is_big: bool
         strip = len(data)
         data += body + b"\0" * (len(body) % 2)
         entries = []
-        for tag, values in sorted({OFFSETS: strip, SIZES: len(body), **tags}.items()):
+        strips = {} if 324 in tags else {OFFSETS: strip, SIZES: len(body)}
+        for tag, values in sorted({**strips, **tags}.items()):
             packed, kind, count = _value(values, tag, order)
             if len(packed) > (8 if is_big else 4):
                 place = len(data)
