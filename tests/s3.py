@@ -294,8 +294,11 @@ async def _start_proxy(faults: FaultyServer, upstream: str, port: int) -> web.Ap
             await response.write(answered)
             return response
 
+    async def refuse(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=417, text="some stores and proxies know no `Expect`")
+
     app = web.Application(client_max_size=2**30)
-    app.router.add_route("*", "/{path:.*}", handle)
+    app.router.add_route("*", "/{path:.*}", handle, expect_handler=refuse)
 
     async def close(_: web.Application) -> None:
         await session.close()

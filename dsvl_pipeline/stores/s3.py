@@ -17,6 +17,7 @@ from functools import lru_cache
 from io import BytesIO
 from typing import Any, TypeVar
 
+from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 from botocore import exceptions as boto  # type: ignore[import-untyped]
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
@@ -254,7 +255,10 @@ def _filesystem() -> Any:
 # A forked child must not use its parent's event loop and sockets, hence the process id.
 @lru_cache(maxsize=8)
 def _connected(process_id: int, settings: tuple[tuple[str, str], ...]) -> Any:
+    session = AioSession()
+    session.register("request-created.s3.PutObject", _send_at_once)
     s3 = S3FileSystem(
+        session=session,
         skip_instance_cache=True,
         use_listings_cache=False,
         config_kwargs={
@@ -269,6 +273,17 @@ def _connected(process_id: int, settings: tuple[tuple[str, str], ...]) -> Any:
     )
     s3.retries = 1
     return s3
+
+
+def _send_at_once(request: Any, **_: Any) -> None:
+    """Send a body as bytes, and without asking whether it is welcome.
+
+    Botocore makes a file of each body, and asks first (``Expect: 100-continue``), which costs a
+    round trip. Where a connection is lost, aiohttp before 3.14 sends the rest of that file again:
+    nothing, so that client and store wait for one another for 30 s.
+    """
+    del request.headers["Expect"]
+    request.data = request.data.read()
 
 
 def _call(action: str, uri: str, operation: Callable[[Any], Awaitable[T]]) -> T:
