@@ -747,10 +747,28 @@ def _explain(
         problems = [{"msg": _IN_WORDS[problem["ctx"]["pattern"]]}]
     elif kind == "tuple_type":
         problems = [{"msg": "Input should be a list"}]
-    message = ", or ".join(one["msg"].removeprefix("Value error, ") for one in problems)
+    message = ", or ".join(map(_wanted, problems)) + _near_choice(found, problems)
     if isinstance(found, Mapping) or len(_shown(found)) > 80:
         return f"{place}: {name}: {message}"
     return f"{place}: {name}: {_found(name, found)}{message}"
+
+
+def _wanted(problem: Mapping[str, Any]) -> str:
+    if problem.get("type") in ("bool_parsing", "bool_type"):
+        return "Input should be true or false"
+    return str(problem["msg"]).removeprefix("Value error, ")
+
+
+def _near_choice(found: Any, problems: list[dict[str, Any]]) -> str:
+    """Ask whether one of the texts was meant that are allowed here; nothing if none is near."""
+    choices = {
+        choice.lower(): choice
+        for problem in problems
+        if problem.get("type") == "literal_error"
+        for choice in re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+    }
+    near = difflib.get_close_matches(str(found).lower(), choices, n=1)
+    return f"; did you mean {choices[near[0]]}?" if near else ""
 
 
 def _found(name: str, value: Any) -> str:

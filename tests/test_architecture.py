@@ -41,7 +41,7 @@ LAYERS = (
 )
 # Inside the bottom layer: who may know whom.
 FLOOR: dict[str, set[str]] = {
-    "config": {"fields", "grammar", "wording", "records", "errors", "text_files"},
+    "config": {"fields", "grammar", "records", "errors", "text_files"},
     "hub": {"errors"},
     "storage": {"stores", "errors"},
     "stores": {"errors"},

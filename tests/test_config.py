@@ -417,3 +417,39 @@ def test_a_missing_library_is_named_where_a_schema_is_given(
     (found,) = mistakes(tmp_path, with_schema(SCHEMA))
     assert found.startswith("job.yaml:6: prompts.0.schema: a JSON schema or regular expression")
     assert found.endswith("install it with pip install 'dsvl-pipeline[model]'")
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("engine: {kind: fakee}", "'model' or 'fake'; did you mean fake?"),
+        ("engine: {kind: FAKE}", "'model' or 'fake'; did you mean fake?"),
+        ("engine: {kv_cache_gib: atuo}", "Input should be 'auto'; did you mean auto?"),
+        ("cluster: {replicas: Auto}", "Input should be 'auto'; did you mean auto?"),
+        ("engine: {quantization: f8}", "'none' or 'fp8'; did you mean fp8?"),
+        ("engine: {quantization: int4}", "Input should be 'none' or 'fp8'"),
+        ("cluster: {replicas: many}", "or Input should be 'auto'"),
+        ("engine: {prefix_sharing: ja}", 'found "ja": Input should be true or false'),
+        ("generation: {logprobs: 2}", "found 2: Input should be true or false"),
+        ("engine: {cuda_graphs: [true]}", "found [true]: Input should be true or false"),
+    ],
+)
+def test_a_wrong_value_is_told_which_one_was_meant(tmp_path: Path, text: str, end: str) -> None:
+    """The nearest of those allowed, where one is near; and what YAML calls a yes."""
+    (message,) = mistakes(tmp_path, GOOD + text)
+    assert message.endswith(end)
+
+
+def test_switches_and_choices_of_the_input_are_told_too(tmp_path: Path) -> None:
+    """Sections of pydantic as well as plain dataclasses, and what --set says."""
+    path = tmp_path / "job.yaml"
+    path.write_text(GOOD, encoding="utf-8")
+    wrong = ["input.frames=page", "input.check_changes=yess", "output.vanished=dorp"]
+    with pytest.raises(ConfigError) as caught:
+        load_job(path, wrong)
+    ends = [line.partition(" found ")[2] for line in str(caught.value).splitlines()]
+    assert ends == [
+        '"yess": Input should be true or false',
+        "\"page\": Input should be 'pages', 'first' or 'error'; did you mean pages?",
+        "\"dorp\": Input should be 'keep' or 'drop'; did you mean drop?",
+    ]
