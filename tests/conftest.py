@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.ray_settings import KEPT_WORKERS
 from tests.s3 import s3_bucket, s3_faults, s3_server
 
 __all__ = ["s3_bucket", "s3_faults", "s3_server"]
@@ -16,6 +17,9 @@ __all__ = ["s3_bucket", "s3_faults", "s3_server"]
 # Machines are shared: how long an example takes says nothing.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+
+for _name, _value in KEPT_WORKERS.items():
+    os.environ.setdefault(_name, _value)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -33,6 +33,7 @@ from dsvl_pipeline.table.verify import verify
 from tests.fault.cluster import LocalCluster
 from tests.fault.driver import Driver, DriverPool
 from tests.pipeline.jobs import fake_job, write_manifest
+from tests.ray_settings import KEPT_WORKERS
 from tests.s3 import (
     FaultyServer,
     Rule,
@@ -273,11 +274,8 @@ def open_campaign() -> Iterator[Campaign]:
         server = FaultyServer(make_bucket(upstream))
         patch.setenv("AWS_ENDPOINT_URL", stack.enter_context(proxy(server, upstream)))
         patch.setenv("RAY_TMPDIR", str(folder))
-        # A run is small and starting workers is most of its cost: keep them, and do not let them
-        # give way to everything else on the machine.
-        patch.setenv("RAY_worker_niceness", "0")
-        patch.setenv("RAY_num_workers_soft_limit", "12")
-        patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "600000")
+        for name, value in KEPT_WORKERS.items():
+            patch.setenv(name, value)
         cluster = LocalCluster()
         stack.callback(cluster.close)
         patch.setenv("RAY_ADDRESS", cluster.address)
