@@ -25,7 +25,6 @@ class Drains:
     """
 
     def __init__(self) -> None:
-        self._here = ray.get_runtime_context().get_node_id()
         self._looked_s = 0.0
         self._deadlines_ms: dict[str, int] = {}
 
@@ -40,7 +39,7 @@ class Drains:
         state: Any = ray._private.state.state  # as Ray Data's actor pools ask
         self._deadlines_ms = state.get_draining_nodes()
         self._looked_s = time.monotonic()
-        deadline_ms = self._deadlines_ms.get(self._here)
+        deadline_ms = self._deadlines_ms.get(ray.get_runtime_context().get_node_id())
         # A drain without a deadline has 0: nobody knows how much time there is.
         if deadline_ms is not None and deadline_ms / 1000 - time.time() < _LAST_PARTS_S:
             raise RunStoppedError(

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+from ray._private import auto_init_hook
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import ConfigError, RunStoppedError, StorageError
@@ -43,7 +44,8 @@ ANSWER_COLUMNS = ["row_id", "prompt_id", "row_key", "status", "text", "run_id", 
 
 @pytest.fixture(autouse=True)
 def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No Ray: a plan only asks how large the cluster is."""
+    """No Ray: a plan only asks how large the cluster is. Else a call would start one, unseen."""
+    monkeypatch.setattr(auto_init_hook, "enable_auto_connect", False)
     scale = Scale(replicas=1, num_gpus=0, rows_per_batch=8, batches_in_flight=1, dtype="float32")
     monkeypatch.setattr(settings, "connect", lambda job: None)
     monkeypatch.setattr(settings, "scale_of", lambda job: scale)
