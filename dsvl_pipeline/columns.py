@@ -6,17 +6,19 @@ than 2.7 million years, but a manifest may.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import zoneinfo
 from collections.abc import Iterable
 from functools import lru_cache, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_UTC = "UTC"
+_TEXT, _UTC = pa.string(), "UTC"
 _OFFSET = re.compile(r"[+-]\d\d:\d\d")
 _SIMPLE = (
     pa.types.is_null,
@@ -113,25 +115,41 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return None
 
 
-def holding_all(kinds: Iterable[pa.DataType]) -> pa.DataType:
-    """Give the type that holds whatever values columns of these types have: at worst text."""
+def holding_all(
+    kinds: Iterable[pa.DataType], columns: Iterable[pa.Array | pa.ChunkedArray] = ()
+) -> pa.DataType:
+    """Give the type that holds all: the one that is common to all types, at worst text.
 
-    def widen(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-        common = common_type(one, other)
-        if common is None or _may_not_fit(one, common) or _may_not_fit(other, common):
-            return pa.string()
-        return common
+    Whole numbers are floats only where none of them is changed by it.
 
-    return reduce(widen, sorted(kinds, key=str), pa.null())
+    Args:
+        kinds: Of columns that may hold whatever values their types have.
+        columns: Those whose own values are all that matters.
+    """
+    kinds, columns = list(kinds), list(columns)
+    found = {*kinds, *(column.type for column in columns)}
+    common = reduce(lambda a, b: common_type(a, b) or _TEXT, sorted(found, key=str), pa.null())
+    if any(_may_not_fit(kind, common) for kind in kinds):
+        return _TEXT
+    try:
+        for column in columns:
+            convert(column, common)
+    except pa.ArrowInvalid:
+        return _TEXT
+    return common
 
 
-def convert(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+def convert(
+    column: pa.Array | pa.ChunkedArray, wanted: pa.DataType
+) -> pa.Array | pa.ChunkedArray:
     """Give a column in a portable type, with the very same values; only times are cut, to µs.
 
     Raises:
         pa.ArrowInvalid: A value does not fit.
         pa.ArrowNotImplementedError: The types have nothing to do with each other.
     """
+    if isinstance(column, pa.ChunkedArray):
+        return pa.chunked_array([convert(chunk, wanted) for chunk in column.chunks], wanted)
     column = _plain(column)
     if column.type == wanted:
         return column
@@ -182,11 +200,35 @@ def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
         return [_python_value(value) for value in column]
 
 
-def scalars(column: pa.Array) -> list[Any]:
-    """Give a column's values as `pa.array` takes them back, whether or not Python can hold them."""
+class Cell(NamedTuple):
+    """One value that stays in Arrow, with the others of its column; about how large it is."""
+
+    column: pa.Array
+    at: int
+    num_bytes: int
+
+
+def cells(column: pa.Array) -> list[Any]:
+    """Give a column's values one by one, as `column_of` takes them back.
+
+    Those that Python holds and makes fast are its own, the others a `Cell` each.
+    """
     if any(is_one(column.type) for is_one in _SIMPLE):
         return list(column.to_pylist())
-    return [value if value.is_valid else None for value in column]
+    num_bytes = column.nbytes // max(len(column), 1)
+    return [Cell(column, at, num_bytes) for at in range(len(column))]
+
+
+def column_of(values: Iterable[Any], kind: pa.DataType) -> pa.ChunkedArray:
+    """Make a column of cells, and of values that `pa.array` takes."""
+    pieces = []
+    for _, group in itertools.groupby(values, lambda v: id(v.column) if type(v) is Cell else None):
+        run = list(group)
+        if type(run[0]) is Cell:
+            pieces.append(run[0].column.take(pa.array([cell.at for cell in run])))
+        else:
+            pieces.append(pa.array(run, kind))
+    return pa.chunked_array(pieces, kind)
 
 
 def differs(before: pa.Array, now: pa.Array) -> pa.Array:
@@ -211,7 +253,7 @@ def differs(before: pa.Array, now: pa.Array) -> pa.Array:
         parents = pc.list_parent_indices(before.filter(like))
         inner = differs(*(c.filter(like).flatten() for c in (before, now)))
         changed = pc.indices_nonzero(like).take(pc.unique(parents.filter(inner)))
-        places = pa.array(range(len(before)), pa.uint64())
+        places = pa.array(np.arange(len(before), dtype=np.uint64))
         return pc.or_(is_other, pc.is_in(places, value_set=changed.cast(pa.uint64())))
     if pa.types.is_floating(kind):
         before, now = (column.view(f"uint{kind.bit_width}") for column in (before, now))
@@ -321,11 +363,16 @@ def _common_struct(one: pa.StructType, other: pa.StructType) -> pa.DataType | No
 
 
 def _may_not_fit(kind: pa.DataType, wanted: pa.DataType) -> bool:
-    """Tell whether a type has values that `convert` to a common type refuses."""
+    """Tell whether a type has values that `convert` to a common type refuses; text takes all."""
+    if pa.types.is_string(wanted) or pa.types.is_large_string(wanted):
+        return False
     if _is_list(kind):
         return _may_not_fit(kind.value_type, wanted.value_type)
     if pa.types.is_struct(kind):
         return any(_may_not_fit(field.type, wanted.field(field.name).type) for field in kind)
+    if pa.types.is_map(kind):
+        pairs = ((kind.key_type, wanted.key_type), (kind.item_type, wanted.item_type))
+        return any(_may_not_fit(*pair) for pair in pairs)
     if pa.types.is_integer(kind):
         if pa.types.is_floating(wanted):
             return bool(kind.bit_width > {16: 11, 32: 24, 64: 53}[wanted.bit_width])

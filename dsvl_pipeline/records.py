@@ -47,7 +47,7 @@ class Row:
         prompt: The manifest's own prompt, asked under ``prompt_id="column"``; None without one.
         schema: The manifest's own JSON schema, normalised: for its own prompt, and for those of
             the job that come without a schema or regular expression.
-        carry: Values of the carried columns, in the order of the job file.
+        carry: Values of the carried columns (`columns.cells`), in the order of the job file.
         failure: Set when the entry itself is bad; it then becomes one error row.
     """
 

@@ -67,13 +67,44 @@ def test_whole_numbers_that_floats_cannot_hold_are_refused_at_any_depth() -> Non
     assert columns.convert(pa.array([2**53]), pa.float64()).to_pylist() == [2.0**53]
 
 
-def test_a_type_that_holds_whatever_others_hold_is_text_at_worst() -> None:
-    """Nobody may look at the values: then a float is no type for 64-bit numbers."""
-    assert columns.holding_all([pa.int32(), pa.float64()]) == pa.float64()
-    assert columns.holding_all([pa.int64(), pa.float64()]) == pa.string()
-    assert columns.holding_all([pa.int64(), pa.string()]) == pa.string()
-    assert columns.holding_all([pa.null(), pa.date32(), pa.null()]) == pa.date32()
-    assert columns.holding_all([]) == pa.null()
+INT, FLOAT = pa.int64(), pa.float64()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "values", "wanted"),
+    [
+        ([], [], pa.null()),
+        ([pa.int32(), FLOAT], [], FLOAT),
+        ([INT, FLOAT], [], pa.string()),
+        ([pa.list_(INT), pa.list_(FLOAT)], [], pa.string()),
+        ([pa.map_(pa.string(), INT), pa.map_(pa.string(), FLOAT)], [], pa.string()),
+        ([INT, pa.string()], [], pa.string()),
+        ([pa.large_string(), pa.string()], [], pa.large_string()),
+        ([pa.list_(INT), pa.struct([("a", INT)])], [], pa.string()),
+        ([pa.null(), pa.date32(), pa.null()], [], pa.date32()),
+        ([pa.date32(), pa.timestamp("us")], [], pa.string()),
+        ([FLOAT], [pa.array([2**53, None])], FLOAT),
+        ([FLOAT], [pa.array([2**53 + 1])], pa.string()),
+        ([INT], [pa.array([1.0])], pa.string()),
+        ([], [pa.array([1.5]), pa.array([1]), pa.nulls(1)], FLOAT),
+        ([], [pa.array([[1.5]]), pa.array([[2**53 + 1]])], pa.string()),
+        ([], [pa.array([1.5]), pa.array([], INT)], FLOAT),
+        ([], [pa.chunked_array([[1], [2**53 + 1]]), pa.array([1.5])], pa.string()),
+        ([], [pa.array([DAY_10183], pa.date32()), pa.array([0], pa.timestamp("us"))], None),
+        ([pa.int32()], [pa.array([2**40])], INT),
+        ([pa.string()], [pa.array([b"x"])], pa.string()),
+    ],
+    ids=str,
+)
+def test_a_type_holds_whatever_others_may_hold_and_the_values_that_are_known(
+    kinds: list[pa.DataType], values: list[Any], wanted: pa.DataType | None
+) -> None:
+    """A float is none for 64-bit numbers of which nobody knows how large they are."""
+    wanted = wanted or pa.timestamp("us")
+    assert columns.holding_all(kinds, values) == wanted
+    assert columns.holding_all(kinds[::-1], values[::-1]) == wanted
+    for column in values:
+        columns.convert(column, wanted)
 
 
 @pytest.mark.parametrize(
@@ -172,9 +203,21 @@ def test_values_that_python_cannot_hold_are_told_as_text(
 
 
 @pytest.mark.parametrize("array", [array for array, _ in ODD], ids=str)
-def test_values_go_through_python_and_back_without_a_change(array: pa.Array) -> None:
-    """As they do, one by one, between a manifest and the work files."""
-    assert pa.array(columns.scalars(array), array.type).equals(array)
+def test_values_come_apart_and_together_without_a_change(array: pa.Array) -> None:
+    """As they do between a manifest and the work files: of several batches, twice, or bad rows'."""
+    values = columns.cells(array)
+    assert columns.column_of(values, array.type).combine_chunks().equals(array)
+    values = [*values[::-1], None, *columns.cells(array.slice(len(array) - 1)) * 2]
+    order = pa.array([*range(len(array))[::-1], None, len(array) - 1, len(array) - 1])
+    assert columns.column_of(values, array.type).combine_chunks().equals(array.take(order))
+    assert columns.column_of([], array.type).equals(pa.chunked_array([], array.type))
+
+
+def test_cells_know_about_how_large_they_are() -> None:
+    """What is planned is cut where it gets too large for memory, wherever its text stands."""
+    column = pa.array([{"note": "x" * 1000}] * 8)
+    (size,) = {cell.num_bytes for cell in columns.cells(column.slice(2))}
+    assert 1000 <= size < 1100
 
 
 @pytest.mark.parametrize(

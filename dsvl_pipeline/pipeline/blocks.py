@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dsvl_pipeline import keys
+from dsvl_pipeline.columns import column_of
 from dsvl_pipeline.records import ImageInput, Row
 
 CARRY = "carry."
@@ -72,6 +73,16 @@ def work_row(row: Row, carry_names: Sequence[str]) -> dict[str, Any]:
         # A bad line carries nothing.
         **dict(zip((CARRY + name for name in carry_names), row.carry, strict=failure is None)),
     }
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Make a table of work rows as `work_row` begins them."""
+    columns = []
+    for field in schema:
+        values = [row[field.name] for row in rows]
+        is_carried = field.name.startswith(CARRY)
+        columns.append(column_of(values, field.type) if is_carried else pa.array(values, field.type))
+    return pa.table(columns, schema=schema)
 
 
 def plain_rows(work: pa.Table) -> list[dict[str, Any]]:

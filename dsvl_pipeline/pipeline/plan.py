@@ -23,12 +23,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dsvl_pipeline import keys
+from dsvl_pipeline.columns import Cell
 from dsvl_pipeline.config import PromptConfig
 from dsvl_pipeline.pipeline import work
 from dsvl_pipeline.pipeline.blocks import (
     CARRY,
     plain_rows,
     prompt_digest_of,
+    table_of,
     work_row,
     work_schema,
     work_table,
@@ -202,7 +204,7 @@ class Spool:
         with pq.ParquetWriter(self._all, self.schema, compression="zstd") as writer:
             wanted = itertools.chain.from_iterable(map(self._asks, rows))
             for chunk in _chunks(wanted, self._long):
-                table = pa.Table.from_pylist(chunk, schema=self.schema)
+                table = table_of(chunk, self.schema)
                 writer.write_table(table)
                 self._state.update(b"".join(_wanted_key(table).to_pylist()))
                 self.num_rows += len(chunk)
@@ -244,22 +246,13 @@ def _chunks(rows: Iterable[dict[str, Any]], names: Sequence[str]) -> Iterator[li
             value = row[name]
             if isinstance(value, (str, bytes, list)):
                 size += len(value)
-            elif isinstance(value, pa.Scalar):
-                size += _size(value)
+            elif isinstance(value, Cell):
+                size += value.num_bytes
         if len(chunk) == _ROWS_PER_CHUNK or size > _CHARACTERS_PER_CHUNK:
             yield chunk
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def _size(value: Any) -> int:
-    """Of what a carried list or struct holds, about; a date or a number is as good as nothing."""
-    if isinstance(value, pa.ListScalar):
-        return int(value.values.nbytes)
-    if isinstance(value, pa.StructScalar):
-        return sum(map(_size, value.values()))
-    return len(value.as_buffer() or b"") if isinstance(value, pa.BinaryScalar) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

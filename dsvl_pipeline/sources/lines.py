@@ -19,6 +19,7 @@ from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -116,7 +117,7 @@ def read_lines(
         file: At its start; Parquet needs it seekable.
         columns: What to read. All must exist, save in JSONL, where a missing key is None.
         carry: What else to read, and the types that those columns of a Parquet file are converted
-            to. Their values may be Arrow's (`columns.scalars`).
+            to. Their values are those of `columns.cells`.
 
     Raises:
         ConfigError: The file is damaged, or expands beyond what a manifest needs.
@@ -243,9 +244,9 @@ def _in_type(column: pa.Array, wanted: pa.DataType) -> list[Any]:
     column = users.convert(column, wanted)
     if pa.types.is_nested(wanted):
         # Text within is not decoded on its way; what lies beside a slice does not matter.
-        column = column.take(pa.array(range(len(column)), pa.int64()))
+        column = column.take(pa.array(np.arange(len(column))))
         column.validate(full=True)
-    return users.scalars(column)
+    return users.cells(column)
 
 
 def _carried_value(name: str, column: pa.Array, wanted: pa.DataType) -> Any:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsvl_pipeline import storage
-from dsvl_pipeline.columns import common_type, convert
+from dsvl_pipeline.columns import convert, holding_all
 from dsvl_pipeline.errors import TableError
 from dsvl_pipeline.table.log import Snapshot, read_snapshot, total_statuses
 from dsvl_pipeline.table.part import Receipt, read_columns, read_part
@@ -162,17 +161,12 @@ def join_rows(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def _with_common_types(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    kinds: dict[str, set[pa.DataType]] = {}
-    for table in tables:
-        for field in table.schema:
-            kinds.setdefault(field.name, set()).add(field.type)
     result = list(tables)
-    for name in (name for name, found in kinds.items() if len(found) > 1):
-        common = reduce(lambda a, b: common_type(a, b) or pa.string(), sorted(kinds[name], key=str))
-        try:
-            result = [_retyped(table, name, common) for table in result]
-        except pa.ArrowInvalid:  # a whole number that is none as a float
-            result = [_retyped(table, name, pa.string()) for table in result]
+    for name in dict.fromkeys(name for table in tables for name in table.column_names):
+        columns = [table[name] for table in tables if name in table.column_names]
+        if len({column.type for column in columns}) > 1:
+            kind = holding_all((), columns)
+            result = [_retyped(table, name, kind) for table in result]
     return result
 
 
@@ -180,5 +174,4 @@ def _retyped(table: pa.Table, name: str, kind: pa.DataType) -> pa.Table:
     if name not in table.column_names:
         return table
     at = table.column_names.index(name)
-    chunks = [convert(chunk, kind) for chunk in table[name].chunks]
-    return table.set_column(at, name, pa.chunked_array(chunks, kind))
+    return table.set_column(at, name, convert(table[name], kind))

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dsvl_pipeline.columns import column_of
 from dsvl_pipeline.config import InputConfig
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.keys import content_id_from, content_id_of_many, row_id_for
@@ -130,7 +131,7 @@ def test_carried_columns_keep_the_types_of_parquet(tmp_path: Path) -> None:
     opened = source(tmp_path / "m.parquet", columns={"image": "image"}, carry=list(values))
     [row] = opened.rows()
     kinds = opened.carry_schema.types
-    carried = [pa.array([v], kind)[0].as_py() for v, kind in zip(row.carry, kinds, strict=True)]
+    carried = [column_of([v], kind)[0].as_py() for v, kind in zip(row.carry, kinds, strict=True)]
     assert dict(zip(values, carried, strict=True)) == values
     types = [pa.float32(), pa.bool_(), pa.list_(pa.int16()), schema.field("d").type]
     assert kinds == [*types, pa.timestamp("us"), pa.string()]
