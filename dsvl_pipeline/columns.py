@@ -139,9 +139,7 @@ def holding_all(
     return common
 
 
-def convert(
-    column: pa.Array | pa.ChunkedArray, wanted: pa.DataType
-) -> pa.Array | pa.ChunkedArray:
+def convert(column: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array | pa.ChunkedArray:
     """Give a column in a portable type, with the very same values; only times are cut, to µs.
 
     Raises:
@@ -153,12 +151,9 @@ def convert(
     column = _plain(column)
     if column.type == wanted:
         return column
-    try:
-        return _cast(column, wanted)
-    except pa.ArrowNotImplementedError:
-        if pa.types.is_string(wanted):
-            return as_text(column)
-        raise
+    if _is_text(wanted):
+        return as_text(column).cast(wanted)
+    return pc.cast(column, options=pc.CastOptions(wanted, allow_time_truncate=True))
 
 
 def as_text(column: pa.Array) -> pa.Array:
@@ -292,12 +287,6 @@ def _plain(array: pa.Array) -> pa.Array:
     )
 
 
-def _cast(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    if pa.types.is_string(wanted):
-        return as_text(column)
-    return pc.cast(column, options=pc.CastOptions(wanted, allow_time_truncate=True))
-
-
 def _text(column: pa.Array) -> pa.Array:
     kind = column.type
     if pa.types.is_timestamp(kind) and kind.tz is not None:
@@ -344,6 +333,10 @@ def _is_list(kind: pa.DataType) -> bool:
     )
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def _is_bytes(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_binary(kind)
@@ -364,7 +357,7 @@ def _common_struct(one: pa.StructType, other: pa.StructType) -> pa.DataType | No
 
 def _may_not_fit(kind: pa.DataType, wanted: pa.DataType) -> bool:
     """Tell whether a type has values that `convert` to a common type refuses; text takes all."""
-    if pa.types.is_string(wanted) or pa.types.is_large_string(wanted):
+    if _is_text(wanted):
         return False
     if _is_list(kind):
         return _may_not_fit(kind.value_type, wanted.value_type)

@@ -81,7 +81,9 @@ def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     for field in schema:
         values = [row[field.name] for row in rows]
         is_carried = field.name.startswith(CARRY)
-        columns.append(column_of(values, field.type) if is_carried else pa.array(values, field.type))
+        columns.append(
+            column_of(values, field.type) if is_carried else pa.array(values, field.type)
+        )
     return pa.table(columns, schema=schema)
 
 

@@ -7,7 +7,8 @@ that know nothing of the log can read its parts together.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -16,14 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dsvl_pipeline.columns import (
-    as_text,
-    common_type,
-    convert,
-    differs,
-    holding_all,
-    python_values,
-)
+from dsvl_pipeline import storage
+from dsvl_pipeline.columns import convert, differs, holding_all, python_values
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import RunStoppedError
 from dsvl_pipeline.fields import FieldType
@@ -31,6 +26,7 @@ from dsvl_pipeline.pipeline.blocks import CARRY
 from dsvl_pipeline.pipeline.plan import Comparison, Rewrite
 from dsvl_pipeline.table import reader
 from dsvl_pipeline.table.log import Snapshot
+from dsvl_pipeline.table.part import read_columns
 from dsvl_pipeline.table.schema import OUR_COLUMNS, output_schema
 
 Types: TypeAlias = dict[str, pa.DataType]
@@ -48,11 +44,21 @@ class Committed:
 
     Attributes:
         rows: The columns that were asked for, and `AT`.
-        parts: Row ids and users' columns, by part, in the order of ``rows``.
+        places: Which of them are a part's, by part.
+        types: Of users' columns, by part.
+        read: Reads some columns of a part's rows. Users' columns are as wide as users make them, so
+            that only what is compared is read, and never all parts at once.
     """
 
     rows: pa.Table
-    parts: Mapping[str, pa.Table]
+    places: Mapping[str, slice]
+    types: Mapping[str, Types]
+    read: Callable[[str, Sequence[str]], pa.Table]
+
+    def users_row(self, at: int) -> pa.Table:
+        """Read what is the user's of one row."""
+        path = next(path for path, here in self.places.items() if at < here.stop)
+        return self.read(path, list(self.types[path])).slice(at - self.places[path].start, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +68,7 @@ class Found:
     Attributes:
         num_changed: How many rows' values changed.
         changed: `AT` of these rows.
-        values: Of the rows that do not stay as they are: their position in the part, what they
-            carry now, and whether they leave the table instead; by group of parts.
-        places: Of the parts that such rows are in.
+        places: Of the parts whose rows do not all stay as they are.
         has_changed: Parts with rows whose values changed.
         types: Types of users' columns, by part; without parts that leave the table as a whole.
         staying: Types of what rows hold that are not written anew, by column.
@@ -72,21 +76,20 @@ class Found:
 
     num_changed: int
     changed: NDArray[np.int64]
-    values: Mapping[int, pa.Table]
     places: Mapping[str, Rewrite]
     has_changed: frozenset[str]
     types: Mapping[str, Types]
     staying: Mapping[str, set[pa.DataType]]
 
-    def without_values(self) -> Found:
+    def without_rows(self) -> Found:
         """Give what is small of it."""
-        return replace(self, changed=self.changed[:0], values={})
+        return replace(self, changed=self.changed[:0])
 
 
 def read_committed(
     snapshot: Snapshot, shard: int, columns: Sequence[str], row_id: str | None = None
 ) -> Committed:
-    """Read what a plan needs to know of one shard's rows, and what is the user's of them.
+    """Read what a plan needs to know of one shard's rows.
 
     Args:
         snapshot: Of the table.
@@ -94,17 +97,24 @@ def read_committed(
         columns: Of ours.
         row_id: Of the only row that is of interest.
     """
-    parts = dict(reader.committed_parts(snapshot, shard, columns, row_id))
-    keys = [rows.select(list(columns)) for rows in parts.values()]
-    rows = pa.concat_tables([output_schema().empty_table().select(list(columns)), *keys])
-    return Committed(
-        rows=rows.append_column(AT, pa.array(np.arange(rows.num_rows))),
-        # A table without any column would not know how many rows it has.
-        parts={
-            path: rows.select(["row_id", *users_columns(rows.schema)])
-            for path, rows in parts.items()
-        },
-    )
+
+    def read(path: str, names: Sequence[str]) -> pa.Table:
+        receipt = snapshot.parts[path]
+        if row_id is None:
+            return read_columns(snapshot.uri, receipt, names)
+        rows = read_columns(snapshot.uri, receipt, ["row_id", *names])
+        return rows.filter(pc.equal(rows["row_id"], row_id))
+
+    found = [output_schema().empty_table().select(list(columns))]
+    places, types, start = dict[str, slice](), dict[str, Types](), 0
+    for path, rows, schema in reader.committed_parts(snapshot, shard, columns, row_id):
+        found.append(rows.select(list(columns)))
+        places[path] = slice(start, start + rows.num_rows)
+        start += rows.num_rows
+        of_part = users_columns(schema)
+        types[path] = next((known for known in types.values() if known == of_part), of_part)
+    together = pa.concat_tables(found).append_column(AT, pa.array(np.arange(start)))
+    return Committed(rows=together, places=places, types=types, read=read)
 
 
 def users_columns(schema: pa.Schema) -> Types:
@@ -120,6 +130,7 @@ def find(
     carry: pa.Schema,
     fields: Mapping[str, FieldType],
     is_redrive: bool = False,
+    save: Callable[[int, pa.Table], None] = lambda group, values: None,
 ) -> Found:
     """Compare what the rows of one shard carry with what their input does.
 
@@ -131,55 +142,74 @@ def find(
         carry: The carried columns.
         fields: Columns of answers.
         is_redrive: Whether only rows that are answered again are to change.
+        save: Takes, for each group of parts that has any, the rows that do not stay as they are:
+            their position in the part, what they carry now, and whether they leave the table.
     """
     job_types = users_columns(output_schema(carry, fields))
     num_rows = committed.rows.num_rows
-    places = np.full(num_rows, -1, np.int64)
-    if not is_redrive and (
-        job_types or any(part.num_columns > 1 for part in committed.parts.values())
-    ):
+    at = np.full(num_rows, -1, np.int64)  # what a row is to carry, among what is wanted
+    if not is_redrive and (job_types or any(committed.types.values())):
         known = pc.index_in(compared.kept["row_id"], value_set=wanted["row_id"])
-        places[compared.kept[AT].to_numpy()] = known.to_numpy()
+        at[compared.kept[AT].to_numpy()] = known.to_numpy()
     leaves = np.zeros(num_rows, bool)
     if not is_redrive:  # of which the old answer stays where the new one is an error
         leaves[compared.stale[AT].to_numpy()] = True
-    changed, values = [np.empty(0, np.int64)], dict[int, list[pa.Table]]()
-    has_changed, places_of, types = set[str](), dict[str, Rewrite](), dict[str, Types]()
-    staying: dict[str, set[pa.DataType]] = {}
-    start = 0
-    for path, rows in committed.parts.items():
-        here = slice(start, start + rows.num_rows)
-        start = here.stop
-        kept = np.flatnonzero(places[here] >= 0)
-        stays = (places[here] < 0) & ~leaves[here]
-        if not len(kept) and not stays.any():
-            continue
-        found = users_columns(rows.schema)
-        group = len(types) // _PARTS_PER_GROUP
-        types[path] = next((known for known in types.values() if known == found), found)
-        _note_types(rows.filter(pa.array(stays)), job_types, staying)
-        now = {name: _take(wanted[CARRY + name], places[here][kept]) for name in carry.names}
-        is_changed = _is_changed(rows.take(pa.array(kept)), now, fields)
-        if is_changed.any():
-            has_changed.add(path)
-            changed.append(here.start + kept[is_changed])
-        # Where types differ, what the input has is better than what it was turned into.
-        is_written = is_changed | (found != job_types)
-        leaving = np.flatnonzero(leaves[here])
-        num_values = is_written.sum() + len(leaving)
-        first = sum(table.num_rows for table in values.get(group, ()))
-        places_of[path] = Rewrite(path=path, group=group, start=first, num_rows=num_values)
-        if num_values:
-            now = {name: column.filter(pa.array(is_written)) for name, column in now.items()}
-            values.setdefault(group, []).append(_values(kept[is_written], now, leaving, carry))
+
+    def look(path: str) -> tuple[NDArray[np.bool_], dict[str, pa.DataType]]:
+        """Tell which rows of a part changed, and of which types is what stays as it is."""
+        here, types = committed.places[path], committed.types[path]
+        kept = np.flatnonzero(at[here] >= 0)
+        stays = (at[here] < 0) & ~leaves[here]
+        concerned = list(_compared(types, carry.names, fields)) if len(kept) else []
+        unlike = [name for name in types if types[name] != job_types.get(name) and stays.any()]
+        is_changed = np.zeros(len(stays), bool)
+        names = [name for name in {*concerned, *unlike} if name in types]
+        rows = committed.read(path, names) if names else pa.table({})
+        for name in concerned:
+            before = _column(rows, name, len(stays)).take(pa.array(kept))
+            now = pa.nulls(len(kept))
+            if name in carry.names:
+                now = _take(wanted[CARRY + name], at[here][kept])
+            is_changed[kept] |= _differs(before, now).to_numpy(zero_copy_only=False)
+        beside = {}
+        for name in unlike:
+            column = _column(rows, name).filter(pa.array(stays))
+            if column.null_count < len(column):
+                wanted_type = [job_types[name]] if name in job_types else []
+                beside[name] = holding_all(wanted_type, [column])
+        return is_changed, beside
+
+    paths = [path for path, here in committed.places.items() if not leaves[here].all()]
+    changed, values = [np.empty(0, np.int64)], list[pa.Table]()
+    has_changed, places, staying = set[str](), dict[str, Rewrite](), dict[str, set[pa.DataType]]()
+    with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+        for number, (path, found) in enumerate(zip(paths, threads.map(look, paths), strict=True)):
+            is_changed, beside = found
+            for name, kind in beside.items():
+                staying.setdefault(name, set()).add(kind)
+            here, group = committed.places[path], number // _PARTS_PER_GROUP
+            if is_changed.any():
+                has_changed.add(path)
+                changed.append(here.start + np.flatnonzero(is_changed))
+            # Where types differ, what the input has is better than what it was turned into.
+            is_written = (at[here] >= 0) & (is_changed | (committed.types[path] != job_types))
+            positions, leaving = np.flatnonzero(is_written), np.flatnonzero(leaves[here])
+            num_values, start = len(positions) + len(leaving), sum(map(len, values))
+            places[path] = Rewrite(path=path, group=group, start=start, num_rows=num_values)
+            if num_values:
+                of = at[here][positions]
+                now = {name: _take(wanted[CARRY + name], of) for name in carry.names}
+                values.append(_values(positions, now, leaving, carry))
+            if values and (number + 1 == len(paths) or (number + 1) % _PARTS_PER_GROUP == 0):
+                save(group, pa.concat_tables(values))
+                values = []
     all_changed = np.concatenate(changed)
     return Found(
         num_changed=len(all_changed),
         changed=all_changed,
-        values={group: pa.concat_tables(tables) for group, tables in values.items()},
-        places=places_of,
+        places=places,
         has_changed=frozenset(has_changed),
-        types=types,
+        types={path: committed.types[path] for path in paths},
         staying=staying,
     )
 
@@ -298,36 +328,22 @@ def changes(before: pa.Table, now: pa.Table, fields: Collection[str]) -> list[st
         now: Its work row.
         fields: Columns of answers, which are not compared.
     """
-    inputs = {
-        name.removeprefix(CARRY): now[name].combine_chunks()
-        for name in now.column_names
-        if name.startswith(CARRY)
-    }
+    inputs = [n.removeprefix(CARRY) for n in now.column_names if n.startswith(CARRY)]
     told = []
-    for name in _compared(before, inputs, fields):
-        was, is_now = _column(before, name), inputs.get(name, pa.nulls(1))
+    for name in _compared(before.column_names, inputs, fields):
+        was, is_now = _column(before, name, 1), _column(now, CARRY + name, 1)
         if _differs(was, is_now).to_pylist() == [True]:
             (old,), (new,) = python_values(was), python_values(is_now)
             told.append(f"{name} was {old!r}, is {new!r}")
     return told
 
 
-def _is_changed(
-    before: pa.Table, now: Mapping[str, pa.Array], fields: Collection[str]
-) -> NDArray[np.bool_]:
-    is_changed = np.zeros(before.num_rows, bool)
-    for name in _compared(before, now, fields):
-        other = now.get(name, pa.nulls(before.num_rows))
-        is_changed |= _differs(_column(before, name), other).to_numpy(zero_copy_only=False)
-    return is_changed
-
-
 def _compared(
-    before: pa.Table, now: Mapping[str, pa.Array], fields: Collection[str]
+    before: Collection[str], now: Collection[str], fields: Collection[str]
 ) -> Iterator[str]:
     """What is carried now, or was carried once."""
     yield from now
-    for name in before.column_names:
+    for name in before:
         if name not in now and name not in fields and name not in OUR_COLUMNS:
             yield name
 
@@ -335,32 +351,9 @@ def _compared(
 def _differs(one: pa.Array, other: pa.Array) -> pa.Array:
     """Compare values of two types by what they have in common, at worst as text."""
     if one.type != other.type:
-        common = common_type(one.type, other.type) or pa.string()
-        try:
-            one, other = convert(one, common), convert(other, common)
-        except pa.ArrowInvalid:
-            one, other = as_text(one), as_text(other)
+        common = holding_all((), (one, other))
+        one, other = convert(one, common), convert(other, common)
     return differs(one, other)
-
-
-def _note_types(rows: pa.Table, job_types: Types, staying: dict[str, set[pa.DataType]]) -> None:
-    """Take down which types the values of rows have that are not written anew."""
-    for name in users_columns(rows.schema):
-        column = _column(rows, name)
-        if column.null_count < len(column):
-            staying.setdefault(name, set()).add(_type_beside(column, job_types.get(name)))
-
-
-def _type_beside(column: pa.Array, wanted: pa.DataType | None) -> pa.DataType:
-    """Give the type that a column takes beside one of another type; its own if there is none."""
-    common = wanted and common_type(column.type, wanted)
-    if common is None:
-        return column.type
-    try:
-        convert(column, common)
-    except pa.ArrowInvalid:  # a whole number that is none as a float
-        return pa.string()
-    return common
 
 
 def _values(
@@ -393,7 +386,8 @@ def _take(column: pa.ChunkedArray, places: NDArray[np.int64]) -> pa.Array:
     return pa.concat_arrays(taken).take(pa.array(back))
 
 
-def _column(rows: pa.Table, name: str) -> pa.Array:
+def _column(rows: pa.Table, name: str, num_rows: int | None = None) -> pa.Array:
+    """Give a column; nulls where there is none, as many as there are rows if nothing is said."""
     if name not in rows.column_names:
-        return pa.nulls(rows.num_rows)
+        return pa.nulls(rows.num_rows if num_rows is None else num_rows)
     return rows[name].combine_chunks()

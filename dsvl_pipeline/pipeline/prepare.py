@@ -202,16 +202,11 @@ class Wanted:
         committed: carried.Committed,
         rows: pa.Table,
         compared: plan.Comparison,
-        is_redrive: bool = False,
+        **how: Any,
     ) -> carried.Found:
         """See `carried.find`."""
         return carried.find(
-            committed,
-            rows,
-            compared,
-            carry=self.carry_schema,
-            fields=self.job.fields,
-            is_redrive=is_redrive,
+            committed, rows, compared, carry=self.carry_schema, fields=self.job.fields, **how
         )
 
     def spool(self, rows: Iterable[Row]) -> Spool:
@@ -312,16 +307,16 @@ def prepare(
                 staying = pa.concat_tables([compared.staying, others])
                 compared = replace(compared, staying=staying)
                 work_uri = storage.join(_work(writer.uri), f"{run_id}-{shard:05d}")
-                found.append(base.find_carried(there, rows, compared, redrive is not None))
-                values_files = {}
-                for group, values in found[-1].values.items():
-                    values_files[group] = f"{work_uri}-values-{group:06d}.parquet"
-                    work.write(values_files[group], values, work_key)
-                found[-1] = found[-1].without_values()
+                values_files = dict[int, str]()
+                save = functools.partial(_save, values_files, work_uri, work_key)
+                of_shard = base.find_carried(
+                    there, rows, compared, is_redrive=redrive is not None, save=save
+                )
+                found.append(of_shard.without_rows())
                 shards.append(
                     replace(
                         plan.plan_shard(shard, compared, work_uri=work_uri, work_key=work_key),
-                        num_changed=found[-1].num_changed,
+                        num_changed=of_shard.num_changed,
                         values_files=values_files,
                     )
                 )
@@ -375,6 +370,14 @@ def prepare(
 def drops_vanished(job: JobConfig, limit: int | None) -> bool:
     """Tell whether rows without an input leave the table: not if not all input was read."""
     return job.output.vanished == "drop" and limit is None
+
+
+def _save(
+    files: dict[int, str], work_uri: str, work_key: bytes, group: int, values: pa.Table
+) -> None:
+    """Write what rows of a group of parts carry from now on, and note where."""
+    files[group] = f"{work_uri}-values-{group:06d}.parquet"
+    work.write(files[group], values, work_key)
 
 
 def _until(stop: threading.Event, items: Iterable[T]) -> Iterator[T]:

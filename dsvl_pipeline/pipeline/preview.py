@@ -20,7 +20,6 @@ from dsvl_pipeline.pipeline.plan import Comparison
 from dsvl_pipeline.pipeline.prediction import Measured, Prediction
 from dsvl_pipeline.pipeline.prepare import Wanted, drops_vanished, read_job
 from dsvl_pipeline.sources.skips import Skipped
-from dsvl_pipeline.table import reader
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.lineage import known_run
 from dsvl_pipeline.table.log import Snapshot, read_snapshot
@@ -106,7 +105,7 @@ def preview(
             found = reasons.reasons_to_run(compared, there.rows, wanted.recipe)
             to_run.update(reason for _, reason in found)
             of_shard = wanted.find_carried(there, rows, compared)
-            carry.append(of_shard.without_values())
+            carry.append(of_shard.without_rows())
             to_keep.update(reasons.count_to_keep(compared, rows, of_shard.changed))
             stale = compared.stale
             has_input = pc.is_in(stale["row_id"], pc.unique(rows["row_id"]))
@@ -176,7 +175,7 @@ def explain(job: JobConfig, row_id: str, *, fresh: bool = False) -> list[Explana
     found = wanted.find_carried(there, rows, compared)
     changes: tuple[str, ...] = ()
     if len(found.changed):
-        before = reader.join_rows(list(there.parts.values())).slice(int(found.changed[0]), 1)
+        before = there.users_row(int(found.changed[0]))
         changes = tuple(carried.changes(before, rows.slice(0, 1), wanted.job.fields))
     return [
         *skipped,

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.errors import NotFoundError, PartError, StorageError
-from dsvl_pipeline.table.schema import LOGICAL_KEY, OUR_COLUMNS, REPEATED, logical_key
+from dsvl_pipeline.table.schema import LOGICAL_KEY, REPEATED, logical_key
 from dsvl_pipeline.wording import amount
 
 METADATA_PREFIX = "dsvl."
@@ -128,6 +128,18 @@ def read_part(
     Raises:
         PartError: The part is missing, or not what its receipt says.
     """
+    how = {"is_superseded_ok": is_superseded_ok, "is_leaving": is_leaving}
+    return _read_whole(table_uri, receipt, columns, **how)[0]
+
+
+def _read_whole(
+    table_uri: str,
+    receipt: Receipt,
+    columns: Sequence[str] | None,
+    *,
+    is_superseded_ok: bool = True,
+    is_leaving: bool = False,
+) -> tuple[pa.Table, pa.Schema]:
     uri = storage.join(table_uri, receipt.path)
     try:
         body = _read_wherever(table_uri, receipt.path) if is_superseded_ok else storage.read(uri)
@@ -142,7 +154,7 @@ def read_part(
     if is_leaving:
         storage.put(superseded_uri(table_uri, receipt.path), body)
     try:
-        return _parse(body, columns)
+        return _parse(pa.BufferReader(body), columns)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(table_uri, receipt, str(error)) from error
 
@@ -170,10 +182,8 @@ def _advice(table_uri: str) -> str:
     )
 
 
-def read_columns(
-    table_uri: str, receipt: Receipt, columns: Sequence[str], *, has_users: bool = False
-) -> pa.Table:
-    """Read some columns of a committed part without the rest of the file.
+def read_columns(table_uri: str, receipt: Receipt, columns: Sequence[str]) -> pa.Table:
+    """Read some columns of a committed part, if it has them, without the rest of the file.
 
     Worth it for a few narrow columns: the end of the file is one request, and the columns are one
     or two more. Each page that is read is compared with its own checksum.
@@ -182,32 +192,29 @@ def read_columns(
         table_uri: The table.
         receipt: Of the part.
         columns: Those wanted.
-        has_users: Whether those of the user are wanted, too.
 
     Raises:
         PartError: As `read_part`.
     """
+    return read_with_schema(table_uri, receipt, columns)[0]
 
-    def wanted(schema: pa.Schema) -> list[str]:
-        users = [n for n in schema.names if n not in OUR_COLUMNS] if has_users else []
-        return [*(name for name in columns if name in schema.names), *users]
 
-    def whole() -> pa.Table:
-        rows = read_part(table_uri, receipt, None if has_users else columns)
-        return rows.select(wanted(rows.schema))
-
+def read_with_schema(
+    table_uri: str, receipt: Receipt, columns: Sequence[str]
+) -> tuple[pa.Table, pa.Schema]:
+    """Read columns as `read_columns` does, and at no cost the schema of the whole part."""
     if receipt.num_bytes <= _WHOLE_BYTES:
-        return whole()
+        return _read_whole(table_uri, receipt, columns)
     uri = storage.join(table_uri, receipt.path)
     try:
-        file = pq.ParquetFile(
+        rows, schema = _parse(
             pa.PythonFile(_Ranges(uri, receipt.num_bytes), mode="r"),
+            columns,
             page_checksum_verification=True,
             pre_buffer=True,
         )
-        rows: pa.Table = file.read(columns=wanted(file.schema_arrow))
     except NotFoundError:  # another run has just replaced it: there is a copy
-        return whole()
+        return _read_whole(table_uri, receipt, columns)
     except StorageError as error:
         # Where a file is too short, a store refuses the range, as if it could not be read now.
         size = storage.stat(uri).size
@@ -220,7 +227,7 @@ def read_columns(
     if rows.num_rows != receipt.num_rows:
         found = f"it holds {amount(rows.num_rows, 'row')}, but the log says {receipt.num_rows}"
         raise _damaged(table_uri, receipt, found)
-    return rows
+    return rows, schema
 
 
 class _Ranges(io.RawIOBase):
@@ -296,7 +303,7 @@ def _read_wherever(table_uri: str, path: str) -> bytes:
 
 def read_keys(table_uri: str, path: str) -> pa.Table:
     """Read the logical keys of a part, committed or not."""
-    return _parse(storage.read(storage.join(table_uri, path)), LOGICAL_KEY)
+    return _parse(pa.BufferReader(storage.read(storage.join(table_uri, path))), LOGICAL_KEY)[0]
 
 
 def part_metadata(rows: pa.Table) -> dict[str, str]:
@@ -324,11 +331,13 @@ def keys_digest(rows: pa.Table) -> str:
     return f"{total % 2**128:032x}"
 
 
-def _parse(body: bytes, columns: Sequence[str] | None) -> pa.Table:
-    file = pq.ParquetFile(pa.BufferReader(body))
+def _parse(file: Any, columns: Sequence[str] | None, **how: Any) -> tuple[pa.Table, pa.Schema]:
+    """Read those of some columns that a file has, and the schema of all that it has."""
+    parquet = pq.ParquetFile(file, **how)
+    schema = parquet.schema_arrow
     if columns is not None:
-        columns = [name for name in columns if name in file.schema_arrow.names]
-    return file.read(columns=columns)
+        columns = [name for name in columns if name in schema.names]
+    return parquet.read(columns=columns), schema
 
 
 def _tally(column: pa.ChunkedArray) -> dict[str, int]:

@@ -14,7 +14,7 @@ from dsvl_pipeline import storage
 from dsvl_pipeline.columns import convert, holding_all
 from dsvl_pipeline.errors import TableError
 from dsvl_pipeline.table.log import Snapshot, read_snapshot, total_statuses
-from dsvl_pipeline.table.part import Receipt, read_columns, read_part
+from dsvl_pipeline.table.part import Receipt, read_columns, read_part, read_with_schema
 from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
 
 
@@ -74,10 +74,10 @@ def committed_keys(
 
 def committed_parts(
     snapshot: Snapshot, shard: int, columns: Sequence[str], row_id: str | None = None
-) -> Iterator[tuple[str, pa.Table]]:
-    """Read some of our columns of one shard's rows, and all of the user's, part by part.
+) -> Iterator[tuple[str, pa.Table, pa.Schema]]:
+    """Read some of our columns of one shard's rows, and which columns there are, part by part.
 
-    Of ours those that a part has not yet are null; the user's have the types of the part.
+    Those that a part has not yet are null.
 
     Args:
         snapshot: Of the table.
@@ -87,14 +87,14 @@ def committed_parts(
     """
     ours = output_schema()
 
-    def read(receipt: Receipt) -> tuple[str, pa.Table]:
-        rows = read_columns(snapshot.uri, receipt, columns, has_users=True)
+    def read(receipt: Receipt) -> tuple[str, pa.Table, pa.Schema]:
+        rows, schema = read_with_schema(snapshot.uri, receipt, columns)
         if row_id is not None:
             rows = rows.filter(pc.equal(rows["row_id"], row_id))
         for name in columns:
             if name not in rows.column_names:
                 rows = rows.append_column(name, pa.nulls(rows.num_rows, ours.field(name).type))
-        return receipt.path, rows.replace_schema_metadata(None)
+        return receipt.path, rows.replace_schema_metadata(None), schema
 
     with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
         yield from threads.map(read, snapshot.in_shard(shard))

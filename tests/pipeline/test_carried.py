@@ -6,6 +6,7 @@ Everything of a run but Ray: plans, parts, commits and the end are the real ones
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,11 +21,13 @@ import pytest
 from ray._private import auto_init_hook
 
 from dsvl_pipeline import storage
+from dsvl_pipeline.config import PromptConfig
 from dsvl_pipeline.errors import ConfigError, RunStoppedError, StorageError
 from dsvl_pipeline.pipeline import blocks, carried, generate, preview, settings, work
 from dsvl_pipeline.pipeline.limits import ErrorLimits
 from dsvl_pipeline.pipeline.plan import Comparison, compare
 from dsvl_pipeline.pipeline.prepare import Prepared, prepare
+from dsvl_pipeline.pipeline.preprocess import _tools, list_pages
 from dsvl_pipeline.pipeline.preview import explain
 from dsvl_pipeline.pipeline.progress import Tracker
 from dsvl_pipeline.pipeline.redrive import Redrive
@@ -34,12 +37,13 @@ from dsvl_pipeline.report.export import export
 from dsvl_pipeline.table.failures import Selection
 from dsvl_pipeline.table.log import Log, read_entries, read_snapshot
 from dsvl_pipeline.table.reader import read_table
-from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
+from dsvl_pipeline.table.schema import KEY_COLUMNS, LOGICAL_KEY, output_schema
 from dsvl_pipeline.table.story import tell
 from dsvl_pipeline.table.verify import verify
 from tests.pipeline.jobs import fake_job, jpeg, parse
+from tests.sources.test_documents import pictures
 
-ANSWER_COLUMNS = ["row_id", "prompt_id", "row_key", "status", "text", "run_id", "produced_at"]
+ANSWER_COLUMNS = [*LOGICAL_KEY, "row_key", "status", "text", "run_id", "produced_at"]
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +75,11 @@ class Place:
         pq.write_table(pa.table(columns), self.folder / name)
         return str(self.folder / name)
 
-    def job(self, manifest: str, *carry: str, prompts: int = 1, **output: Any) -> Any:
+    def job(
+        self, manifest: str, *carry: str, prompts: int = 1, kind: str = "image", **output: Any
+    ) -> Any:
         """A job of the fake engine over a manifest."""
-        source = {"manifest": manifest, "columns": {"id": "id", "image": "image"}, "carry": carry}
+        source = {"manifest": manifest, "columns": {"id": "id", kind: kind}, "carry": carry}
         job = fake_job(source, self.uri)
         job["prompts"] = [{"id": f"p{n}", "text": f"What {n}?"} for n in range(prompts)]
         job["output"] |= output
@@ -127,7 +133,7 @@ class Place:
         )
 
 
-_ORDER = [("row_id", "ascending"), ("prompt_id", "ascending")]
+_ORDER = [(name, "ascending") for name in LOGICAL_KEY]
 
 
 def _run_of(prepared: Prepared, plan: Any, stop: threading.Event) -> _ShardRun:
@@ -139,7 +145,7 @@ def _run_of(prepared: Prepared, plan: Any, stop: threading.Event) -> _ShardRun:
 
     def answer() -> None:
         for uri in plan.work_files:
-            rows = work.read(uri, plan.work_key)
+            rows = list_pages(work.read(uri, plan.work_key), config=prepared.config)
             asked = rows.append_column("is_blank", pa.array([True] * rows.num_rows))
             answered = generate._results(asked, {}, prepared.config, "fake", 1)
             written = _write_part(
@@ -156,6 +162,8 @@ def _run_of(prepared: Prepared, plan: Any, stop: threading.Event) -> _ShardRun:
             assert written[0] is not None
             of_shard._receipts.append(written[0])
             of_shard._num_rows += rows.num_rows
+        if plan.num_documents:
+            _tools(prepared.config.job).renderer.close()  # a task's process keeps it
 
     of_shard._answer = answer  # type: ignore[method-assign]
     return of_shard
@@ -297,6 +305,54 @@ def test_all_prompts_and_error_rows_follow(place: Place) -> None:
     assert place.run(job) == (0, 4)
     assert place.column("kind") == {"1": "X", "2": "Y"}
     assert place.answers() == before
+
+
+def test_all_pages_of_a_document_follow(place: Place) -> None:
+    """One row of the input is many of the table, under each prompt; none is asked again."""
+    (place.folder / "two.pdf").write_bytes(pictures("red", "blue"))
+    (place.folder / "three.pdf").write_bytes(pictures("red", "blue", "red"))
+    (place.folder / "bad.pdf").write_bytes(b"no PDF")
+    lines = ("1,two.pdf,draft", "2,three.pdf,final", "3,bad.pdf,lost")
+    job = place.job(place.csv("id,document,c", *lines), "c", kind="document", prompts=2)
+    assert place.run(job) == (6, 0)
+    before = place.answers()
+    place.csv("id,document,c", "1,two.pdf,FINAL", "2,three.pdf,final", "3,bad.pdf,LOST")
+    found = preview.preview(job)
+    assert (found.to_run, found.to_keep["carried values changed"]) == ({}, 6)
+    assert [told.details[1:] for told in explain(job, "1")] == [("c was 'draft', is 'FINAL'",)] * 2
+    assert place.run(job) == (0, 6)
+    rows = read_table(place.uri, columns=["row_id", "c"])
+    assert Counter(map(tuple, (row.values() for row in rows.to_pylist()))) == {
+        ("1", "FINAL"): 4,
+        ("2", "final"): 6,
+        ("3", "LOST"): 2,
+    }
+    assert place.answers() == before
+    assert place.run(job) == (0, 0)
+
+
+def test_a_plan_reads_of_the_parts_no_more_than_it_compares(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers may be of any size. A redrive only needs types, which a look at the keys gives."""
+    job = place.job(place.csv("id,image,c,d", "1,a.png,x,y", "2,b.png,x,y"), "c", "d")
+    schema = {"type": "object", "properties": {"total": {"type": "integer"}}}
+    prompt = PromptConfig.model_validate({"id": "p", "text": "What?", "schema": schema})
+    job = job.model_copy(update={"prompts": (prompt,)})
+    place.run(job)
+    assert {"c", "d", "total"} <= set(read_table(place.uri).column_names)
+    asked, read = list[set[str]](), carried.read_columns
+
+    def noted(uri: str, receipt: Any, names: Any) -> pa.Table:
+        asked.append(set(names))
+        return read(uri, receipt, names)
+
+    monkeypatch.setattr(carried, "read_columns", noted)
+    assert preview.preview(job).to_keep == {"up to date": 2}
+    assert asked == [{"c", "d"}]
+    redrive = Redrive(selection=Selection(row_ids=frozenset("1")), base=job)
+    prepare(job, limit=None, is_fresh=False, stop=threading.Event(), redrive=redrive).close()
+    assert asked == [{"c", "d"}]
 
 
 def test_a_redrive_carries_anew_only_what_it_answers(place: Place) -> None:
@@ -458,12 +514,24 @@ def test_answers_of_a_changed_prompt_need_not_fit_the_new_type() -> None:
     compared = Comparison(
         todo=wanted, kept=keys.slice(1), stale=keys.slice(0, 1), staying=keys.slice(0, 0)
     )
-    committed = carried.Committed(rows=keys, parts={"p": part.select(["row_id", "total"])})
-    empty = pa.schema([])
-    found = carried.find(committed, wanted, compared, carry=empty, fields={"total": "integer"})
+    committed = carried.Committed(
+        rows=keys,
+        places={"p": slice(0, 2)},
+        types={"p": {"total": pa.string()}},
+        read=lambda path, names: part.select(names),
+    )
+    saved, empty = dict[int, pa.Table](), pa.schema([])
+    found = carried.find(
+        committed,
+        wanted,
+        compared,
+        carry=empty,
+        fields={"total": "integer"},
+        save=saved.__setitem__,
+    )
     schema = carried.table_schema(output_schema(None, {"total": "integer"}), [found])
     (rewrite,) = carried.rewrites(found, schema)
-    values = found.values[rewrite.group].slice(rewrite.start, rewrite.num_rows)
+    values = saved[rewrite.group].slice(rewrite.start, rewrite.num_rows)
     job = cast(Any, SimpleNamespace(fields={"total": "integer"}))
     kept, leaving = carried.rewritten("p", part, values, schema, job)
     assert (kept["prompt_id"].to_pylist(), kept.schema.field("total").type) == (["B"], pa.int64())
