@@ -126,7 +126,9 @@ def test_a_trial_reads_no_further_once_there_is_a_table(
                 read.append(row.row_id)
                 yield row
 
-        return SimpleNamespace(carry_schema=source.carry_schema, rows=rows, skipped=())
+        return SimpleNamespace(
+            config=source.config, carry_schema=source.carry_schema, rows=rows, skipped=()
+        )
 
     monkeypatch.setattr(prepare, "open_input", counting)
     job = fake_job(write_manifest(str(tmp_path / "in"), 30), str(tmp_path / "out"))
