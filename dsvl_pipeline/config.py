@@ -108,8 +108,9 @@ class DocumentConfig(Section):
             fast and changes no answer. Off by default: where something else is asked, reading
             the text layer and trying it costs a little for nothing.
         password: For documents that need one: the text itself, in quotes, or ``{env: NAME}`` for
-            what an environment variable of the driver holds. It changes no row that was read
-            without it, and stands in no table, log or message; Ray hands it to its tasks in clear.
+            what an environment variable of the driver holds (and of `dsvl report`, which else
+            shows no page that needs it). It changes no row that was read without it, and stands in
+            no table, log or message; Ray hands it to its tasks in clear.
     """
 
     dpi: int = Field(default=144, ge=18, le=1200)

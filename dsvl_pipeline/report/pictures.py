@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from dsvl_pipeline.config import DocumentConfig, InputConfig
+from dsvl_pipeline.config import DocumentConfig, FromEnvironment, InputConfig
 from dsvl_pipeline.errors import ConfigError, DsvlError, RowError
 from dsvl_pipeline.processor import image, tiff
 from dsvl_pipeline.sources.documents import DocumentRenderer
@@ -49,7 +49,7 @@ class RunPictures:
 
     def __init__(self, table_uri: str) -> None:
         self._table_uri = table_uri
-        self._readers: dict[str, tuple[Fetcher, DocumentConfig] | str] = {}
+        self._readers: dict[str, _Reader | str] = {}
         self._config = DocumentConfig(dpi=_DPI)
         self._renderer = DocumentRenderer(self._config)
 
@@ -62,25 +62,24 @@ class RunPictures:
         reader = self._reader(source.run_id)
         if isinstance(reader, str):
             return reader
-        fetcher, config = reader
         is_image = source.page_index is None or may_have_pages(source.uri)
+        read = reader.fetcher.read if is_image else reader.fetcher.read_document
         try:
-            fetched = (fetcher.read if is_image else fetcher.read_document)(source.uri)
+            fetched = read(source.uri)
             if fetched.sha256 != source.sha256:
                 return "the file has changed since"
             if source.page_index is None or tiff.is_tiff(fetched.data):
                 return image.decode_frame(fetched.data, source.page_index or 0).image
-            return self._rendering(config).render(fetched.data, source.page_index)
+            return self._rendering(reader.document).render(fetched.data, source.page_index)
         except RowError as error:
-            return error.code
-        except ConfigError:  # a password that is not in this environment, for one
-            return "the settings of its run cannot be followed here"
+            is_locked = error.code == "document_encrypted"
+            return reader.when_locked if is_locked else error.code
 
     def close(self) -> None:
         """End the rendering process."""
         self._renderer.close()
 
-    def _reader(self, run_id: str | None) -> tuple[Fetcher, DocumentConfig] | str:
+    def _reader(self, run_id: str | None) -> _Reader | str:
         """Give a run's reader, or say why it has none."""
         name = run_id or ""
         if name not in self._readers:
@@ -96,7 +95,22 @@ class RunPictures:
         return self._renderer
 
 
-def _reader_of(table_uri: str, run_id: str) -> tuple[Fetcher, DocumentConfig] | str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reader:
+    """What a run may read, and how its pages are rendered now.
+
+    Attributes:
+        fetcher: With the run's limits.
+        document: With the run's limits, and its password where that can be had.
+        when_locked: Said of a document that does not open.
+    """
+
+    fetcher: Fetcher
+    document: DocumentConfig
+    when_locked: str
+
+
+def _reader_of(table_uri: str, run_id: str) -> _Reader | str:
     try:
         run = read_run(table_uri, run_id) if run_id else None
     except (DsvlError, ValueError, TypeError, KeyError):
@@ -107,5 +121,20 @@ def _reader_of(table_uri: str, run_id: str) -> tuple[Fetcher, DocumentConfig] | 
         config = InputConfig.model_validate(run.job.get("input"))
     except ValueError:
         return "the manifest of its run says nothing that is understood of what may be read"
-    # A password is hidden there, and drafts are not wanted.
-    return Fetcher(config), config.document.model_copy(update={"dpi": _DPI, "draft": False})
+    password, when_locked = config.document.password, "it needs a password, and its run had none"
+    if isinstance(password, FromEnvironment):
+        when_locked = f"it needs the password of its run; set {password.env} here as it was there"
+        try:
+            _ = config.document.password_text
+        except ConfigError:
+            password = None
+    elif password is not None:  # hidden in the manifest
+        password = None
+        when_locked = (
+            "it needs the password of its run, which is kept nowhere; a job that names it as "
+            "{env: NAME} lets a report read it from there"
+        )
+    # Drafts are not wanted.
+    update = {"dpi": _DPI, "draft": False, "password": password}
+    document = config.document.model_copy(update=update)
+    return _Reader(fetcher=Fetcher(config), document=document, when_locked=when_locked)

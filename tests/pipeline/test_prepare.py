@@ -5,6 +5,7 @@ The recipe: what makes every row of a table run again, and what does not.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from dsvl_pipeline import hub, keys
 from dsvl_pipeline.config import DocumentConfig
@@ -108,6 +110,23 @@ def test_all_workers_load_the_commit_that_the_driver_saw(
         assert run.config.job.model.revision == pinned
         assert run.manifest.job["model"]["revision"] is None
         assert run.manifest.model["model_revision"] is None
+
+
+@pytest.mark.usefixtures("_no_cluster")
+def test_a_manifest_names_the_variable_of_a_password_and_workers_get_what_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report may then read it again where the variable is set; workers elsewhere have none."""
+    monkeypatch.setenv("PDF_WORD", "hunter2")
+    (tmp_path / "a.pdf").write_bytes(b"%PDF")
+    for password, kept in (({"env": "PDF_WORD"}, {"env": "PDF_WORD"}), ("hunter2", "*" * 10)):
+        source = {"documents": str(tmp_path / "a.pdf"), "document": {"password": password}}
+        run = prepared(fake_job(source, str(tmp_path / "out")))
+        written = json.loads((tmp_path / f"out/_dsvl/runs/{run.manifest.run_id}.json").read_text())
+        assert written["job"]["input"]["document"]["password"] == kept
+        assert run.config.job.input.document.password == SecretStr("hunter2")
+        files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+        assert not [path for path in files if b"hunter2" in path.read_bytes()]
 
 
 @pytest.mark.usefixtures("_no_cluster")

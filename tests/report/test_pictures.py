@@ -22,6 +22,7 @@ from dsvl_pipeline.table.lineage import RunManifest, write_run
 from tests.pipeline.jobs import jpeg
 from tests.processor import tiffs
 from tests.processor.test_tiff import five
+from tests.sources.test_passwords import encrypted
 from tests.tables import write_table
 
 Read = Callable[..., Image.Image | str]
@@ -165,6 +166,39 @@ def test_a_page_is_rendered_within_the_run_s_limits(tmp_path: Path) -> None:
         assert isinstance(page, Image.Image)
         assert page.size == (100, 50)
         assert found.read(Source(**source, run_id="narrow")) == "document_too_long"
+
+
+def test_a_locked_document_is_read_by_the_variable_that_its_job_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest has its name; what stands there in the place of a password is none."""
+    hidden = "*" * 10
+    for word, password, values, told in (
+        ("abc", {"env": "PDF_WORD"}, (None, "wrong"), "password of its run; set PDF_WORD here"),
+        (
+            hidden,
+            hidden,
+            (None, "abc"),
+            "which is kept nowhere; a job that names it as {env: NAME}",
+        ),
+        ("abc", None, (None, "abc"), "it needs a password, and its run had none"),
+        ("abc", {"env": "PDF_WORD"}, ("abc",), None),
+    ):
+        path = write(tmp_path / "a.pdf", encrypted(word))
+        settings: dict[str, Any] = {"documents": [str(path)], "document": {"password": password}}
+        leave_manifest(tmp_path / "out", "r1", **settings)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        for value in values:
+            monkeypatch.delenv("PDF_WORD", raising=False)
+            if value is not None:
+                monkeypatch.setenv("PDF_WORD", value)
+            with closing(RunPictures(str(tmp_path / "out"))) as pages:
+                shown = pages.read(Source(uri=str(path), sha256=sha256, page_index=1, run_id="r1"))
+            if told is None:
+                assert isinstance(shown, Image.Image)
+                assert shown.size == (200, 100)
+            else:
+                assert told in str(shown)
 
 
 def two_pages() -> bytes:

@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "HF_TOKEN": "hf_canary0000000000000000000000",
     "OPENLINEAGE_API_KEY": "canary-openlineage-key",
     "OPENLINEAGE_URL": "http://canary-user:canary-word@127.0.0.1:9/?key=canary",
+    "DOCUMENTS_WORD": PASSWORD,
     "SOME_SERVICE_PASSWORD": "canary-of-some-other-service",
 }
 SIGNED = "X-Amz-Signature=canary&X-Amz-Credential=canary%2Fx&sig=canary&token=canary"
@@ -103,7 +104,7 @@ def test_no_secret_appears_in_anything_a_run_writes(tmp_path: Path, ray_folder: 
         "allowed_prefixes": "s3://bucket",
         "fetch_timeout_s": 2,
         "documents": str(tmp_path / "in" / "*.pdf"),
-        "document": {"password": PASSWORD},
+        "document": {"password": {"env": "DOCUMENTS_WORD"}},
     }
     job = fake_job(source, str(output)) | {"max_error_fraction": 1.0}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
@@ -132,7 +133,13 @@ def test_no_secret_appears_in_anything_a_run_writes(tmp_path: Path, ray_folder: 
     assert rows[str(tmp_path / "in" / "other.pdf")]["error_code"] == "document_encrypted"
     answered = [name for name, row in rows.items() if row["status"] != "error"]
     assert set(answered) == {"good", str(tmp_path / "in" / "locked.pdf")}
+    (manifest,) = (output / "_dsvl" / "runs").glob("*.json")
+    named = json.loads(manifest.read_text())["job"]["input"]["document"]["password"]
+    assert named == {"env": "DOCUMENTS_WORD"}
     dsvl("report", str(output), str(tmp_path / "out" / "page.html"))
+    assert (tmp_path / "out" / "page.html").read_text().count(
+        "<img"
+    ) == 5  # good.jpg twice, 3 pages
     dsvl("export", str(output), str(tmp_path / "out" / "rows.csv"))
     dsvl("compact", str(output))
     for command in ("status", "verify", "versions", "failures"):
@@ -144,7 +151,7 @@ def test_no_secret_appears_in_anything_a_run_writes(tmp_path: Path, ray_folder: 
     signed = "\n".join(f"https://127.0.0.1:9/{n}.jpg?{SIGNED}" for n in range(400))
     (tmp_path / "in" / "signed.csv").write_text(f"image\n{signed}\n")
     source |= {"manifest": str(tmp_path / "in" / "signed.csv"), "columns": {"image": "image"}}
-    del source["documents"]
+    source["document"] = {"password": PASSWORD}
     job |= {"input": source | {"carry": []}, "limits": {"first_rows": 1}}
     job["output"] = {"uri": str(tmp_path / "out" / "stopped"), "rows_per_part": 1}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
