@@ -94,7 +94,7 @@ def _print_prediction(found: Prediction) -> None:
     if found.gpu_busy is not None:
         parts.append(f"engines busy {found.gpu_busy:.0%} while loaded")
     engines = amount(found.replicas, "engine")
-    parts.append(f"{hours(found.gpu_hours)} GPU-hours of {engines}")
+    parts.append(f"{hours(found.gpu_hours)} GPU-hours of {engines}" if found.gpu_hours else engines)
     if found.price is not None:
         per_1000 = money(1000 * found.price / found.rows, found.currency)
         parts.append(f"{money(found.price, found.currency)}, {per_1000} per 1,000 rows")

@@ -97,7 +97,8 @@ def cost_line(result: RunSummary) -> str:
     parts = [f"{result.rows_per_s:,.1f} rows/s over the whole run"]
     if result.gpu_busy is not None:
         parts.append(f"engines busy {result.gpu_busy:.0%} while loaded")
-    parts.append(f"{hours(result.gpu_hours)} GPU-hours")
+    if result.gpu_hours:
+        parts.append(f"{hours(result.gpu_hours)} GPU-hours")
     if result.price is not None and result.price_per_1000_rows is not None:
         per_1000 = money(result.price_per_1000_rows, result.currency)
         parts.append(f"{money(result.price, result.currency)}, {per_1000} per 1,000 rows")

@@ -61,6 +61,7 @@ class Prediction:
         new_tokens: Tokens that will be decoded.
         seconds: From the start to the end.
         replicas: Engines.
+        has_gpu: Whether each has a GPU, else CPUs.
         gpu_busy: Share of their time in which the engines' devices compute; None if unknown.
         price: What it will cost in ``currency``; None without a price in the job file.
         currency: Of the job file.
@@ -71,6 +72,7 @@ class Prediction:
     new_tokens: int
     seconds: float
     replicas: int
+    has_gpu: bool
     gpu_busy: float | None
     price: float | None
     currency: str
@@ -81,12 +83,18 @@ class Prediction:
 
     @property
     def gpu_hours(self) -> float:
-        """Of all engines, from the start to the end."""
-        return self.replicas * self.seconds / 3600
+        """Of all engines, from the start to the end; 0 where they have no GPU."""
+        return self.has_gpu * self.replicas * self.seconds / 3600
 
 
 def predict(
-    measured: Measured, *, num_inputs: int, num_shards: int, replicas: int, cluster: ClusterConfig
+    measured: Measured,
+    *,
+    num_inputs: int,
+    num_shards: int,
+    replicas: int,
+    has_gpu: bool = True,
+    cluster: ClusterConfig,
 ) -> Prediction:
     """Scale what was measured to a run.
 
@@ -98,6 +106,7 @@ def predict(
         num_inputs: Rows to answer; a document counts once for each prompt.
         num_shards: Shards that have rows to answer.
         replicas: Engines that will answer them.
+        has_gpu: Whether they have GPUs.
         cluster: Has the price.
     """
     up_s = measured.engine["up_s"]
@@ -110,6 +119,7 @@ def predict(
         new_tokens=round(rows * measured.engine.get("new_tokens", 0.0) / measured.rows),
         seconds=seconds,
         replicas=replicas,
+        has_gpu=has_gpu,
         gpu_busy=busy_share(measured.engine),
         price=cluster.price(replicas, seconds),
         currency=cluster.currency,

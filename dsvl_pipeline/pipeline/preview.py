@@ -141,6 +141,7 @@ def preview(
             num_inputs=to_run.total(),
             num_shards=num_shards_to_run,
             replicas=wanted.scale.replicas,
+            has_gpu=wanted.scale.num_gpus > 0,
             cluster=wanted.job.cluster,
         ),
         skipped=wanted.source.skipped,

@@ -81,6 +81,7 @@ class RunSummary:
         seconds: Wall-clock time.
         engine: What the engines counted and how long they took (`ledger.total`).
         replicas: Engines.
+        has_gpu: Whether each has a GPU, else CPUs.
         price: Of their time from the start of the run to its end, in ``currency``; None without a
             price in the job file. The start and the end of nodes are not in it.
         warnings: What is suspicious of the checkpoint.
@@ -107,6 +108,7 @@ class RunSummary:
     exit_code: int
     rows_carried: int = 0
     replicas: int = 1
+    has_gpu: bool = True
     price: float | None = None
     currency: str = "USD"
     skipped: tuple[Skipped, ...] = ()
@@ -124,8 +126,8 @@ class RunSummary:
 
     @property
     def gpu_hours(self) -> float:
-        """Of all engines, from the start of the run to its end."""
-        return self.replicas * self.seconds / 3600
+        """Of all engines, from the start of the run to its end; 0 where they have no GPU."""
+        return self.has_gpu * self.replicas * self.seconds / 3600
 
     @property
     def price_per_1000_rows(self) -> float | None:
@@ -580,6 +582,7 @@ def _summary(prepared: Prepared, progress: Tracker) -> RunSummary:
         seconds=progress.elapsed_s,
         engine=progress.engine,
         replicas=prepared.scale.replicas,
+        has_gpu=prepared.scale.num_gpus > 0,
         price=job.cluster.price(prepared.scale.replicas, progress.elapsed_s),
         currency=job.cluster.currency,
         skipped=prepared.skipped,

@@ -162,6 +162,17 @@ def test_what_the_rows_cost_is_told(
     assert (summary["gpu_busy"], summary["price_per_1000_rows"]) == (0.8, 0.556)
 
 
+def test_engines_without_gpus_take_no_gpu_hours(
+    pipeline: StandIn, job: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a laptop; what they cost is told all the same, where the job file has a price."""
+    pipeline.changes = {"has_gpu": False, "price": 0.5}
+    main.main(["run", job])
+    shown = capsys.readouterr()
+    assert "cost: 1.2 rows/s over the whole run, 0.5 USD, 5.56 USD per 1,000 rows" in shown.out
+    assert json.loads(shown.err.splitlines()[-1])["gpu_hours"] == 0
+
+
 @pytest.mark.parametrize("given", [["JOB"], ["--config", "JOB"]])
 def test_the_options_reach_the_pipeline(pipeline: StandIn, job: str, given: list[str]) -> None:
     """In any order, with the job file as argument or option."""
