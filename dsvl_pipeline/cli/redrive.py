@@ -22,7 +22,7 @@ count as up to date for the job as its file stands, and their `recipe` says what
 read, what is asked and where the table lies cannot be --set. Of a document, pages that have no
 answer yet run as well.
 
-exit codes: as of `dsvl run`, over the rows that ran."""
+Progress and results as of `dsvl run`; exit codes too, over the rows that ran."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

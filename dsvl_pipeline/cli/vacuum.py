@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--older-than-hours",
         type=float,
         metavar="H",
-        help="leave alone what left the table, or a killed run left, lately (default 168, a week)",
+        help="leave alone what left the table, or a killed run left, lately (default 168, a week; "
+        "at least 1, for who reads an earlier version may be at it)",
     )
     parser.add_argument("--dry-run", action="store_true", help="only tell what would go")
     parser.set_defaults(command=execute)

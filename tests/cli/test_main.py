@@ -162,6 +162,26 @@ def test_every_command_teaches(capsys: pytest.CaptureFixture[str], command: str)
     assert "\nexit codes: 0 " in text
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("plan", "starts one on this machine, as a run does, however few the rows are"),
+        ("plan", "of a file that no setting reads why it is skipped"),
+        ("vacuum", "(default 168, a week; at least 1, for who reads"),
+        ("run", "docs/settings.md lists every key of a job file"),
+        ("run", "a line of JSON at the start, one a minute and one at the end"),
+        ("redrive", "Progress and results as of `dsvl run`"),
+    ],
+)
+def test_what_surprises_a_newcomer_stands_in_the_help(
+    capsys: pytest.CaptureFixture[str], command: str, told: str
+) -> None:
+    """What a command starts or refuses, and where what it prints goes."""
+    with pytest.raises(SystemExit):
+        main.main([command, "--help"])
+    assert told in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_disk_of_this_machine_that_fails_is_no_bug(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
