@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from dsvl_pipeline.cli.arguments import named_by_user, positive_int
+from dsvl_pipeline.cli.text import one_line
+
+if TYPE_CHECKING:
+    from dsvl_pipeline.processor.image import Frame
 from dsvl_pipeline.wording import amount
 
 HELP = "answer one prompt about some images, or none, without Ray"
@@ -40,6 +45,7 @@ def execute(args: argparse.Namespace) -> int:
     from dsvl_pipeline import extras, hub, storage
     from dsvl_pipeline.errors import ConfigError, RowError
     from dsvl_pipeline.model.generation_defaults import read_generation_config
+    from dsvl_pipeline.processor.image import decode_frame
     from dsvl_pipeline.processor.processor import Processor
     from dsvl_pipeline.records import EngineConfig, SamplingParams
 
@@ -62,9 +68,12 @@ def execute(args: argparse.Namespace) -> int:
     for uri in args.images:
         try:
             with named_by_user():
-                images.append(processor.image(storage.read(uri)))
+                frame = decode_frame(storage.read(uri))
         except RowError as error:
             raise ConfigError(f"{uri}: {error}") from error
+        images.append(processor.image(frame.image))
+        if frame.num_frames > 1 and frame.holds != "views":
+            print(f"({_others(uri, frame)})", file=sys.stderr)
     parts = [*({"type": "image"} for _ in images), {"type": "text", "text": args.prompt}]
     try:
         request = processor.request(
@@ -93,3 +102,11 @@ def execute(args: argparse.Namespace) -> int:
             f"(cut after {amount(args.max_new_tokens, 'token')}: --max-new-tokens)", file=sys.stderr
         )
     return 0
+
+
+def _others(uri: str, frame: Frame) -> str:
+    """Say that a file holds more than what is asked about."""
+    found = f"{one_line(uri)} holds {frame.num_frames:,} {frame.holds} and the first one is asked"
+    if frame.holds == "pages":
+        found += "; dsvl run gives a row for each, see input.images and input.frames"
+    return found

@@ -68,9 +68,10 @@ def execute(args: argparse.Namespace) -> int:
         return 0
     result = preview(job, limit=args.limit, fresh=args.fresh, sample=args.sample)
     _print_counts("to run", result.to_run)
-    if result.num_documents:
-        documents = amount(result.num_documents, "document")
-        print(f"  among them {documents}, whose pages are not counted yet")
+    unread = {"document": result.num_documents, "TIFF": result.num_tiffs}
+    if any(unread.values()):
+        files = " and ".join(amount(number, kind) for kind, number in unread.items() if number)
+        print(f"  among them {files}, whose pages are not counted yet")
     _print_counts("to keep", result.to_keep)
     if result.num_replaced:
         print(f"{amount(result.num_replaced, 'row')} of the table replaced by new answers")

@@ -31,8 +31,9 @@ class Preview:
     """What a run would do.
 
     Attributes:
-        to_run: Rows by reason; a document is one row per prompt, its pages are unknown.
-        num_documents: Documents and TIFFs among them.
+        to_run: Rows by reason; a document or TIFF is one row per prompt, its pages are unknown.
+        num_documents: Documents among them.
+        num_tiffs: Pictures among them that may have pages.
         to_keep: Rows of the table that stay, by reason.
         num_replaced: Rows of the table that new answers replace.
         num_dropped: Rows of the table that leave it, because the input has them no more.
@@ -45,6 +46,7 @@ class Preview:
 
     to_run: dict[str, int]
     num_documents: int
+    num_tiffs: int
     to_keep: dict[str, int]
     num_replaced: int
     num_dropped: int
@@ -97,7 +99,8 @@ def preview(
         snapshot, num_shards = _table(wanted.job.output.uri)
         num_shards = num_shards or wanted.num_shards(spool)
         to_run, to_keep = Counter[str](), Counter[str]()
-        num_documents = num_replaced = num_dropped = num_shards_to_run = 0
+        num_replaced = num_dropped = num_shards_to_run = 0
+        unread = Counter[str]()
         samples, carry = list[pa.Table](), list[carried.Found]()
         for shard, rows in spool.shards(num_shards):
             there = carried.read_committed(snapshot, shard, reasons.EXPLAINING_COLUMNS)
@@ -112,8 +115,10 @@ def preview(
             num_here = pc.sum(has_input).as_py() or 0
             num_replaced += num_here
             num_dropped += stale.num_rows - num_here
-            documents = compared.todo.filter(pc.is_null(compared.todo["row_key"]))
-            num_documents += pc.count_distinct(documents["row_id"]).as_py()
+            files = compared.todo.filter(pc.is_null(compared.todo["row_key"]))
+            for kind in ("document", "tiff"):
+                of_kind = files.filter(pc.equal(files["kind"], kind))
+                unread[kind] += pc.count_distinct(of_kind["row_id"]).as_py()
             num_shards_to_run += bool(compared.todo.num_rows)
             samples.append(prediction.spread(compared.todo, -(-sample // num_shards)))
     finally:
@@ -126,7 +131,8 @@ def preview(
         measured = prediction.measured_before(wanted)
     return Preview(
         to_run=dict(to_run.most_common()),
-        num_documents=num_documents,
+        num_documents=unread["document"],
+        num_tiffs=unread["tiff"],
         to_keep=dict(to_keep.most_common()),
         num_replaced=num_replaced,
         num_dropped=num_dropped,
@@ -238,6 +244,8 @@ def _of_those_to_run(
         if row["done_pages"]:
             done = ", ".join(str(page + 1) for page in row["done_pages"])
             details.append(f"up to date are its pages {done}")
+        if row["kind"] == "tiff":
+            details.append("a TIFF: a row for each of its pages, which a run counts")
         if row["error_message"] is not None:
             details.append(f"it becomes an error row: {row['error_message']}")
         yield Explanation(

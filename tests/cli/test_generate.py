@@ -77,6 +77,33 @@ def test_images_and_sampling_reach_the_model(
 
 
 @pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("a.tif", {"save_all": True}, "a.tif holds 3 pages and the first one is asked; dsvl run"),
+        ("a.gif", {"save_all": True}, "a.gif holds 3 frames and the first one is asked)"),
+        ("a.mpo", {"save_all": True}, ""),
+        ("b.tif", {}, ""),
+    ],
+)
+def test_what_else_a_file_holds_is_told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    options: dict[str, bool],
+    told: str,
+) -> None:
+    """The answer is about the first page alone; a camera's second lens is no page."""
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "lime")]
+    more = {"append_images": frames[1:], **options} if options else {}
+    frames[0].save(tmp_path / name, **more)
+    command = ["generate", str(tmp_path / name), "--prompt", "What?", "--max-new-tokens", "2"]
+    assert main.main(command) == 0
+    found = capsys.readouterr().err
+    assert told in found
+    assert ("the first one is asked" in found) == bool(told)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["BROKEN", "--prompt", "x"], "/broken.jpg: "),
