@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +19,25 @@ __all__ = ["s3_bucket", "s3_faults", "s3_server"]
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
+_SHARING = pytest.StashKey[set[Path]]()
+
 for _name, _value in KEPT_WORKERS.items():
     os.environ.setdefault(_name, _value)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let files whose runs may share a Ray cluster follow one another: each start takes 15 s."""
+    sharing = config.stash[_SHARING] = {i.path for i in items if i.get_closest_marker("shared_ray")}
+    items.sort(key=lambda item: item.path not in sharing)
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the shared cluster after the last file whose runs share it."""
+    sharing = item.config.stash[_SHARING]
+    if item.path in sharing and (nextitem is None or nextitem.path not in sharing):
+        import ray
+
+        ray.shutdown()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,7 +6,7 @@ A wrong page of keys, a wrong resize or a swapped row shows here as wrong text.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from dsvl_pipeline.table.reader import read_table
 from tools.demo_checkpoint import held_out, shape
 from tools.demo_checkpoint.scoring import character_errors
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.shared_ray]
 
 SEEDS = range(4_000_000, 4_000_020)  # neither training nor evaluation uses them
 
@@ -29,15 +29,6 @@ generation: {{max_new_tokens: 440, temperature: 0}}
 output: {{uri: {folder}/out}}
 max_error_fraction: 0
 """
-
-
-@pytest.fixture(autouse=True)
-def _cluster() -> Iterator[None]:
-    """End the cluster that the run starts."""
-    import ray
-
-    yield
-    ray.shutdown()
 
 
 def draw(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from dsvl_pipeline.table.verify import verify
 from tests.input.corpora import OCRMYPDF, PIKEPDF, PILLOW, PYPDF, Corpus, files_of
 from tests.pipeline.jobs import fake_job, parse, plain_rows
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.shared_ray]
 
 # Every code that reading a file may end with; another one would be news to `dsvl failures`.
 IMAGE_CODES = {
@@ -35,15 +35,6 @@ DOCUMENT_CODES = {
     "document_unreadable",
     "page_unreadable",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    """One cluster for the module; the first run starts it."""
-    import ray
-
-    yield
-    ray.shutdown()
 
 
 def _read_all(files: Sequence[Path], tmp_path: Path, column: str) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -69,17 +68,8 @@ def test_a_price_is_a_number_above_nothing(wrong: dict[str, object]) -> None:
         ClusterConfig.model_validate(wrong)
 
 
-@pytest.fixture
-def _cluster() -> Iterator[None]:
-    """Whatever Ray a run has started ends."""
-    import ray
-
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.ray
-@pytest.mark.usefixtures("_cluster")
+@pytest.mark.shared_ray
 def test_a_plan_predicts_from_a_sample_and_then_from_the_last_run(tmp_path: Path) -> None:
     """Nothing is written by the sample; after a run, its own figures are what counts."""
     source = write_manifest(str(tmp_path / "in"), 120)

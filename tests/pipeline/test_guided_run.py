@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import payload_digest
 from tests.sources.test_documents import written
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.shared_ray]
 
 SAMPLES = Path("dsvl_pipeline/demo/samples").absolute()
 SCHEMA = {
@@ -30,15 +29,6 @@ SCHEMA = {
     "required": ["kind", "count", "is_new", "words"],
     "additionalProperties": False,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    """One cluster for the module; the first run starts it."""
-    import ray
-
-    yield
-    ray.shutdown()
 
 
 def run(folder: Path, prompts: list[dict[str, Any]], **sections: Any) -> RunSummary:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from dsvl_pipeline.cli import main
 from dsvl_pipeline.table.reader import read_table
 from tests.pipeline.jobs import fake_job, jpeg
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.shared_ray]
 
 NAMES = [
     "scan[1].png",
@@ -25,15 +24,6 @@ NAMES = [
     "cafe\u0301.png",
     os.fsdecode(b"\xff.png"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    """The runs of this module share one cluster."""
-    import ray
-
-    yield
-    ray.shutdown()
 
 
 def test_names_stay_what_they_are(

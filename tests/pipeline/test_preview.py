@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,7 @@ from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.verify import verify
 from tests.pipeline.jobs import fake_job, jpeg, parse, plain_rows, write_manifest
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    """One cluster for the module; the first run starts it."""
-    import ray
-
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.shared_ray]
 
 
 def files_of(folder: Path) -> set[tuple[str, int]]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,8 @@ from tests.processor.test_tiff import five
 from tests.sources.pdfs import tree
 from tests.sources.test_passwords import encrypted
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.shared_ray]
 STRING = {"type": "string"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    """One cluster for the module; the first run starts it."""
-    import ray
-
-    yield
-    ray.shutdown()
 
 
 def run(job: dict[str, Any], **arguments: Any) -> RunSummary:
