@@ -1,8 +1,10 @@
 """Whether a page holds anything to read. Models asked about blank pages invent prose.
 
-A scan of an empty sheet is not white, nor of one value: paper is cream, light falls off, JPEG
-leaves ripples, there is dust, the edges are dark, the other side shows through. All of that is
-faint, smooth, or smaller than a letter.
+A page that is taken for blank is lost without the model being asked, so what is in doubt is not
+blank. A scan of an empty sheet is not white, nor of one value: paper is cream, light falls off,
+JPEG leaves ripples, there is dust, the edges are dark, the other side shows through. All of that
+is smooth, or within the page's own noise, or smaller than a letter. Print is neither: even where
+it is faint it has sharp edges, and its strokes are some pixels long.
 """
 
 from __future__ import annotations
@@ -11,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-# Thresholds are for a page of this height, A4 at 144 dpi, and were measured with
-# `python -m benchmarks.blank`.
-_REFERENCE_PX = 1684
+# Thresholds were measured with `python -m benchmarks.blank`.
 INK = 40
-"""Levels by which ink differs from the paper around it, lighter or darker."""
-LEAST_INK_PX = 36
-"""Pixels of ink in the smallest thing that is read; a lone small digit may have fewer."""
-_WINDOW_PX = 32
-_MARGIN = 0.02  # scanners leave dark edges; 4 mm, in which nothing is printed
+"""Levels by which ink differs from the paper around it, lighter or darker, however blurred."""
+FAINT = 12
+"""Levels by which it has to differ where its edges are as sharp, and nothing else is there."""
+_OVER_NOISE = 1.5  # ... and how many times the noise of the page on top of them
+_STROKE_PX = 7  # longer than dust
+_REFERENCE_PX = 1190  # the shorter edge of A4 at 144 dpi; what has more pixels has larger letters
+_CELL_PX = 32
+_MARGIN = 0.02  # scanners leave dark edges
 _SURELY_INK = 0.02
 _MOST_SHADING = 80  # levels from the lightest paper to the darkest
 
@@ -27,33 +30,41 @@ _MOST_SHADING = 80  # levels from the lightest paper to the darkest
 def is_blank(image: Image.Image) -> bool:
     """Tell whether an RGB page is empty: uniform in whatever colour, but for dust and shading."""
     # Green is most of what the eye sees; the others tell yellow or pale print from white.
-    return not any(_has_ink(image.getchannel(channel)) for channel in "GBR")
+    green, blue, red = map(image.getchannel, "GBR")
+    if _has_ink(green):
+        return False
+    return blue == green == red or not (_has_ink(blue) or _has_ink(red))
 
 
 def _has_ink(page: Image.Image) -> bool:
-    left, top = (round(edge * _MARGIN) for edge in page.size)
-    page = page.crop((left, top, page.width - left, page.height - top))
-    low, high = page.getextrema()
-    if high - low < INK:  # type: ignore[operator]  # of one channel
+    factor = max(min(page.size) // _REFERENCE_PX, 1)
+    reduced = page.reduce(factor) if factor > 1 else page
+    left, top = (round(edge * _MARGIN) for edge in reduced.size)
+    inner = reduced.crop((left, top, reduced.width - left, reduced.height - top))
+    low, high = reduced.getextrema()
+    if high - low < FAINT:  # type: ignore[operator]  # of one channel
         return False
-    counts = np.array(page.histogram())
+    counts = np.array(inner.histogram())
     paper = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
     is_far = np.abs(np.arange(256) - paper) >= INK
     if counts[is_far].sum() > _SURELY_INK * counts.sum() and not _is_shaded(counts, paper):
         return True
-    factor = max(max(page.size) // _REFERENCE_PX, 1)
-    page = page.reduce(factor)
-    around = _paper(page)
+    around = _paper(inner)
     shades = np.asarray(around.resize((16, 16), Image.Resampling.BOX))
     if int(shades.max()) - int(shades.min()) > _MOST_SHADING:
         return True
-    scale = (max(page.size) / (1 - 2 * _MARGIN) / _REFERENCE_PX) ** 2
-    least = max(LEAST_INK_PX * min(scale, 1.0), 6)
-    most = _most_in_a_window(page, around)
-    if not least <= most < 4 * least:
-        return most >= least
-    # Only now, as it takes longer than all the rest: grains of one or two pixels are no ink.
-    return _most_in_a_window(page.filter(ImageFilter.MedianFilter(3)), around) >= least / 2
+    margins = ((top, top), (left, left))
+    depth = _distance(np.asarray(reduced), np.pad(np.asarray(around), margins, "edge"))
+    steps = _steps(np.asarray(page))
+    # The quietest cells tell what the paper does by itself: none is quiet on a grainy scan, and
+    # even a page full of text has its margins.
+    noise = float(np.percentile(_most(steps, _CELL_PX), 10))
+    faint = min(FAINT + _OVER_NOISE * noise, INK)
+    ink = (depth >= INK) | ((depth >= faint) & (_most(steps, factor) >= faint))
+    # A thumbnail's letters are smaller, and its dust is as well.
+    length = min(4 + min(page.size) // 333, _STROKE_PX)
+    ink = _without_edges(ink)
+    return _has_stroke(ink, length) or _has_stroke(ink.T, length)
 
 
 def _is_shaded(counts: NDArray[np.int64], paper: int) -> bool:
@@ -67,14 +78,53 @@ def _paper(page: Image.Image) -> Image.Image:
     return small.filter(ImageFilter.MedianFilter(5)).resize(page.size, Image.Resampling.BILINEAR)
 
 
-def _most_in_a_window(page: Image.Image, around: Image.Image) -> int:
-    """Count the pixels of ink in the window that has most of them."""
-    difference = np.asarray(page).astype(np.int16) - np.asarray(around)
-    ink = np.abs(difference) >= INK
-    half = _WINDOW_PX // 2
-    height, width = (-(-edge // half) * half for edge in ink.shape)
-    padded = np.zeros((height, width), np.uint8)
-    padded[: ink.shape[0], : ink.shape[1]] = ink
-    cells = padded.reshape(height // half, half, width // half, half).sum((1, 3), dtype=np.int32)
-    cells = np.pad(cells, ((0, 1), (0, 1)))
-    return int((cells[:-1, :-1] + cells[1:, :-1] + cells[:-1, 1:] + cells[1:, 1:]).max())
+def _distance(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.maximum(one, other) - np.minimum(one, other)
+
+
+def _steps(page: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Give how far each pixel differs from that of its four neighbours which it differs from most.
+
+    What shows through, or is out of focus, needs several pixels for the way from paper to ink.
+    """
+    steps = np.zeros_like(page)
+    for turned, found in ((page, steps), (page.T, steps.T)):
+        between = _distance(turned[1:], turned[:-1])
+        np.maximum(found[1:], between, out=found[1:])
+        np.maximum(found[:-1], between, out=found[:-1])
+    return steps
+
+
+def _most(values: NDArray[np.uint8], edge_px: int) -> NDArray[np.uint8]:
+    """Give the largest value of each cell."""
+    if edge_px == 1:
+        return values
+    height, width = (-(-edge // edge_px) for edge in values.shape)
+    padded = np.zeros((height * edge_px, width * edge_px), np.uint8)
+    padded[: values.shape[0], : values.shape[1]] = values
+    rows = padded.reshape(height, edge_px, -1).max(1)
+    return rows.reshape(height, width, edge_px).max(2)
+
+
+def _without_edges(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Cut off what reaches to an edge of the page, as far as the margin: no print does."""
+    for _ in range(4):
+        most = round(_MARGIN * len(ink))
+        is_free = ~ink[:most].any(1)
+        cut = int(is_free.argmax()) if is_free.any() else most
+        ink = np.rot90(ink[cut:])
+    return ink
+
+
+def _has_stroke(ink: NDArray[np.bool_], length: int) -> bool:
+    """Tell whether a path of ink descends so many rows without a gap; grains and dust do not."""
+    path = ink
+    for row in range(1, length):
+        above = path[:-1]
+        near = above.copy()
+        near[:, 1:] |= above[:, :-1]
+        near[:, :-1] |= above[:, 1:]
+        path = near & ink[row:]
+        if not path.any():
+            return False
+    return True
