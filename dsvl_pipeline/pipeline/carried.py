@@ -155,29 +155,17 @@ def find(
     if not is_redrive:  # of which the old answer stays where the new one is an error
         leaves[compared.stale[AT].to_numpy()] = True
 
-    def look(path: str) -> tuple[NDArray[np.bool_], dict[str, pa.DataType]]:
-        """Tell which rows of a part changed, and of which types is what stays as it is."""
+    def look(path: str) -> tuple[NDArray[np.bool_], Types]:
         here, types = committed.places[path], committed.types[path]
-        kept = np.flatnonzero(at[here] >= 0)
-        stays = (at[here] < 0) & ~leaves[here]
-        concerned = list(_compared(types, carry.names, fields)) if len(kept) else []
+        of, stays = at[here], (at[here] < 0) & ~leaves[here]
+        concerned = list(_compared(types, carry.names, fields)) if (of >= 0).any() else []
         unlike = [name for name in types if types[name] != job_types.get(name) and stays.any()]
-        is_changed = np.zeros(len(stays), bool)
         names = [name for name in {*concerned, *unlike} if name in types]
         rows = committed.read(path, names) if names else pa.table({})
-        for name in concerned:
-            before = _column(rows, name, len(stays)).take(pa.array(kept))
-            now = pa.nulls(len(kept))
-            if name in carry.names:
-                now = _take(wanted[CARRY + name], at[here][kept])
-            is_changed[kept] |= _differs(before, now).to_numpy(zero_copy_only=False)
-        beside = {}
-        for name in unlike:
-            column = _column(rows, name).filter(pa.array(stays))
-            if column.null_count < len(column):
-                wanted_type = [job_types[name]] if name in job_types else []
-                beside[name] = holding_all(wanted_type, [column])
-        return is_changed, beside
+        return (
+            _is_changed(rows, wanted, concerned, of),
+            _types_beside(rows.select(unlike), stays, job_types),
+        )
 
     paths = [path for path, here in committed.places.items() if not leaves[here].all()]
     changed, values = [np.empty(0, np.int64)], list[pa.Table]()
@@ -318,6 +306,30 @@ def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
         return rows
     columns = [convert(_column(rows, field.name), field.type) for field in schema]
     return pa.table(columns, schema=schema)
+
+
+def _is_changed(
+    rows: pa.Table, wanted: pa.Table, names: Iterable[str], at: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Tell which rows of a part carry something else than the wanted rows ``at`` those places."""
+    kept = np.flatnonzero(at >= 0)
+    is_changed = np.zeros(len(at), bool)
+    for name in names:
+        before, now = _column(rows, name, len(at)).take(pa.array(kept)), pa.nulls(len(kept))
+        if CARRY + name in wanted.column_names:
+            now = _take(wanted[CARRY + name], at[kept])
+        is_changed[kept] |= _differs(before, now).to_numpy(zero_copy_only=False)
+    return is_changed
+
+
+def _types_beside(rows: pa.Table, stays: NDArray[np.bool_], job_types: Types) -> Types:
+    """Give the types that hold what stays of a part as it is, beside what the job writes."""
+    types = {}
+    for name in rows.column_names:
+        column = _column(rows, name).filter(pa.array(stays))
+        if column.null_count < len(column):
+            types[name] = holding_all([job_types.get(name, pa.null())], [column])
+    return types
 
 
 def changes(before: pa.Table, now: pa.Table, fields: Collection[str]) -> list[str]:
