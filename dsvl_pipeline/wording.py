@@ -19,6 +19,8 @@ def amount(count: int, noun: str) -> str:
 def nearest(named: str, names: Iterable[str], *, most: int = 3) -> list[str]:
     """Find the names that end as a path does (``a.jpg``, ``photos/a.jpg``), else alike ones.
 
+    Where the very name is among them, no other was meant.
+
     Args:
         named: What somebody wrote.
         names: All there are, in any number, also repeated. Read once.
@@ -30,6 +32,8 @@ def nearest(named: str, names: Iterable[str], *, most: int = 3) -> list[str]:
     alike = dict[str, float]()
     matcher = difflib.SequenceMatcher(b=file)
     for index, name in enumerate(names):
+        if name == named:
+            return []
         lower = name.lower()
         if lower == given or lower.endswith(f"/{given}"):
             ends[name] = None

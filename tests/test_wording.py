@@ -18,6 +18,7 @@ NAMES = ["/data/animals/cat.jpg", "/data/plants/oak.jpg", "/data/plants/rose.jpg
         ("ose.jpg", ["/data/plants/rose.jpg"]),
         ("sku-107", ["sku-1007"]),
         ("s3://bucket/elsewhere/cat.jpg", ["/data/animals/cat.jpg"]),
+        ("sku-1007", []),
         ("invoice.pdf", []),
         ("", []),
     ],

@@ -289,7 +289,7 @@ class _Tools:
         if count > self._max_pages:
             raise ImageError(
                 "image_too_many_pages",
-                f"the TIFF has more than {self._max_pages:,} pages, as many as are allowed; raise "
+                f"the TIFF has more pages than are allowed ({self._max_pages:,}); raise "
                 "input.document.max_pages",
                 is_retryable=True,
             )

@@ -219,4 +219,4 @@ def test_a_row_that_can_never_fit_is_refused_before_it_is_read(num_images: int) 
     batch = pa.Table.from_pylist([row], schema=blocks.work_schema(pa.schema([])))
     found = preprocess(batch, config=StageConfig(job=job, dtype="float32", recipe="r", lineage={}))
     assert found["error_code"].to_pylist() == ["prompt_too_long"]
-    assert f"each of {num_images} images" in found["error_message"][0].as_py()
+    assert f"each of {num_images:,} images" in found["error_message"][0].as_py()
