@@ -341,15 +341,18 @@ class _Tools:
         Raises:
             ImageError: With code ``image_frames``.
         """
-        is_lost = self._frames == "pages" and frame.holds == "pages"
+        is_lost = self._frames == "pages" and frame.holds in ("pages", "slices")
         is_refused = self._frames == "error" and frame.holds != "views"
         if frame.num_frames > 1 and (is_lost or is_refused):
-            advice = (
-                "set it to pages (a row for each page of a TIFF) or to first"
-                if is_refused
-                else "name the file .tif and give it an input row of its own, for a row for each "
-                "page, or set it to first"
-            )
+            if is_refused:
+                advice = "set it to pages (a row for each page of a TIFF) or to first"
+            elif frame.holds == "slices":
+                advice = "save them as pages, each with a directory, or set it to first"
+            else:
+                advice = (
+                    "name the file .tif and give it an input row of its own, for a row for each "
+                    "page, or set it to first"
+                )
             raise ImageError(
                 "image_frames",
                 f"the file holds {frame.num_frames:,} {frame.holds}, and a row shows one, which "

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageChops, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, ImageCms, ImageFile, UnidentifiedImageError
 
 from dsvl_pipeline.errors import ImageError
 from dsvl_pipeline.model.config import RGB, ImageConfig, TowerImageConfig
@@ -55,13 +55,14 @@ class Frame:
     Attributes:
         image: RGB, upright.
         num_frames: How many pictures the file holds, counted up to `MOST_FRAMES_COUNTED`.
-        holds: What they are: pages of a TIFF, frames of an animation, or what a camera puts beside
-            its picture: a second lens's, a gain map, a preview.
+        holds: What they are: pages of a TIFF, slices of one that has no pages (`tiff.num_slices`),
+            frames of an animation, or what a camera puts beside its picture: a second lens's, a
+            gain map, a preview.
     """
 
     image: Image.Image
     num_frames: int
-    holds: Literal["pages", "frames", "views"] = "frames"
+    holds: Literal["pages", "slices", "frames", "views"] = "frames"
 
 
 def decode(data: bytes) -> Image.Image:
@@ -91,11 +92,16 @@ def decode_frame(data: bytes, page_index: int = 0, *, pages: tiff.Pages | None =
         if tiff.is_tiff(data):
             return _decode_tiff(data, page_index, pages)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            stretch = _stretch_of(image)
+            stretch, covered = _stretch_of(image), _covered(image, data)
             if image.format == "PNG":
                 _scale_transparency(image, data[24])
+            picture = to_rgb(image)
+            if covered:
+                whole = Image.new("RGB", picture.size, "white")
+                whole.paste(picture.crop(covered), covered)
+                picture = whole
             return Frame(
-                image=_squared(to_rgb(image), stretch),
+                image=_squared(picture, stretch),
                 num_frames=_num_frames(image, data),
                 holds="views" if image.format == "MPO" else "frames",
             )
@@ -134,7 +140,10 @@ def _decode_tiff(data: bytes, page_index: int, pages: tiff.Pages | None) -> Fram
         picture = _turned(to_rgb(tiff.read_samples(data, tags)), orientation)
     if orientation in _LYING:
         stretch = 1 / stretch if stretch else 1.0
-    return Frame(image=_squared(picture, stretch), num_frames=max(len(pages), 1), holds="pages")
+    picture = _squared(picture, stretch)
+    if len(pages) == 1 and (num_slices := tiff.num_slices(data, tags)) > 1:
+        return Frame(image=picture, num_frames=num_slices, holds="slices")
+    return Frame(image=picture, num_frames=max(len(pages), 1), holds="pages")
 
 
 def _by_pillow(page: io.BytesIO, tags: tiff.Tags) -> Image.Image | None:
@@ -170,6 +179,23 @@ def _num_frames(image: Image.Image, data: bytes) -> int:
             return min(getattr(frames, "n_frames", 1), MOST_FRAMES_COUNTED)
     except Exception:  # a later frame is damaged, which the first one need not suffer from
         return 2
+
+
+def _covered(image: ImageFile.ImageFile, data: bytes) -> tuple[int, int, int, int] | None:
+    """Give what the first frame of an animation covers, if it leaves some of the canvas bare.
+
+    Viewers show nothing there, whatever the background colour is; Pillow shows that, or black.
+    """
+    box = None
+    if image.format == "GIF" and image.tile:
+        box = image.tile[0].extents
+    elif data[12:16] == b"VP8X" and data[20] & 2 and (at := data.find(b"ANMF", 30)) > 0:
+        half_left, half_top, width, height = (
+            int.from_bytes(data[start : start + 3], "little") for start in range(at + 8, at + 20, 3)
+        )
+        left, top = 2 * half_left, 2 * half_top
+        box = left, top, left + width + 1, top + height + 1
+    return None if box == (0, 0, *image.size) else box
 
 
 def _stretch_of(image: Image.Image) -> float:

@@ -8,6 +8,7 @@ here: Pillow only unpacks the bytes of each strip or tile.
 from __future__ import annotations
 
 import io
+import re
 import struct
 from bisect import bisect
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ _NUM_COLOURS = {
     IS_LAB: 3,
     IS_ICC_LAB: 3,
 }
+_IMAGEJ = re.compile(r"\AImageJ=.*?^images=(\d{1,9})$", re.DOTALL | re.MULTILINE)
 _UNSIGNED, _SIGNED, _FLOAT, _VOID = 1, 2, 3, 4
 _WORDS = (8, 16, 32, 64)  # bits that Numpy has a type for
 _NO_COMPRESSION = 1
@@ -224,6 +226,22 @@ def stretch_of(tags: Tags) -> float:
         return float(tags[282]) / float(tags[283])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return 1.0
+
+
+def num_slices(data: bytes, tags: Tags) -> int:
+    """Count the pictures that share a page's one directory: those of microscopes lie behind it.
+
+    ImageJ says in the description how many there are, MetaMorph by a list of all of them, others
+    by a depth.
+    """
+    description = tags.get(270, "")
+    told = _IMAGEJ.search(description) if isinstance(description, str) else None
+    listed = tags.get(33629, ())
+    num = int(told[1]) if told else len(listed) if isinstance(listed, tuple) else 1
+    first, size = min(_numbers(tags, 273, (0,))), sum(_numbers(tags, 279, (0,)))
+    if num > 1 and first + num * size <= len(data):  # else somebody has cut out this one
+        return num
+    return max(_number(tags, 32997, 1), 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from dsvl_pipeline.processor import tiff
 from dsvl_pipeline.processor.processor import Processor
 from tests.pipeline.jobs import fake_job, jpeg, parse
 from tests.processor import tiffs
+from tests.processor.test_picture_kinds import IMAGEJ, stack
 from tests.processor.test_tiff import five
 from tests.sources.test_documents import written
 
@@ -204,6 +205,16 @@ def test_pictures_beside_the_one_that_is_shown_are_never_silent(
     else:
         assert "input.frames" in rows["error_message"][0].as_py()
         assert rows["is_retryable"].to_pylist() == [True]
+
+
+def test_slices_that_are_no_pages_are_never_silent(tmp_path: Path) -> None:
+    """ImageJ's large stacks have one directory, and a row would be about the first slice."""
+    path = tmp_path / "stack.tif"
+    path.write_bytes(stack({270: IMAGEJ}))
+    refused = asked_of(path)
+    assert refused["error_code"].to_pylist() == ["image_frames"]
+    assert "holds 3 slices" in refused["error_message"][0].as_py()
+    assert asked_of(path, kind="image", frames="first")["num_frames"].to_pylist() == [3]
 
 
 @pytest.mark.parametrize("num_images", [200, 1_000_000])

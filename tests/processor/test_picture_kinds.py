@@ -345,3 +345,48 @@ def test_pngs_of_16_bits_show_colours_and_alpha(kind: int, samples: int) -> None
     stored = np.dstack([colours, ALPHA])[..., :samples].astype(np.uint16) * 257
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in stored)
     assert_shows(png(WIDTH, HEIGHT, 16, kind, rows), COLOUR if kind == 2 else on_white(colours))
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP"])
+def test_what_a_first_frame_leaves_bare_is_white(format: str) -> None:
+    """Viewers show nothing there, whatever the first colour of the palette is."""
+    frames = [Image.new("RGB", (16, 10), colour) for colour in ("red", "blue")]
+    options: dict[str, Any] = {"lossless": True} if format == "WEBP" else {}
+    data = bytearray(encoded(frames[0], format, save_all=True, append_images=frames[1:], **options))
+    if format == "GIF":
+        struct.pack_into("<HH", data, 6, 24, 20)
+        frame = data.index(b"\x2c\0\0\0\0")
+        struct.pack_into("<HH", data, frame + 1, 4, 6)
+    else:
+        struct.pack_into("<HxHx", data, data.index(b"VP8X") + 12, 23, 19)
+        struct.pack_into("<HxHx", data, data.index(b"ANMF") + 8, 2, 3)  # in pairs of pixels
+    wanted = np.full((20, 24, 3), 255)
+    wanted[6:16, 4:20] = 255, 0, 0
+    assert_shows(bytes(data), wanted)
+    assert decode_frame(bytes(data)).num_frames == 2
+
+
+IMAGEJ = b"ImageJ=1.53t\nimages=3\nslices=3\nloop=false\n"
+
+
+def stack(tags: dict[int, tiffs.Values]) -> bytes:
+    """Three pictures as a microscope's program writes them: behind each other, one directory."""
+    found, body = tiffs.page(GREY)
+    strips: dict[int, tiffs.Values] = {tiffs.OFFSETS: 8, tiffs.SIZES: len(body)}
+    return tiffs.file((found | strips | tags, body * 3))
+
+
+@pytest.mark.parametrize("tags", [{270: IMAGEJ}, {33629: [1, 2, 3]}, {32997: 3}])
+def test_slices_without_a_directory_are_counted(tags: dict[int, tiffs.Values]) -> None:
+    """Else all but the first are lost in silence."""
+    frame = decode_frame(stack(tags))
+    assert (frame.num_frames, frame.holds) == (3, "slices")
+    assert_shows(stack(tags), GREY)
+
+
+def test_a_slice_that_was_cut_out_is_one_picture() -> None:
+    """Programs keep the description; and a stack that has directories has pages."""
+    cut = stack({270: IMAGEJ.replace(b"images=3", b"images=9")})
+    assert (decode_frame(cut).num_frames, decode_frame(cut).holds) == (1, "pages")
+    many = tiffs.file(*[tiffs.page(GREY, more={270: IMAGEJ})] * 3)
+    assert (decode_frame(many).num_frames, decode_frame(many).holds) == (3, "pages")

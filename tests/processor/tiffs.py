@@ -87,6 +87,8 @@ def file(*pages: tuple[dict[int, Values], bytes], order: str = "<", is_big: bool
 
 
 def _value(values: Values, tag: int, order: str) -> tuple[bytes, int, int]:
+    if isinstance(values, bytes):
+        return values, 2, len(values)
     many = list(values) if isinstance(values, Sequence) else [values]
     if tag in (X_RESOLUTION, Y_RESOLUTION):
         pairs = [n for value in many for n in (round(value * 100), 100)]
