@@ -14,7 +14,7 @@ import logging
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -120,6 +120,7 @@ class Snapshot:
         last_token: Of that entry.
         last_run_id: Of the last run that appended anything.
         parts: By path.
+        tokens: Of the last entries, by number: those that were read one by one.
     """
 
     uri: str
@@ -128,6 +129,7 @@ class Snapshot:
     last_token: str | None = None
     last_run_id: str | None = None
     parts: Mapping[str, Receipt]
+    tokens: Mapping[int, str] = field(default_factory=dict, compare=False, repr=False)
 
     def in_shard(self, shard: int) -> list[Receipt]:
         return [receipt for receipt in self.parts.values() if receipt.shard == shard]
@@ -141,9 +143,11 @@ class Snapshot:
         """
         parts = dict(self.parts)
         version, author, run_id = self.version, self.last_author, self.last_run_id
-        token = self.last_token
+        token, tokens = self.last_token, dict(self.tokens)
         for entry in entries:
             version, author, token = version + 1, entry.author, entry.token
+            tokens[version] = token
+            tokens.pop(version - ENTRIES_PER_CHECKPOINT, None)
             run_id = author.run_id if author.operation == "run" else run_id
             if entry.number != version:
                 raise self._broken(
@@ -167,6 +171,7 @@ class Snapshot:
             last_token=token,
             last_run_id=run_id,
             parts=parts,
+            tokens=tokens,
         )
 
     def _broken(self, found: str, number: int) -> TableError:
@@ -326,36 +331,51 @@ class Log:
             )
 
     def _check_last(self) -> None:
-        """Read back the entry on which the next one builds.
+        """Read back the entry on which the next one builds, and keep a checkpoint if it is due.
 
         Raises:
             LeaseError: The store accepted it, and then another's in its place.
         """
-        if not self.snapshot.version:
-            return
-        uri = _entry_uri(self._uri, self.snapshot.version)
+        if self.snapshot.version:
+            self._check({self.snapshot.version: self.snapshot.last_token})
+            self._keep_checkpoint()
+
+    def _check(self, tokens: Mapping[int, str | None]) -> None:
+        """Read entries back, and compare their tokens.
+
+        Raises:
+            LeaseError: One is another than this driver wrote or read.
+            TableError: One is gone, or damaged.
+        """
+        uris = [_entry_uri(self._uri, number) for number in tokens]
         try:
-            standing = LogEntry.parse(uri, storage.read(uri))
+            found = [*map(LogEntry.parse, uris, storage.read_many(uris))]
         except NotFoundError as error:
+            gone = next((uri for uri in uris if not storage.exists(uri)), uris[-1])
             raise TableError(
-                f"{storage.redact(uri)}: this driver wrote this log entry, but it is gone; was "
-                "something in _dsvl/log deleted? Run again: its rows are computed again"
+                f"{storage.redact(gone)}: this driver wrote or read this log entry, but it is "
+                "gone; was something in _dsvl/log deleted? Run again: its rows are computed again"
             ) from error
-        if standing.token != self.snapshot.last_token:
-            raise LeaseError(
-                f"{storage.redact(uri)}: this driver was told that the log entry is its own, but "
-                f"it is that of run {standing.author.run_id} (lease {standing.author.lease}); "
-                f"{TWO_WINNERS}"
-            )
-        self._keep_checkpoint()
+        for uri, standing, token in zip(uris, found, tokens.values(), strict=True):
+            if standing.token != token:
+                raise LeaseError(
+                    f"{storage.redact(uri)}: this driver wrote or read another log entry there, "
+                    f"which now is that of run {standing.author.run_id} (lease "
+                    f"{standing.author.lease}); {TWO_WINNERS}"
+                )
 
     def _keep_checkpoint(self) -> None:
-        """Write a checkpoint where one is due, of what was read back."""
+        """Write a checkpoint where one is due, once all that only it would hide was read back.
+
+        Raises:
+            LeaseError: An entry is another's by now, however long ago this driver built on it.
+        """
         version = self.snapshot.version
         if version % ENTRIES_PER_CHECKPOINT == 0 and version > self._checkpointed:
             self._checkpointed = version
             # The commit stands; a checkpoint that fails costs readers time, nothing else.
             with suppress(StorageError):
+                self._check(self.snapshot.tokens)
                 _write_checkpoint(self.snapshot)
 
     def _claim_next(self, token: str, added: Sequence[Receipt], removed: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,33 @@ def test_who_lost_an_entry_leaves_no_checkpoint_of_it(overwritten: tuple[Log, Lo
     assert storage.exists(checkpoint)
 
 
+@pytest.mark.parametrize("then", ["append", "confirm", "take over"])
+def test_no_checkpoint_hides_an_earlier_entry_that_was_overwritten(
+    table_uri: str, two_win: list[str], then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver has built on it since; so it is with one that it only read when it came."""
+    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 4)
+    open_table(table_uri).close()
+    loser, late = _log(table_uri, 2), _log(table_uri, 3)
+    with open_table(table_uri + "-parts") as parts:
+        receipts = [write(parts, image_rows({name: "1"})) for name in "abcd"]
+    for receipt in receipts[:3]:
+        assert loser.append([receipt], [])
+    if then == "take over":
+        loser = _log(table_uri, 4)
+    two_win.append("log/00000002.json")
+    late.take_over()
+    act: dict[str, Callable[[], object]] = {
+        "append": lambda: loser.append(receipts[3:], []),
+        "confirm": loser.confirm,
+        "take over": loser.take_over,
+    }
+    with pytest.raises(LeaseError, match=r"00000002\.json: .* run run-3 .*; the store let two"):
+        act[then]()
+    assert list(storage.list_objects(storage.join(table_uri, "_dsvl/checkpoints"))) == []
+    assert len(read_snapshot(table_uri).parts) == 2
+
+
 @pytest.mark.parametrize("has_token", [True, False])
 def test_readers_pass_over_the_checkpoint_of_who_lost_its_entry(
     table_uri: str, overwritten: tuple[Log, Log, str], has_token: bool
@@ -188,7 +215,7 @@ def test_a_log_entry_that_vanished_is_not_built_upon(tmp_path: Path) -> None:
     with open_table(uri) as writer:
         writer.commit([write(writer, image_rows({"a": "1"}))])
         (tmp_path / "table/_dsvl/log/00000002.json").unlink()
-        with pytest.raises(TableError, match=r"00000002\.json: this driver wrote .* it is gone"):
+        with pytest.raises(TableError, match=r"00000002\.json: this driver .* it is gone"):
             writer.commit([write(writer, image_rows({"b": "1"}))])
 
 
