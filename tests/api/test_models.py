@@ -320,6 +320,7 @@ def test_wrong_arguments_are_named(model: Any, inputs: Any) -> None:
     assert caught.value.code == "prompt_too_long"
 
 
+@pytest.mark.usefixtures("reference")  # which writes the checkpoint
 def test_dtype_and_device_are_chosen_as_the_reference_does(family: str, root: Path) -> None:
     """By default the checkpoint's own dtype, on the CPU."""
     kind = getattr(dsvl_pipeline, family_name(family, "Model"))
@@ -333,6 +334,7 @@ def test_dtype_and_device_are_chosen_as_the_reference_does(family: str, root: Pa
         kind.from_pretrained(root / family, dtype="float33")
 
 
+@pytest.mark.usefixtures("reference")  # which writes the checkpoint
 def test_the_usage_example_with_one_image(family: str, root: Path, urls: list[str]) -> None:
     """Only imports, path and image URL differ from the reference documentation's."""
     processor = getattr(dsvl_pipeline, family_name(family, "Processor")).from_pretrained(
@@ -362,6 +364,7 @@ def test_the_usage_example_with_one_image(family: str, root: Path, urls: list[st
     assert "User: Describe this image.\n\nAssistant:" in text
 
 
+@pytest.mark.usefixtures("reference")  # which writes the checkpoint
 def test_the_usage_example_with_two_conversations(family: str, root: Path, urls: list[str]) -> None:
     """Two images and one, no padding argument."""
     processor = getattr(dsvl_pipeline, family_name(family, "Processor")).from_pretrained(

@@ -97,6 +97,37 @@ def _plain_rows(simulation: Simulation) -> list[str]:
     return sorted(found)
 
 
+def _interleave(
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    kill_rate: float,
+    names: tuple[str, ...],
+    reader: Callable[[Simulation], Callable[[], None]],
+) -> tuple[Simulation, str]:
+    """Let drivers loose on a table: no row is lost or doubled, nothing committed is not logged.
+
+    Returns:
+        The simulation, in which nobody is killed any more, and what it was, for messages.
+    """
+    simulation = Simulation(seed, kill_rate=0.0)
+    install(monkeypatch, simulation)
+    _drive("first", [])
+    simulation.kill_rate = kill_rate
+    committed: list[str] = []
+    drivers = {name: _driver(simulation, name, committed) for name in names}
+    ends = simulation.run(drivers | {"reader": reader(simulation)})
+    where = f"seed {seed}, kill rate {kill_rate}, {simulation.num_steps} steps"
+    for name, end in ends.items():
+        assert end is None, f"{name}: {end!r} ({where})"
+    assert sorted(read_table(URI)["row_id"].to_pylist()) == ROWS, where
+    added = [receipt.path for entry in read_entries(URI) for receipt in entry.added]
+    assert len(added) == len(set(added)), where
+    assert set(added).issuperset(committed), where
+    assert verify(URI).problems == (), where
+    simulation.kill_rate = 0.0
+    return simulation, where
+
+
 @pytest.mark.parametrize("kill_rate", [0.0, 0.01, 0.05])
 @pytest.mark.parametrize("seeds", [range(start, start + 3) for start in (0, 3, 6)], ids=str)
 def test_no_interleaving_loses_or_doubles_a_row(
@@ -104,23 +135,9 @@ def test_no_interleaving_loses_or_doubles_a_row(
 ) -> None:
     """Two jobs that never see each other's sign of life, a compaction, two readers."""
     for seed in seeds:
-        simulation = Simulation(seed, kill_rate=0.0)
-        install(monkeypatch, simulation)
-        _drive("first", [])
-        simulation.kill_rate = kill_rate
-        committed: list[str] = []
-        drivers = {name: _driver(simulation, name, committed) for name in ("a", "b", "compactor")}
-        ends = simulation.run(drivers | {"reader": _reader(simulation)})
-        where = f"seed {seed}, kill rate {kill_rate}, {simulation.num_steps} steps"
-        for name, end in ends.items():
-            assert end is None, f"{name}: {end!r} ({where})"
-        assert sorted(read_table(URI)["row_id"].to_pylist()) == ROWS, where
-        added = [receipt.path for entry in read_entries(URI) for receipt in entry.added]
-        assert len(added) == len(set(added)), where
-        assert set(added).issuperset(committed), where
-        assert verify(URI).problems == (), where
+        names = ("a", "b", "compactor")
+        simulation, where = _interleave(monkeypatch, seed, kill_rate, names, _reader)
         assert all(version.is_readable for version in list_versions(URI)), where
-        simulation.kill_rate = 0.0
         _drive("last", [])
         assert set(read_table(URI)["text"].to_pylist()) == {"last"}, where
         assert _plain_rows(simulation) == ROWS, where
@@ -135,23 +152,9 @@ def test_no_interleaving_lets_vacuum_take_what_is_committed(
     """Beside jobs that give no sign of life, with no regard for age."""
     num_taken = 0
     for seed in seeds:
-        simulation = Simulation(seed, kill_rate=0.0)
-        install(monkeypatch, simulation)
-        _drive("first", [])
-        simulation.kill_rate = kill_rate
-        committed: list[str] = []
         names = ("a", "b", "vacuum", "vacuum-too")
-        drivers = {name: _driver(simulation, name, committed) for name in names}
-        ends = simulation.run(drivers | {"reader": _reader_of_the_last(simulation)})
-        where = f"seed {seed}, kill rate {kill_rate}, {simulation.num_steps} steps"
-        for name, end in ends.items():
-            assert end is None, f"{name}: {end!r} ({where})"
-        assert sorted(read_table(URI)["row_id"].to_pylist()) == ROWS, where
-        added = [receipt.path for entry in read_entries(URI) for receipt in entry.added]
-        assert set(added).issuperset(committed), where
-        assert verify(URI).problems == (), where
+        simulation, where = _interleave(monkeypatch, seed, kill_rate, names, _reader_of_the_last)
         num_taken += sum(e.author.operation == "vacuum" for e in read_entries(URI))
-        simulation.kill_rate = 0.0
         _vacuum()
         assert verify(URI).unlogged == (), where
         assert _plain_rows(simulation) == ROWS, where

@@ -42,45 +42,43 @@ def two_win(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     return names
 
 
-def _open_beside(monkeypatch: pytest.MonkeyPatch, uri: str, run_id: str) -> TableWriter:
-    """Open a table that saw no holder: the other came at the same moment."""
-    with monkeypatch.context() as patch:
-        patch.setattr(lease, "wait_until_free", lambda uri, time_s: 0)
-        return open_table(uri, run_id)
-
-
-def test_of_two_holders_of_one_lease_the_first_deletes_nothing(
+@pytest.fixture
+def open_beside(
     table_uri: str, two_win: list[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], TableWriter]:
+    """Open a table whose first lease another holds, too: both came at the same moment."""
+
+    def open_second() -> TableWriter:
+        two_win.append("lease/00000001.json")
+        with monkeypatch.context() as patch:
+            patch.setattr(lease, "wait_until_free", lambda uri, time_s: 0)
+            return open_table(table_uri, "second")
+
+    return open_second
+
+
+@pytest.mark.parametrize("then", ["end", "commit"])
+def test_of_two_holders_of_one_lease_the_first_deletes_and_commits_nothing(
+    table_uri: str, open_beside: Callable[[], TableWriter], then: str
 ) -> None:
-    """It has nothing to do and ends; the other's part, of the same number, is not its leftover."""
+    """The other's part, of the same number, is not its leftover; nor may the log let it append."""
     first = open_table(table_uri, "first")
-    two_win.append("lease/00000001.json")
-    second = _open_beside(monkeypatch, table_uri, "second")
+    second = open_beside()
     receipt = write(second, image_rows({"a": "1"}))
-    with pytest.raises(LeaseError, match="run second"):
-        first.finish()
+    act: dict[str, Callable[[], object]] = {
+        "end": first.finish,
+        "commit": lambda: first.commit([write(first, image_rows({"b": "1"}))]),
+    }
+    with pytest.raises(LeaseError, match=r"run second.*the store let two drivers write one object"):
+        act[then]()
     second.commit([receipt])
     second.finish()
     assert read_table(table_uri)["row_id"].to_pylist() == ["a"]
     assert verify(table_uri).problems == ()
 
 
-def test_of_two_holders_of_one_lease_the_first_commits_nothing(
-    table_uri: str, two_win: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not even where the log would let it."""
-    first = open_table(table_uri, "first")
-    two_win.append("lease/00000001.json")
-    second = _open_beside(monkeypatch, table_uri, "second")
-    with pytest.raises(LeaseError, match="the store let two drivers write one object"):
-        first.commit([write(first, image_rows({"a": "1"}))])
-    second.commit([write(second, image_rows({"b": "1"}))])
-    second.finish()
-    assert read_table(table_uri)["row_id"].to_pylist() == ["b"]
-
-
 def test_a_lease_won_between_check_and_delete_costs_no_part(
-    table_uri: str, two_win: list[str], monkeypatch: pytest.MonkeyPatch
+    table_uri: str, open_beside: Callable[[], TableWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a good end deletes was listed before the token was looked at for the last time."""
     first = open_table(table_uri, "first")
@@ -88,8 +86,7 @@ def test_a_lease_won_between_check_and_delete_costs_no_part(
 
     def confirm() -> None:
         real()
-        two_win.append("lease/00000001.json")
-        second = _open_beside(monkeypatch, table_uri, "second")
+        second = open_beside()
         found.append((second, write(second, image_rows({"a": "1"}))))
 
     monkeypatch.setattr(first, "confirm", confirm)
