@@ -70,6 +70,10 @@ def test_whole_numbers_that_floats_cannot_hold_are_refused_at_any_depth() -> Non
 INT, FLOAT = pa.int64(), pa.float64()
 
 
+def _types(values: list[Any]) -> str:
+    return " ".join(str(getattr(value, "type", value)) for value in values)
+
+
 @pytest.mark.parametrize(
     ("kinds", "values", "wanted"),
     [
@@ -94,7 +98,7 @@ INT, FLOAT = pa.int64(), pa.float64()
         ([pa.int32()], [pa.array([2**40])], INT),
         ([pa.string()], [pa.array([b"x"])], pa.string()),
     ],
-    ids=str,
+    ids=lambda value: _types(value) if isinstance(value, list) else str(value),
 )
 def test_a_type_holds_whatever_others_may_hold_and_the_values_that_are_known(
     kinds: list[pa.DataType], values: list[Any], wanted: pa.DataType | None

@@ -27,7 +27,7 @@ from dsvl_pipeline.table.part import lease_of, superseded_uri
 GRACE_S = 7 * 24 * 3600.0
 """A reader that began with an earlier version may still want it."""
 LEAST_GRACE_S = 3600.0
-"""What people may ask for."""
+"""What people may ask for. Temporary files stay for so long in any case."""
 _CLOCKS_APART_S = 60.0
 
 _logger = logging.getLogger(__name__)
@@ -65,14 +65,16 @@ def vacuum(uri: str, *, grace_s: float = GRACE_S, is_dry: bool = False) -> list[
         TableError: Its log is damaged.
     """
     read_format(uri)  # before anything is written beside it
-    oldest_ns = (time.time_ns() if is_dry else _now_ns(uri)) - int(grace_s * 1e9)
+    now_ns = time.time_ns() if is_dry else _now_ns(uri)
+    oldest_ns = now_ns - int(grace_s * 1e9)
     found = _lost(uri, list(list_parts(uri)), oldest_ns, is_dry=is_dry)
     superseded = storage.list_objects(superseded_uri(uri))
     found += [info for info in superseded if lease_of(info.uri) and info.mtime_ns < oldest_ns]
     if not is_dry:
         storage.delete(info.uri for info in found)
         if not uri.startswith("s3://"):
-            remove_temporaries(uri, oldest_ns=oldest_ns)
+            # No lease says whose they are, so nothing but their age keeps those of a living writer.
+            remove_temporaries(uri, oldest_ns=min(oldest_ns, now_ns - int(LEAST_GRACE_S * 1e9)))
     return found
 
 

@@ -35,14 +35,15 @@ def test_vacuum_deletes_unlogged_parts_only(table_uri: str) -> None:
     assert read_table(table_uri)["row_id"].to_pylist() == ["a"]
 
 
-def test_vacuum_removes_what_killed_writers_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("grace_s", [3600, 0])
+def test_vacuum_removes_what_killed_writers_left(tmp_path: Path, grace_s: float) -> None:
     """Local writers leave temporary files; young ones may have a living writer."""
     open_table(str(tmp_path)).close()
     old, young = (tmp_path / f".part.{age}.dsvl-tmp" for age in ("old", "young"))
     for path in (old, young):
         path.write_bytes(b"1")
     os.utime(old, (time.time() - 7200, time.time() - 7200))
-    vacuum(str(tmp_path), grace_s=3600)
+    vacuum(str(tmp_path), grace_s=grace_s)
     assert not old.exists()
     assert young.exists()
 
