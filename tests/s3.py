@@ -47,6 +47,7 @@ Action = Literal[
     "flip_sent",
     "stall",
     "hang",
+    "redirect",
 ]
 _REFUSALS = {
     "slow_down": (503, "SlowDown"),
@@ -85,7 +86,8 @@ class Rule:
             400 in the store's stead; ``reset_before`` cuts the connection before the store has
             heard, ``reset_after`` when it has acted; ``truncate`` cuts the answer in the middle;
             ``flip`` changes a byte of what the store sends, ``flip_sent`` of what it is sent;
-            ``stall`` lets the request wait for `STALL_S`, ``hang`` for ever.
+            ``stall`` lets the request wait for `STALL_S`, ``hang`` for ever; ``redirect`` says
+            that the bucket is in another region.
         count: How often; -1 for ever.
         every: Act on each n-th request that matches only.
         chance: Act on so large a part of those.
@@ -256,6 +258,13 @@ async def _start_proxy(faults: FaultyServer, upstream: str, port: int) -> web.Ap
             return web.Response(
                 status=status,
                 text=f"<Error><Code>{code}</Code><Message>no</Message></Error>",
+                content_type="application/xml",
+            )
+        if action == "redirect":
+            return web.Response(
+                status=301,
+                text="<Error><Code>PermanentRedirect</Code><Message>no</Message></Error>",
+                headers={"x-amz-bucket-region": "eu-west-1"},
                 content_type="application/xml",
             )
         if action == "reset_before":

@@ -436,6 +436,15 @@ def test_a_lost_answer_to_a_claim_looks_like_a_loss(s3_faults: FaultyServer) -> 
 
 
 @pytest.mark.s3
+def test_a_body_is_whole_when_a_store_sends_it_elsewhere(s3_faults: FaultyServer) -> None:
+    """The client makes the request again by itself, for the region that it was told."""
+    s3_faults.rules = [Rule(method="PUT", path="/x$", action="redirect")]
+    assert storage.put_if_absent(f"{s3_faults.uri}/x", b"mine")
+    assert storage.read(f"{s3_faults.uri}/x") == b"mine"
+    assert [method for method, _ in s3_faults.requests].count("PUT") == 2
+
+
+@pytest.mark.s3
 def test_large_bodies_go_in_one_put(s3_faults: FaultyServer) -> None:
     """Multipart completion ignores the condition on some stores."""
     body = os.urandom(2**20) * 101

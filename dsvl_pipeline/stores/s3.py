@@ -283,7 +283,9 @@ def _send_at_once(request: Any, **_: Any) -> None:
     nothing, so that client and store wait for one another for 30 s.
     """
     del request.headers["Expect"]
-    request.data = request.data.read()
+    body = request.data
+    request.data = body.read()
+    body.seek(0)  # a store of another region sends us on, and the request is made again
 
 
 def _call(action: str, uri: str, operation: Callable[[Any], Awaitable[T]]) -> T:
