@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.ray_settings import KEPT_WORKERS
+from tests.environment import KEPT_WORKERS, ONE_THREAD
 from tests.s3 import s3_bucket, s3_faults, s3_server
 
 __all__ = ["s3_bucket", "s3_faults", "s3_server"]
@@ -21,7 +21,7 @@ settings.load_profile("project")
 
 _SHARING = pytest.StashKey[set[Path]]()
 
-for _name, _value in KEPT_WORKERS.items():
+for _name, _value in (KEPT_WORKERS | ONE_THREAD).items():
     os.environ.setdefault(_name, _value)
 
 

@@ -30,10 +30,10 @@ from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import logical_key, payload_digest
 from dsvl_pipeline.table.verify import verify
+from tests.environment import KEPT_WORKERS
 from tests.fault.cluster import LocalCluster
 from tests.fault.driver import Driver, DriverPool
 from tests.pipeline.jobs import fake_job, write_manifest
-from tests.ray_settings import KEPT_WORKERS
 from tests.s3 import (
     FaultyServer,
     Rule,

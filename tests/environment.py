@@ -1,4 +1,4 @@
-"""What Ray clusters of tests take from the environment."""
+"""What processes of tests, Ray's above all, take from the environment."""
 
 # Starting workers is most of what a small run costs: they are kept, and need not give way to
 # everything else on the machine.
@@ -7,3 +7,6 @@ KEPT_WORKERS = {
     "RAY_num_workers_soft_limit": "12",
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
 }
+
+# Two test processes share the cores: threads of one would spin while those of the other work.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
