@@ -41,6 +41,8 @@ def execute(args: argparse.Namespace) -> int:
         print(f"rows in {compared} rows out: the last run wanted {found.num_expected:,}")
     elif found.last_run is None:
         print("rows in: not known, no run has ended yet")
+    elif found.last_run == "done":
+        print("rows in: not known, the run before the last one did not end well; run the job again")
     else:
         print(f"rows in: not known, the last run is {found.last_run!r}; run its job again")
     if found.unlogged:

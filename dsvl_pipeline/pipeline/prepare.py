@@ -8,7 +8,7 @@ import platform
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -32,7 +32,7 @@ from dsvl_pipeline.sources.skips import Skipped
 from dsvl_pipeline.sources.uris import as_text, local_path, scheme_of, shown
 from dsvl_pipeline.table.failures import read_selected
 from dsvl_pipeline.table.format import read_format
-from dsvl_pipeline.table.lineage import RunManifest, RunStatus, write_run
+from dsvl_pipeline.table.lineage import RunManifest, RunStatus, known_run, write_run
 from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
 from dsvl_pipeline.table.writer import TableWriter
 
@@ -67,6 +67,8 @@ class Prepared:
         skipped: What the input holds beside its rows.
         schema: Of all parts of the table, once this run has ended well.
         warnings: What is suspicious of the checkpoint.
+        owed: Rows that each shard must hold by word of the run before, which a run of some rows
+            does not take back; None where that run cannot say.
     """
 
     config: StageConfig
@@ -77,6 +79,7 @@ class Prepared:
     schema: pa.Schema
     skipped: tuple[Skipped, ...] = ()
     warnings: tuple[str, ...] = ()
+    owed: Mapping[int, int] | None = field(default_factory=dict)
 
     @property
     def part_metadata(self) -> dict[str, str]:
@@ -114,7 +117,7 @@ class Prepared:
             status=status,
             finished_at=_now(),
             prompt_ids=self._prompt_ids(),
-            rows_expected=rows_expected,
+            rows_expected=self._with_owed(rows_expected),
             engine=engine,
             figures=figures,
             table_version=self.writer.snapshot.version,
@@ -129,6 +132,11 @@ class Prepared:
         # Those of runs that were killed, too: whoever holds the lease is the only driver.
         work_files = (found.uri for found in storage.list_objects(_work(self.writer.uri)))
         self.writer.finish(work_files)
+
+    def _with_owed(self, rows_expected: Mapping[int, int]) -> Mapping[int, int]:
+        if self.owed is None:
+            return {}
+        return {shard: max(rows, self.owed.get(shard, 0)) for shard, rows in rows_expected.items()}
 
     def _prompt_ids(self) -> tuple[str, ...]:
         """What every document of the table was asked; unknown where rows of other inputs stay."""
@@ -364,7 +372,16 @@ def prepare(
         skipped=base.source.skipped,
         schema=schema,
         warnings=wanted.warnings,
+        owed=_owed(writer) if is_partial else {},
     )
+
+
+def _owed(writer: TableWriter) -> Mapping[int, int] | None:
+    """Give the rows that each shard must hold by word of the run before this one, if it can say."""
+    if writer.run_before is None:
+        return {}
+    run = known_run(writer.uri, writer.run_before)
+    return run.rows_expected or None if run is not None and run.status == "done" else None
 
 
 def drops_vanished(job: JobConfig, limit: int | None) -> bool:

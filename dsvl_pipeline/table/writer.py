@@ -37,12 +37,16 @@ class TableWriter:
         uri: The table.
         num_shards: As the table's format has it.
         lease_number: Goes into the names of parts (`part.write_part`).
+        run_before: The last run that worked on the table before; None if there was none.
     """
 
-    def __init__(self, uri: str, *, num_shards: int, lease: Lease, log: Log) -> None:
+    def __init__(
+        self, uri: str, *, num_shards: int, lease: Lease, log: Log, run_before: str | None
+    ) -> None:
         self.uri = uri
         self.num_shards = num_shards
         self.lease_number = lease.number
+        self.run_before = run_before
         self._lease = lease
         self._log = log
         self._committed: set[str] = set()
@@ -83,11 +87,13 @@ class TableWriter:
             table_format = read_format(uri)
             author = Author(lease=lease.number, run_id=run_id, recipe=recipe, operation=operation)
             log = Log(uri, author)
+            run_before = log.snapshot.last_run_id
             log.take_over()
         except BaseException:
             lease.release()
             raise
-        return cls(uri, num_shards=table_format.num_shards, lease=lease, log=log)
+        num_shards = table_format.num_shards
+        return cls(uri, num_shards=num_shards, lease=lease, log=log, run_before=run_before)
 
     @property
     def snapshot(self) -> Snapshot:

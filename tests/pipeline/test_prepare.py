@@ -20,8 +20,11 @@ from dsvl_pipeline import hub, keys
 from dsvl_pipeline.config import DocumentConfig
 from dsvl_pipeline.pipeline import prepare
 from dsvl_pipeline.pipeline.prepare import Prepared, _recipe_parts
+from dsvl_pipeline.pipeline.redrive import Redrive
 from dsvl_pipeline.pipeline.settings import Scale
 from dsvl_pipeline.records import Row
+from dsvl_pipeline.table.failures import Selection
+from dsvl_pipeline.table.lineage import RunStatus
 from tests.pipeline.jobs import fake_job, parse, write_manifest
 
 
@@ -155,3 +158,26 @@ def test_a_trial_reads_no_further_once_there_is_a_table(
         read.clear()
         prepared(job, limit=5)
         assert len(read) == num_read
+
+
+@pytest.mark.usefixtures("_no_cluster")
+@pytest.mark.parametrize(
+    ("before", "expected"), [("done", {0: 14}), ("stopped", {}), ("running", {})]
+)
+def test_a_run_of_some_rows_does_not_take_back_what_there_must_be(
+    tmp_path: Path, before: RunStatus, expected: dict[int, int]
+) -> None:
+    """Rows that a `repair` dropped, or that a killed run owes, are missing until they are back."""
+    job = fake_job(write_manifest(str(tmp_path / "in"), 14), str(tmp_path / "out"))
+    job["output"]["num_shards"] = 1
+    whole = prepare.prepare(parse(job), limit=None, is_fresh=False, stop=threading.Event())
+    if before != "running":
+        whole.end(before, {0: 14}, {}, {}, stop=threading.Event())
+    whole.close()
+    redrive = Redrive(selection=Selection(codes=frozenset(["nonsuch"])), base=parse(job))
+    run = prepare.prepare(
+        parse(job), limit=None, is_fresh=False, stop=threading.Event(), redrive=redrive
+    )
+    run.end("done", {0: 0}, {}, {}, stop=threading.Event())
+    run.close()
+    assert run.manifest.rows_expected == expected
