@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from dsvl_pipeline.cli.arguments import named_by_user, positive_int
 from dsvl_pipeline.cli.text import one_line
+from dsvl_pipeline.wording import amount
 
 if TYPE_CHECKING:
     from dsvl_pipeline.processor.image import Frame
-from dsvl_pipeline.wording import amount
 
 HELP = "answer one prompt about some images, or none, without Ray"
 EPILOG = """\

@@ -128,7 +128,11 @@ def _describe(story: Story, told: set[Lines]) -> Iterator[str]:
 def _known(row: Mapping[str, Any], sections: Mapping[str, Iterable[str]]) -> Lines:
     lines: Lines = ()
     for section, names in sections.items():
-        known = [(name, _text(row[name])) for name in names if row.get(name) not in (None, [])]
+        known = [
+            (name, _numbers(row[name]) if name == "logprobs" else _text(row[name]))
+            for name in names
+            if row.get(name) not in (None, [])
+        ]
         lines += tuple((section if not i else "", *pair) for i, pair in enumerate(known))
     return lines
 
@@ -177,12 +181,15 @@ def _log(stages: Sequence[Stage]) -> Iterator[str]:
             )
 
 
+def _numbers(values: Sequence[float | None]) -> str:
+    """Give the first log-probabilities, in short: there is one for each token."""
+    shown = ", ".join("-" if item is None else f"{item:.4g}" for item in values[:_MOST_NUMBERS])
+    return shown if len(values) <= _MOST_NUMBERS else f"{shown}, ... ({len(values):,} in all)"
+
+
 def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, list) and any(isinstance(item, float) for item in value):
-        shown = ", ".join("-" if item is None else f"{item:.4g}" for item in value[:_MOST_NUMBERS])
-        return shown if len(value) <= _MOST_NUMBERS else f"{shown}, ... ({len(value):,} in all)"
     if isinstance(value, list):
         return ", ".join("-" if item is None else _text(item) for item in value)
     return shorten(str(value), 1000)  # a message ends with what to do

@@ -46,8 +46,6 @@ def execute(args: argparse.Namespace) -> int:
     from dsvl_pipeline.config import load_job
     from dsvl_pipeline.sources.uris import row_id_of
     from dsvl_pipeline.table.failures import Selection
-    from dsvl_pipeline.table.log import read_snapshot
-    from dsvl_pipeline.table.story import near_rows
     from dsvl_pipeline.wording import amount
 
     if not (args.code or args.stage or args.row):
@@ -69,9 +67,7 @@ def execute(args: argparse.Namespace) -> int:
         result = run_job(job, redrive=Redrive(selection=selection, base=base), on_progress=show)
     progress.log_summary(result)
     if not result.rows_new:
-        snapshot = read_snapshot(job.output.uri)
-        near = "".join(near_rows(snapshot, row_id) for row_id in selection.row_ids)
-        print(f"no row of the job fits; {near}`dsvl failures` lists the codes of its table")
+        print("no row of the job fits; `dsvl failures` lists the codes of its table")
         return 0
     print(
         f"{amount(result.rows_new, 'row')} redriven in {duration(result.seconds)}, "

@@ -10,7 +10,6 @@ from typing import TypeAlias
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import RunStoppedError
 from dsvl_pipeline.pipeline.failures import SAFE
-from dsvl_pipeline.wording import amount
 
 _STARTS_PER_ENGINE = 8
 # How many, how many of them are errors, and how many have each code.
@@ -62,10 +61,11 @@ class ErrorLimits:
         have_all_failed = self._num_errors == self._num_rows >= first + self._num_retried
         if first and have_all_failed and len(self._codes) == 1:
             (code,) = self._codes
+            rows = f"all {self._num_rows:,} rows" if self._num_rows > 1 else "the one row"
             raise RunStoppedError(
-                f"stopped: all {amount(self._num_rows, 'row')} answered so far failed with "
-                f"{code!r}; {self._look()}, mend the cause, and run the same command again; with "
-                f"limits.first_rows: 0 it goes on all the same; {SAFE}"
+                f"stopped: {rows} answered so far failed with {code!r}; {self._look()}, mend the "
+                "cause, and run the same command again; with limits.first_rows: 0 it goes on all "
+                f"the same; {SAFE}"
             )
         assert self._most is not None
         num_errors = sum(errors for _, errors, _ in self._recent)

@@ -33,7 +33,9 @@ from dsvl_pipeline.sources.uris import as_text, local_path, scheme_of, shown
 from dsvl_pipeline.table.failures import read_selected
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.lineage import RunManifest, RunStatus, known_run, write_run
+from dsvl_pipeline.table.log import Snapshot
 from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
+from dsvl_pipeline.table.story import near_rows
 from dsvl_pipeline.table.writer import TableWriter
 
 T = TypeVar("T")
@@ -335,8 +337,9 @@ def prepare(
                 for shard, one in zip(shards, found, strict=True)
             ]
             if unknown:
+                named = (_with_hint(writer.snapshot, row_id) for row_id in sorted(unknown)[:3])
                 raise ConfigError(
-                    f"redrive: the table has no row {', '.join(map(shown, sorted(unknown)[:3]))}; "
+                    f"redrive: the table has no row {', '.join(named)}; "
                     "a row's id is that of its manifest, or the URI of its file, as `dsvl export` "
                     "shows it"
                 )
@@ -382,6 +385,11 @@ def _owed(writer: TableWriter) -> Mapping[int, int] | None:
         return {}
     run = known_run(writer.uri, writer.run_before)
     return run.rows_expected or None if run is not None and run.status == "done" else None
+
+
+def _with_hint(snapshot: Snapshot, row_id: str) -> str:
+    near = near_rows(snapshot, row_id).strip()
+    return f"{shown(row_id)} ({near})" if near else shown(row_id)
 
 
 def drops_vanished(job: JobConfig, limit: int | None) -> bool:

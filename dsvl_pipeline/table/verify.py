@@ -240,8 +240,12 @@ def check_documents(rows: pa.Table, prompt_ids: Iterable[str]) -> Iterator[Probl
                 where=where,
                 what=f"some rows say that it has {amount(least, 'page')}, others {most:,}",
             )
-        elif None not in there and len(there) != most:
-            missing = sorted(set(range(most or 0)) - there)
+        elif None in there:
+            continue
+        elif most is None:
+            yield Problem(where=where, what="its rows do not say how many pages it has")
+        elif len(there) != most:
+            missing = sorted(set(range(most)) - there)
             yield Problem(
                 where=where,
                 what=f"has {len(there):,} of {amount(most, 'page')}; missing by index: "

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
-import yaml
 
 from dsvl_pipeline import storage
 from dsvl_pipeline.cli import main
@@ -16,7 +14,6 @@ from dsvl_pipeline.table import part
 from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.schema import output_schema
 from dsvl_pipeline.table.writer import TableWriter
-from tests.pipeline.jobs import fake_job
 from tests.report.test_pictures import leave_manifest
 from tests.tables import write_table
 
@@ -221,21 +218,3 @@ def test_failures_are_listed_by_reason(table: str, capsys: pytest.CaptureFixture
     assert main.main(["failures", table, "--stage", "fetch"]) == 0
     assert capsys.readouterr().out == "no failed or degraded rows of that kind\n"
     assert main.main(["failures", str(Path(table, "none"))]) == 2
-
-
-def test_a_redrive_of_no_row_names_those_that_may_be_meant(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A row id is a whole path, which people do not write."""
-    out = str(tmp_path / "out")
-    write_table(out, [{"row_id": "/photos/cat.jpg"}])
-    job = tmp_path / "job.yaml"
-    job.write_text(yaml.safe_dump(fake_job({"images": "/photos/*.jpg"}, out)), encoding="utf-8")
-    nothing = SimpleNamespace(rows_new=0)
-    monkeypatch.setattr("dsvl_pipeline.pipeline.run.run_job", lambda *_, **__: nothing)
-    monkeypatch.setattr("dsvl_pipeline.cli.progress.log_summary", lambda _: None)
-    assert main.main(["redrive", str(job), "--row", "cat.jpg"]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith("no row of the job fits; did you mean '/photos/cat.jpg'? `dsvl fail")
-    assert main.main(["redrive", str(job), "--row", "/photos/cat.jpg"]) == 0
-    assert capsys.readouterr().out.startswith("no row of the job fits; `dsvl failures`")

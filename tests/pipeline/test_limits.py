@@ -57,6 +57,8 @@ def test_one_code_on_everything_stops_a_run_early() -> None:
         RunStoppedError, match="all 1,000 rows answered so far failed with 'denied'"
     ):
         add(limits_of(), *[part(500, denied=500)] * 2)
+    with pytest.raises(RunStoppedError, match="stopped: the one row answered so far failed"):
+        add(limits_of(first_rows=1), part(1, denied=1))
     add(limits_of(), part(500, denied=499), part(5000, denied=5000))
     add(limits_of(), part(500, denied=500), part(5000, gone=5000))
     add(limits_of(first_rows=0), part(2000, denied=2000))

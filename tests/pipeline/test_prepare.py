@@ -6,6 +6,7 @@ The recipe: what makes every row of a table run again, and what does not.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from pydantic import SecretStr
 
 from dsvl_pipeline import hub, keys
 from dsvl_pipeline.config import DocumentConfig
+from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.pipeline import prepare
 from dsvl_pipeline.pipeline.prepare import Prepared, _recipe_parts
 from dsvl_pipeline.pipeline.redrive import Redrive
@@ -26,6 +28,7 @@ from dsvl_pipeline.records import Row
 from dsvl_pipeline.table.failures import Selection
 from dsvl_pipeline.table.lineage import RunStatus
 from tests.pipeline.jobs import fake_job, parse, write_manifest
+from tests.tables import write_table
 
 
 def recipe(**sections: Any) -> str:
@@ -181,3 +184,27 @@ def test_a_run_of_some_rows_does_not_take_back_what_there_must_be(
     run.end("done", {0: 0}, {}, {}, stop=threading.Event())
     run.close()
     assert run.manifest.rows_expected == expected
+
+
+@pytest.mark.usefixtures("_no_cluster")
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ({"cat.jpg"}, "no row cat.jpg (did you mean '/photos/cat.jpg'?); a row's id is"),
+        ({"/photos/cat.jpg", "dgo.jpg"}, "no row dgo.jpg (did you mean '/photos/dog.jpg'?); a"),
+        (
+            {"cat.jpg", "nobody", "dog.jpg"},
+            "no row cat.jpg (did you mean '/photos/cat.jpg'?), "
+            "dog.jpg (did you mean '/photos/dog.jpg'?), nobody; a row's id is",
+        ),
+    ],
+)
+def test_a_redrive_of_no_row_names_the_one_that_may_be_meant(
+    tmp_path: Path, named: set[str], told: str
+) -> None:
+    """A row id is a whole path, which people do not write; each hint stands beside its row."""
+    write_table(str(tmp_path / "out"), [{"row_id": f"/photos/{n}.jpg"} for n in ("cat", "dog")])
+    job = parse(fake_job(write_manifest(str(tmp_path / "in"), 1), str(tmp_path / "out")))
+    redrive = Redrive(selection=Selection(row_ids=frozenset(named)), base=job)
+    with pytest.raises(ConfigError, match=re.escape(f"redrive: the table has {told}")):
+        prepare.prepare(job, limit=None, is_fresh=False, stop=threading.Event(), redrive=redrive)

@@ -219,8 +219,9 @@ def test_the_command_puts_what_belongs_to_the_answer_there(
         "logprobs": [-0.001 * n for n in range(300)],
         "colour": "red",
         "category": "shoes",
+        "place": [51.507351, -0.127758, 1234567.0, *range(4, 11)],
     }
-    carry = pa.schema([("category", pa.string())])
+    carry = pa.schema([("category", pa.string()), ("place", pa.list_(pa.float64()))])
     schema = output_schema(carry, {"colour": "string"})
     with open_table(uri, "r1") as writer:
         writer.commit([write(writer, pa.Table.from_pylist([row], schema))])
@@ -239,6 +240,8 @@ def test_the_command_puts_what_belongs_to_the_answer_there(
     assert main.main(["lineage", uri, "a"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["carried", "category", "shoes"] in lines
+    (place,) = (" ".join(line[1:]) for line in lines if line[:1] == ["place"])
+    assert place == "51.507351, -0.127758, 1234567.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0"
     assert ["answer's", "fields", "colour", "red"] in lines
     assert ["mean_logprob", "-0.25"] in lines
     (logprobs,) = (line for line in lines if line[:1] == ["logprobs"])

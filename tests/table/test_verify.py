@@ -109,6 +109,16 @@ def test_missing_pages_are_named(table_uri: str) -> None:
     assert unsure == "document c.pdf, prompt p: some rows say that it has 2 pages, others 3"
 
 
+def test_pages_of_unknown_number_are_named(table_uri: str) -> None:
+    """Only a table that somebody else wrote to has them, and it is what is looked for."""
+    pages = page_rows("a.pdf", [0, 1], 2, "p")
+    at = pages.schema.get_field_index("num_pages")
+    _commit(table_uri, pages.set_column(at, "num_pages", pa.nulls(2, pa.int32())))
+    lineage.write_run(table_uri, replace(RUN, rows_expected={0: 2}, prompt_ids=("p",)))
+    (problem,) = _problems(table_uri)
+    assert problem == "document a.pdf, prompt p: its rows do not say how many pages it has"
+
+
 def test_a_stopped_run_is_no_damage(table_uri: str) -> None:
     """Pages that the next run is to answer are not missing yet."""
     _commit(table_uri, page_rows("a.pdf", [0], 9, "p"))
