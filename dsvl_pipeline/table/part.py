@@ -207,13 +207,18 @@ def read_with_schema(
         return _read_whole(table_uri, receipt, columns)
     uri = storage.join(table_uri, receipt.path)
     try:
+        try:
+            file = _Ranges(uri, receipt.num_bytes)
+        except NotFoundError:  # it has left the table: there is a copy
+            uri = superseded_uri(table_uri, receipt.path)
+            file = _Ranges(uri, receipt.num_bytes)
         rows, schema = _parse(
-            pa.PythonFile(_Ranges(uri, receipt.num_bytes), mode="r"),
+            pa.PythonFile(file, mode="r"),
             columns,
             page_checksum_verification=True,
             pre_buffer=True,
         )
-    except NotFoundError:  # another run has just replaced it: there is a copy
+    except NotFoundError:  # it is gone, or was replaced while it was read
         return _read_whole(table_uri, receipt, columns)
     except StorageError as error:
         # Where a file is too short, a store refuses the range, as if it could not be read now.

@@ -72,7 +72,8 @@ def tell(
     """Tell the story of each row of an input, or of one page or prompt of it.
 
     Reads the whole log, the parts of one shard, and of earlier parts those that the entries in
-    question removed; where the row was answered anew without a predecessor, all of the shard.
+    question removed; where the row was answered anew without a predecessor, the keys in all of the
+    shard's but those that a compaction merged.
 
     Raises:
         NotFoundError: There is no table.
@@ -110,14 +111,12 @@ def tell(
 
 
 class _History:
-    """The log, seen from the end of one part backwards.
-
-    Attributes:
-        rows: Of one row id in each part that was looked at; None where it cannot be read.
-    """
+    """The log, seen from the end of one part backwards."""
 
     def __init__(self, uri: str, entries: Sequence[LogEntry], row_id: str) -> None:
-        self.rows: dict[str, list[dict[str, Any]] | None] = {}
+        # Of the row id in each part that was looked at; None where it cannot be read.
+        self._keys: dict[str, list[dict[str, Any]] | None] = {}
+        self._rows: dict[str, list[dict[str, Any]]] = {}
         self._uri, self._row_id = uri, row_id
         self._entries = entries
         self._entry_of = {receipt.path: entry for entry in entries for receipt in entry.added}
@@ -143,7 +142,15 @@ class _History:
         Where a repair dropped a part nobody can tell which rows were in it.
         """
         dropped, is_known = set[str](), True
-        for entry in reversed(self._entries[: until.number - 1]):
+        earlier = [e for e in self._entries[: until.number - 1] if self._removed(e, shard)][::-1]
+        for index, entry in enumerate(earlier):
+            if index % storage.NUM_THREADS == 0:
+                some = earlier[index : index + storage.NUM_THREADS]
+                some = [e for e in some if e.author.operation != "compact"]
+                self._look_at([part for e in some for part in self._removed(e, shard)])
+            # A compaction's rows are all in what it wrote, so that they did not leave by it.
+            if entry.author.operation == "compact" and not dropped:
+                continue
             removed = self._removed(entry, shard)
             found, is_whole = self._look_up(removed, row)
             if found is not None:
@@ -155,7 +162,6 @@ class _History:
                 for receipt in removed:
                     dropped.add(receipt.path)
                     yield Stage(event="dropped", entry=entry, part=receipt, row={})
-            # A compaction's rows are all in what it wrote.
             elif entry.author.operation != "compact":
                 is_known &= is_whole
         if not is_known:
@@ -171,23 +177,43 @@ class _History:
     ) -> tuple[tuple[Receipt, Mapping[str, Any]] | None, bool]:
         """Find a row's predecessor among parts; tell whether all of them could be read."""
         is_whole = True
+        self._look_at(receipts)
         for receipt in receipts:
-            rows = self._read(receipt)
-            is_whole &= rows is not None
-            for candidate in rows or ():
-                if all(candidate[name] == row[name] for name in LOGICAL_KEY):
-                    return (receipt, candidate), True
+            found = self._keys[receipt.path]
+            is_whole &= found is not None
+            if found and any(all(k[name] == row[name] for name in LOGICAL_KEY) for k in found):
+                try:
+                    rows = self._read(receipt)
+                except TableError:
+                    is_whole = False
+                    continue
+                for candidate in rows:
+                    if all(candidate[name] == row[name] for name in LOGICAL_KEY):
+                        return (receipt, candidate), True
         return None, is_whole
 
-    def _read(self, receipt: Receipt) -> list[dict[str, Any]] | None:
-        if receipt.path not in self.rows:
+    def _look_at(self, receipts: Sequence[Receipt]) -> None:
+        """Read which rows of the row id are in parts, several at once, and no other column."""
+
+        def keys_in(receipt: Receipt) -> list[dict[str, Any]] | None:
             try:
-                ((_, rows),) = _find(self._uri, [receipt], self._row_id)
+                rows = read_columns(self._uri, receipt, LOGICAL_KEY)
             except TableError:
-                self.rows[receipt.path] = None
-            else:
-                self.rows[receipt.path] = rows
-        return self.rows[receipt.path]
+                return None
+            found: list[dict[str, Any]] = rows.filter(
+                pc.equal(rows["row_id"], self._row_id)
+            ).to_pylist()
+            return found
+
+        new = [receipt for receipt in receipts if receipt.path not in self._keys]
+        with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+            for receipt, found in zip(new, threads.map(keys_in, new), strict=True):
+                self._keys[receipt.path] = found
+
+    def _read(self, receipt: Receipt) -> list[dict[str, Any]]:
+        if receipt.path not in self._rows:
+            ((_, self._rows[receipt.path]),) = _find(self._uri, [receipt], self._row_id)
+        return self._rows[receipt.path]
 
 
 def _of_repairs(entries: Sequence[LogEntry], shard: int) -> str:

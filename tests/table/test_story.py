@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from dsvl_pipeline import keys
+from dsvl_pipeline import keys, storage
 from dsvl_pipeline.cli import main
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.table.compact import compact
 from dsvl_pipeline.table.lineage import RunManifest, write_run
+from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.repair import repair
 from dsvl_pipeline.table.schema import output_schema
 from dsvl_pipeline.table.story import tell
@@ -145,6 +147,42 @@ def test_a_row_that_a_repair_dropped_is_not_simply_unknown(tmp_path: Path) -> No
     _lose(uri, "a")
     with pytest.raises(ConfigError, match=r"dropped \(version \d+, .*running the job again"):
         tell(uri, "a")
+
+
+def test_a_story_reads_only_the_keys_of_parts_without_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard's earlier parts are many and large; what a compaction merged is not looked at."""
+    uri = str(tmp_path)
+    for run_id in ("first", "second", "third"):
+        text = secrets.token_hex(300_000)
+        _answer(uri, run_id, {"a": f"{run_id} {text}", "b" + run_id: "1"})
+    before = read_snapshot(uri).parts.keys()
+    compact(uri)
+    merged = read_snapshot(uri).parts.keys()
+    _answer(uri, "fourth", {"a": "4"})
+    _answer(uri, "fifth", {"c": "1"})
+    whole, ranges = list[str](), list[str]()
+    read, read_range = storage.read, storage.read_range
+
+    def reading(found: str) -> bytes:
+        whole.append(found)
+        return read(found)
+
+    def reading_range(found: str, offset: int, length: int) -> bytes:
+        ranges.append(found)
+        return read_range(found, offset, length)
+
+    monkeypatch.setattr(storage, "read", reading)
+    monkeypatch.setattr(storage, "read_range", reading_range)
+    (story,) = tell(uri, "c")
+    assert [stage.event for stage in story.stages] == ["answered"]
+    now = read_snapshot(uri).parts.keys()
+    parts = [u for u in whole if u.endswith(".parquet")]
+    assert parts
+    assert all(any(u.endswith(path) for path in now) for u in parts)
+    assert any(u.endswith(path) for u in ranges for path in merged - now)
+    assert not any(u.endswith(path) for u in whole + ranges for path in before - merged - now)
 
 
 @pytest.mark.parametrize(
