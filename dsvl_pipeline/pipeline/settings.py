@@ -26,6 +26,7 @@ from dsvl_pipeline.wording import amount
 _logger = logging.getLogger(__name__)
 _CONNECT_S = 10.0
 _ANSWER_S = 2.0
+_CGROUP = Path("/sys/fs/cgroup")  # version 2, as a container sees its own
 _RAY_GIB = 1.5  # its processes and the workers that wait: measured with the demo
 
 
@@ -163,7 +164,25 @@ def _logs() -> Path:
 
 
 def _free_memory_gib() -> float | None:
-    """Give what processes may still take; None where the system does not say."""
+    """Give what processes may still take here; None where the system does not say."""
+    known = [gib for gib in (_free_on_machine_gib(), _free_in_container_gib()) if gib is not None]
+    return min(known, default=None)
+
+
+def _free_in_container_gib() -> float | None:
+    """Give what is left of this container's limit; None where it has none."""
+    names = ("memory.max", "memory.current", "memory.stat")
+    try:
+        limit, used, told = ((_CGROUP / name).read_text(encoding="ascii") for name in names)
+        stat = dict(line.split() for line in told.splitlines())
+        # What is kept of files that nobody reads gives way.
+        free = int(limit) - int(used) + int(stat.get("inactive_file", 0))
+    except (OSError, ValueError):  # without a limit the file says "max"
+        return None
+    return max(0, free) / (1 << 30)
+
+
+def _free_on_machine_gib() -> float | None:
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             found = dict(line.split(":", 1) for line in lines)

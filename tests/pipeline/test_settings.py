@@ -155,6 +155,24 @@ def test_a_ray_that_does_not_start_says_what_to_do(
         assert f"({told or tmp_path / 'ray' / session / 'logs'})" in message
 
 
+def test_the_memory_that_is_free_is_this_containers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In a pod the machine's 60 GiB are of no use; what is kept of files gives way."""
+    mib = 1 << 20
+    monkeypatch.setattr(settings, "_CGROUP", tmp_path)
+    of_machine = settings._free_memory_gib()
+    for name, text in (
+        ("memory.max", f"{48 * mib}\n"),
+        ("memory.current", f"{40 * mib}\n"),
+        ("memory.stat", f"anon {30 * mib}\ninactive_file {8 * mib}\n"),
+    ):
+        (tmp_path / name).write_text(text)
+    assert settings._free_memory_gib() == 16 / 1024
+    (tmp_path / "memory.max").write_text("max\n")
+    assert (settings._free_memory_gib() or 0.0) > 0.1 or of_machine is None
+
+
 def test_a_cluster_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job for a cluster must not run on the laptop it was sent from, nor wait for minutes."""
     with socket.socket() as closed:  # bound, so nobody else takes the port, and not listening
