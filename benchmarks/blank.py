@@ -61,6 +61,43 @@ def _soft(page: Image.Image, text: str, points: float, grey: int, shift: int) ->
     return page
 
 
+def _dots(page: Image.Image, text: str, dot_px: int, pitch_px: int, grey: int = 20) -> Image.Image:
+    """Print text as a dot matrix does: a dot for each pixel of a small font."""
+    font = ImageFont.load_default_imagefont()
+    _, _, width, height = ImageDraw.Draw(page).multiline_textbbox((0, 0), text, font)
+    mask = Image.new("1", (round(width), round(height)))
+    ImageDraw.Draw(mask).text((0, 0), text, 1, font)
+    draw = ImageDraw.Draw(page)
+    for y, x in np.argwhere(np.asarray(mask)).tolist():
+        left, top = page.width // 5 + x * pitch_px, page.height // 3 + y * pitch_px
+        shape = draw.ellipse if dot_px > 2 else draw.rectangle
+        shape((left, top, left + dot_px - 1, top + dot_px - 1), (grey,) * 3)
+    return page
+
+
+def _dashes(
+    page: Image.Image,
+    on_px: int,
+    every_px: int,
+    *,
+    lines: int = 4,
+    slope: float = 0.0,
+    width_px: int = 1,
+) -> Image.Image:
+    """Draw the lines of a form, across and down, in dashes."""
+    draw = ImageDraw.Draw(page)
+    length = page.width // 2
+    for line in range(lines):
+        start = page.width // 5 + line * length // lines
+        for at in range(0, length, every_px):
+            near, far = at * slope, (at + on_px - 1) * slope
+            x, y = page.width // 5 + at, start
+            draw.line((x, y + near, x + on_px - 1, y + far), (20,) * 3, width_px)
+            if slope == 0:
+                draw.line((y, x, y, x + on_px - 1), (20,) * 3, width_px)
+    return page
+
+
 def _strokes(
     page: Image.Image, random: np.random.Generator, colour: tuple[int, int, int], width_px: int
 ) -> Image.Image:
@@ -100,7 +137,8 @@ def _camera(page: Image.Image, random: np.random.Generator) -> Image.Image:
 
 
 def _noise(page: Image.Image, sigma: float, random: np.random.Generator) -> Image.Image:
-    pixels = np.asarray(page) + random.normal(0, sigma, (page.height, page.width, 1))
+    grain = random.standard_normal((page.height, page.width, 1), np.float32)
+    pixels = np.asarray(page) + np.float32(sigma) * grain
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
@@ -183,6 +221,16 @@ def _odd(width: int, height: int, size_px: int, grey: int) -> Maker:
     return lambda s, r: _print(page(s, r), "Total 5", size_px, (0.1, 0.2), fill)
 
 
+def _dotted(text: str, dot_px: int, pitch_px: int) -> Maker:
+    return lambda s, r: _dots(_paper(s), text, dot_px, pitch_px)
+
+
+def _bilevel(dot_px: int, pitch_px: int) -> Maker:
+    text = "\n".join(("Article  Quantity  Price", "Bolts M6     120   14.40", "Nuts M6"))
+    page = _sheet(2480, 2480)
+    return lambda s, r: _dots(page(s, r), text, dot_px, pitch_px, 0).convert("1").convert("RGB")
+
+
 BLANK: dict[str, Maker] = {
     "white": lambda s, r: _paper(s),
     "cream": lambda s, r: _paper(s, CREAM),
@@ -211,6 +259,10 @@ BLANK |= {
 BLANK |= {
     "white, grain 1": lambda s, r: _noise(_paper(s), 1, r),
     "grey, grain 12": lambda s, r: _noise(_paper(s, (128, 128, 128)), 12, r),
+    "salt and pepper, 0.5 %": lambda s, r: _pepper(_paper(s), 0.005, r),
+    "dust, up to 3 px, much of it": lambda s, r: _dust(
+        _paper(s), r, num=round(1000 * s * s), most_px=3
+    ),
     "salt and pepper, 1.5 %": lambda s, r: _pepper(_paper(s), 0.015, r),
     "black, white dust up to 3 px": lambda s, r: ImageOps.invert(
         _dust(_paper(s), r, num=200, most_px=3)
@@ -331,13 +383,46 @@ NOT_BLANK |= {
         ImageFilter.GaussianBlur(2)
     ),
 }
+INVOICE = "INVOICE No 12345 TOTAL 99.50"
+NOT_BLANK |= {
+    f"dots of {dot} px every {pitch}: {text}": _dotted(text, dot, pitch)
+    for dot, pitch, text in (
+        (2, 3, INVOICE),
+        (2, 4, INVOICE),
+        (3, 4, INVOICE),
+        (1, 3, INVOICE),
+        (3, 5, INVOICE),
+        (2, 4, "7"),
+        (2, 3, "Please"),
+    )
+}
+NOT_BLANK |= {
+    f"dot matrix, 300 dpi, one bit, every {pitch} px": _bilevel(dot, pitch)
+    for dot, pitch in ((4, 7), (4, 8), (5, 7))
+}
+NOT_BLANK |= {
+    "dots, grey 160": lambda s, r: _dots(_paper(s), INVOICE, 2, 4, 160),
+    "white dots on black": lambda s, r: _dots(_paper(s, (0, 0, 0)), INVOICE, 2, 4, 255),
+    "dots among salt and pepper, 0.5 %": lambda s, r: _pepper(
+        _dots(_paper(s), INVOICE, 2, 3), 0.005, r
+    ),
+    "a scan of a dot matrix": lambda s, r: _scan(_dots(_paper(s, CREAM), INVOICE, 2, 4), r),
+    "a form of dashes, 6 px of 12": lambda s, r: _dashes(_paper(s), 6, 12),
+    "a form of dashes, 4 px of 8, wide": lambda s, r: _dashes(_paper(s), 4, 8, width_px=2),
+    "a form of dots, 1 px of 4": lambda s, r: _dashes(_paper(s), 1, 4),
+    "dashes, 6 px of 12, askew by a degree": lambda s, r: _dashes(_paper(s), 6, 12, slope=0.0175),
+    "a form of dashes all over": lambda s, r: _dashes(_paper(s), 6, 12, lines=20),
+    "a scan of dashes": lambda s, r: _scan(_dashes(_paper(s, CREAM), 6, 12), r),
+    "dots in a row": lambda s, r: _text(_paper(s), "......", 10, (0.2, 0.5)),
+    "dots in a row, apart": lambda s, r: _text(_paper(s), ". " * 20, 10, (0.2, 0.5)),
+    "a leader of dots, 8 pt": lambda s, r: _text(_paper(s), "." * 80, 8, (0.2, 0.5)),
+}
 EITHER: dict[str, Maker] = {
     "show-through 20 %": lambda s, r: _show_through(_paper(s, CREAM), 0.20),
     "show-through 30 %": lambda s, r: _show_through(_paper(s, CREAM), 0.30),
     "a scan with show-through 20 %": lambda s, r: _scan(_show_through(_paper(s, CREAM), 0.20), r),
     "a scan with show-through 30 %": lambda s, r: _scan(_show_through(_paper(s, CREAM), 0.30), r),
     "a lone full stop": lambda s, r: _text(_paper(s), ".", 10, (0.5, 0.5)),
-    "a row of dots": lambda s, r: _text(_paper(s), ". " * 20, 10, (0.2, 0.5)),
     "a line of 10 pt, grey 245": lambda s, r: _text(_paper(s), LINE, 10, (0.2, 0.4), (245,) * 3),
     "grain with a line of grey 222": lambda s, r: _noise(
         _text(_paper(s), LINE, 10, (0.2, 0.4), (222,) * 3), 6, r

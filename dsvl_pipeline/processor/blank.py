@@ -4,7 +4,8 @@ A page that is taken for blank is lost without the model being asked, so what is
 blank. A scan of an empty sheet is not white, nor of one value: paper is cream, light falls off,
 JPEG leaves ripples, there is dust, the edges are dark, the other side shows through. All of that
 is smooth, or within the page's own noise, or smaller than a letter. Print is neither: even where
-it is faint it has sharp edges, and its strokes are some pixels long.
+it is faint it has sharp edges, and its strokes are some pixels long. Where it is separate dots or
+dashes, these lie closer together than those of dust.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ _CELL_PX = 32
 _MARGIN = 0.02  # scanners leave dark edges
 _SURELY_INK = 0.02
 _MOST_SHADING = 80  # levels from the lightest paper to the darkest
+_DOTTED = (((32, 32), 7), ((4, 96), 5), ((96, 4), 5))
+"""Heights and widths of windows, and the dots in one that are print: dot matrix; dotted lines."""
+_BAND_PX = 8
 
 
 def is_blank(image: Image.Image) -> bool:
@@ -66,7 +70,9 @@ def _has_ink(page: Image.Image) -> bool:
     noise = float(np.percentile(_most(steps, _CELL_PX), 10))
     faint = min(FAINT + _OVER_NOISE * noise, INK)
     is_sharp = _most(steps, factor) >= faint
-    return _has_stroke((depth >= INK) | ((depth >= faint) & is_sharp), length)
+    if _has_stroke((depth >= INK) | ((depth >= faint) & is_sharp), length):
+        return True
+    return _is_dotted(depth >= INK)
 
 
 def _is_shaded(counts: NDArray[np.int64], paper: int) -> bool:
@@ -137,3 +143,38 @@ def _descends(ink: NDArray[np.bool_], length: int) -> bool:
         if not path.any():
             return False
     return True
+
+
+def _is_dotted(ink: NDArray[np.bool_]) -> bool:
+    """Tell whether specks of ink lie closer together somewhere than chance puts them."""
+    ink = np.pad(_without_edges(ink), 1)
+    above = ink[:-2, :-2] | ink[:-2, 1:-1] | ink[:-2, 2:]
+    starts = ink[1:-1, 1:-1] & ~above & ~ink[1:-1, :-2]  # of each speck its upper left corner
+    # Grain, and salt and pepper, are everywhere; print leaves most of the rows or columns free.
+    share = min(_usual_share(starts), _usual_share(starts.T))
+    rows, columns = np.nonzero(starts)
+    for (height, width), least in _DOTTED:
+        if len(rows) < least:
+            continue
+        down, across = height // 2, width // 2  # windows overlap by half
+        num_down, num_across = (
+            (starts.shape[0] - 1) // down + 2,
+            (starts.shape[1] - 1) // across + 2,
+        )
+        cells = rows // down * num_across + columns // across
+        counts = np.bincount(cells, minlength=num_down * num_across).reshape(num_down, num_across)
+        windows = counts[1:] + counts[:-1]
+        windows = windows[:, 1:] + windows[:, :-1]
+        usual = share * height * width
+        if windows.max() >= least + usual + 5 * usual**0.5:
+            return True
+    return False
+
+
+def _usual_share(starts: NDArray[np.bool_]) -> float:
+    """Give the share of such pixels in the middle one of all bands of rows."""
+    num_rows = len(starts) // _BAND_PX * _BAND_PX
+    if not starts[:num_rows].size:
+        return 0.0
+    bands = np.count_nonzero(starts[:num_rows], axis=1).reshape(-1, _BAND_PX).sum(1)
+    return float(np.median(bands)) / (_BAND_PX * starts.shape[1])
