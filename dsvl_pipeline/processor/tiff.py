@@ -409,7 +409,8 @@ def _samples(data: bytes, tags: Tags, layout: _Layout) -> NDArray[Any]:
 
     By the standard they are packed, bit after bit. Some cameras and programs give each of 9 to 15
     bits a word instead, where they fill its lower bits or, as the sensor has them, the upper ones.
-    Such strips are longer, and no longer than that.
+    Such strips are longer, and no longer than that; and the spare bits of all words tell it, as a
+    strip of packed samples may be filled up to just that length.
     """
     bits = layout.bits
     if bits in _WORDS:
@@ -422,11 +423,32 @@ def _samples(data: bytes, tags: Tags, layout: _Layout) -> NDArray[Any]:
         words = _gather(data, tags, layout, word)
         if words.max(initial=0) >> bits == 0:
             return words
-        try:
-            _gather(data, tags, layout, word, num_spare=1)
-        except OSError:
-            return words >> (word - bits)
+        if _are_upper_bits(words, bits):
+            try:
+                _gather(data, tags, layout, word, num_spare=1)
+            except OSError:
+                return words >> (word - bits)
     return _gather(data, tags, layout, bits)
+
+
+def _are_upper_bits(words: NDArray[Any], bits: int) -> bool:
+    """Tell whether the lower bits of words are all zero, or all repeat the upper ones.
+
+    They repeat them where a shifter has filled up, so that white is all ones.
+    """
+    word = 8 * words.dtype.itemsize
+    are_zero = are_repeated = True
+    for rows in _row_slices(words):
+        band = words[rows]
+        upper = band >> (word - bits) << (word - bits)
+        filled = upper.copy()
+        for shift in range(bits, word, bits):
+            filled |= upper >> shift
+        are_zero = are_zero and bool((band == upper).all())
+        are_repeated = are_repeated and bool((band == filled).all())
+        if not are_zero and not are_repeated:
+            return False
+    return True
 
 
 def _gather(

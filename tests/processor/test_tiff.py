@@ -126,6 +126,32 @@ def test_samples_in_words_show_whichever_bits_hold_them(
     np.testing.assert_allclose(shown(data), np.rint(numbers * (255 / (2**bits - 1))), atol=1)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bits", [6, 10, 12, 14, 20])
+@pytest.mark.parametrize("filler", [b"\0", b"\xff", b"\x5a"])
+def test_packed_samples_in_a_strip_as_long_as_words_stay_packed(
+    filler: bytes, bits: int, order: str
+) -> None:
+    """A padded strip has just that length: only the bits that words would leave spare tell."""
+    numbers = np.rint(BROAD.astype(np.float64) / 255 * (2**bits - 1)).astype(np.uint32)
+    packed = tiffs.packed_bits(numbers, bits)
+    word = 1 if bits < 8 else 2 if bits < 16 else 4
+    tags, body = tiffs.page(numbers, bits=bits, body=packed.ljust(numbers.size * word, filler))
+    data = tiffs.file((tags, body), order=order)
+    np.testing.assert_allclose(shown(data), np.rint(numbers * (255 / (2**bits - 1))), atol=1)
+
+
+def test_few_samples_with_spare_bits_do_not_make_a_packed_page_one_of_words() -> None:
+    """All words of a page are filled up the same way: zeros and repeated bits do not mix."""
+    numbers = np.repeat([[0x00F, 0x0F0, 0x0F0, 0x0FF, 0xF00, 0x000, 0xFF0, 0xFFF]], 9, 0)
+    packed = tiffs.packed_bits(numbers, 12)
+    words = np.frombuffer(packed, "<u2")
+    assert all(word & 15 in (0, word >> 12) for word in words.tolist())
+    tags, body = tiffs.page(numbers, bits=12, body=packed.ljust(numbers.size * 2, b"\0"))
+    wanted = np.rint(numbers * (255 / 4095))
+    np.testing.assert_allclose(shown(tiffs.file((tags, body))), wanted, atol=1)
+
+
 @pytest.mark.parametrize("stored", ["packed", "lower bits", "upper bits"])
 def test_words_are_told_by_the_page_and_not_by_a_strip(stored: str) -> None:
     """A dark strip fits into any, and a last one that is filled up is as long as one of words."""
