@@ -95,13 +95,8 @@ def decode_frame(data: bytes, page_index: int = 0, *, pages: tiff.Pages | None =
             stretch, covered = _stretch_of(image), _covered(image, data)
             if image.format == "PNG":
                 _scale_transparency(image, data[24])
-            picture = to_rgb(image)
-            if covered:
-                whole = Image.new("RGB", picture.size, "white")
-                whole.paste(picture.crop(covered), covered)
-                picture = whole
             return Frame(
-                image=_squared(picture, stretch),
+                image=_squared(to_rgb(image, covered=covered), stretch),
                 num_frames=_num_frames(image, data),
                 holds="views" if image.format == "MPO" else "frames",
             )
@@ -189,7 +184,13 @@ def _covered(image: ImageFile.ImageFile, data: bytes) -> tuple[int, int, int, in
     box = None
     if image.format == "GIF" and image.tile:
         box = image.tile[0].extents
-    elif data[12:16] == b"VP8X" and data[20] & 2 and (at := data.find(b"ANMF", 30)) > 0:
+    elif image.format == "WEBP" and data[12:16] == b"VP8X" and data[20] & 2:
+        at = 12
+        while at + 20 <= len(data) and data[at : at + 4] != b"ANMF":
+            size = int.from_bytes(data[at + 4 : at + 8], "little")
+            at += 8 + size + size % 2
+        if at + 20 > len(data):
+            return None
         half_left, half_top, width, height = (
             int.from_bytes(data[start : start + 3], "little") for start in range(at + 8, at + 20, 3)
         )
@@ -231,8 +232,14 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(
+    image: Image.Image, *, covered: tuple[int, int, int, int] | None = None
+) -> Image.Image:
     """Convert any picture that Pillow holds into an upright RGB one on white.
+
+    Args:
+        image: Of any mode.
+        covered: What of it is shown, before it is turned; the rest becomes white.
 
     Returns:
         A new picture, or the given one if it needs no change.
@@ -246,6 +253,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
         # After load(): some formats hold it behind the pixels, TIFF and AVIF apply it themselves.
         orientation = _orientation(image)
         image = _flatten(image)
+        if covered:
+            whole = Image.new("RGB", image.size, "white")
+            whole.paste(image.crop(covered), covered)
+            image = whole
     except Exception as error:
         raise _decoding_error(error) from error
     return _turned(image, orientation)

@@ -366,6 +366,43 @@ def test_what_a_first_frame_leaves_bare_is_white(format: str) -> None:
     assert decode_frame(bytes(data)).num_frames == 2
 
 
+def partial_webp(**options: Any) -> bytes:
+    """An animation of 24 by 20 whose first frame, red, is 16 by 10 at (4, 6)."""
+    frames = [Image.new("RGB", (16, 10), colour) for colour in ("red", "blue")]
+    saved = encoded(
+        frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True, **options
+    )
+    data = bytearray(saved)
+    struct.pack_into("<HxHx", data, data.index(b"VP8X") + 12, 23, 19)
+    struct.pack_into("<HxHx", data, data.index(b"ANMF\x28") + 8, 2, 3)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_first_frame_keeps_all_of_its_pixels(orientation: int) -> None:
+    """What it covers is told of the picture as it is stored."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    wanted = np.full((20, 24, 3), 255)
+    wanted[6:16, 4:20] = 255, 0, 0
+    assert_shows(partial_webp(exif=exif), turned(wanted, orientation))
+
+
+@pytest.mark.parametrize("profile", [b"ANMF" * 20, b"odd" + b"ANMF" + bytes(40)])
+def test_a_frame_is_no_name_of_one_within_another_chunk(profile: bytes) -> None:
+    """A profile stands before the first frame, and may hold any bytes."""
+    wanted = np.full((20, 24, 3), 255)
+    wanted[6:16, 4:20] = 255, 0, 0
+    assert_shows(partial_webp(icc_profile=profile), wanted)
+
+
+def test_another_kind_of_picture_has_no_frame_of_webp() -> None:
+    """Its comment may say what it will."""
+    head = b"P6\n#".ljust(12, b" ") + b"VP8X    \2".ljust(20, b"\2") + b"ANMF".ljust(40, b"\0")
+    pixels = np.full((10, 10, 3), 7, np.uint8)
+    assert_shows(head + b"\n10 10 255\n" + pixels.tobytes(), pixels)
+
+
 IMAGEJ = b"ImageJ=1.53t\nimages=3\nslices=3\nloop=false\n"
 
 
