@@ -13,7 +13,6 @@ from functools import lru_cache
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import Any, BinaryIO, Literal, TypeAlias, cast
-from urllib.parse import quote
 
 from fsspec.utils import glob_translate
 
@@ -95,9 +94,10 @@ class Named:
 
     @property
     def spelling(self) -> str:
-        """Spell it for a job file: as text, and so that `resolve` gives the same anywhere.
+        """Spell it for a job file: as text, and so that what is a name stays one anywhere.
 
-        There are other files elsewhere, and later. Objects are resolved once and for all.
+        There are other files elsewhere, and later; a wildcard becomes a name there if something
+        is called as its part of the path. Objects are resolved once and for all.
         """
         bare = unescape(self.pattern)
         if scheme_of(bare) != "file" or as_text(bare) == self.pattern:
@@ -153,10 +153,13 @@ def _parts(pattern: str) -> tuple[list[tuple[str, str]], int]:
         return [(part, part) for part in pattern.split("/")], 0
     path = encoded_path(pattern)
     if path is not None:
-        if not path.startswith("/"):
-            path = os.path.join(quote(os.fsencode(os.getcwd())), path)
-        parts = os.path.normpath(path).split("/")
-        return [(decoded(part), unencoded(part)) for part in parts], 0
+        # Slashes and dots may be encoded, too: parts are divided only when all is decoded.
+        name, spelled = decoded(path), unencoded(path)
+        if not name.startswith("/"):
+            here = os.getcwd()
+            name, spelled = os.path.join(here, name), os.path.join(escape(here), spelled)
+        both = [os.path.normpath(each).split("/") for each in (name, spelled)]
+        return list(zip(*both, strict=True)), 0
     parts = local_path(pattern).split("/")
     given = [part for part in os.path.normpath(pattern).split("/") if part not in (".", "..")]
     return [(part, part) for part in parts], len(parts) - len(given)

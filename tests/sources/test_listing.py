@@ -188,6 +188,27 @@ def test_what_a_uri_encodes_is_no_wildcard(tmp_path: Path) -> None:
         listed(f"file://{tmp_path}/a%3Fb/*.png", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "{}/b/..%2Fw%3F/*.png",
+        "{}%2Fw%3F/*.png",
+        "{}/b%2F..%2Fw%3F/*.p%6Eg",
+        "{}/w%3F%2F.%2F/*.png",
+        "{}/b/%2E%2E/w%3F/*.png",
+        "%2F{}/w%3F/*.png",
+    ],
+)
+def test_a_uri_may_encode_slashes_and_dots(path: str, tmp_path: Path) -> None:
+    """What it is resolved to is spelled as it means, and means the same when it is read again."""
+    write(tmp_path, "w?/1.png", "b/2.png", "wx/3.png")
+    uri = "file:" + path.format(str(tmp_path).lstrip("/") if path[0] == "%" else tmp_path)
+    named = listing.resolve(uri)
+    assert named.pattern == f"{tmp_path}/w[?]/*.png"
+    assert listing.resolve(named.spelling) == named
+    assert listed(uri, tmp_path)[0] == ["w?/1.png"]
+
+
 def test_what_was_a_name_once_stays_one(tmp_path: Path) -> None:
     """Workers have another disk, where the directory of that name may be missing."""
     write(tmp_path, "a[1]/x.png")
