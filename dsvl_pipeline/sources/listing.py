@@ -6,7 +6,7 @@ import heapq
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -239,6 +239,32 @@ def open_file(file: ObjectInfo) -> BinaryIO:
         ) from None
 
 
+def meaning(pattern: str, *, setting: str, suffixes: tuple[str, ...]) -> Callable[[str], bool]:
+    """Give a test that tells of the URI of a file whether `find` would give it.
+
+    Args:
+        pattern: As `resolve` gives it. A malformed one, which `find` refuses, means nothing.
+        setting: As for `find`.
+        suffixes: As for `find`.
+    """
+    head, tail = split(pattern)
+    place = re.escape(head if tail else head.rstrip("/"))
+    try:
+        wanted = re.compile(place + (glob_translate(tail) if tail else "/"))
+    except ValueError:
+        return lambda _uri: False
+    is_aside = _aside_in(setting)
+
+    def means(uri: str) -> bool:
+        if not tail and uri == head:
+            return True
+        if not wanted.match(uri):
+            return False
+        return _reason_against(_below(head, tail, uri), tail, suffixes, is_aside) is None
+
+    return means
+
+
 def root_of(pattern: str) -> str | None:
     """Give the directory that a local pattern looks into, None for a remote one."""
     if scheme_of(pattern) != "file":
@@ -322,8 +348,7 @@ def _entries(pattern: str, setting: str, suffixes: tuple[str, ...]) -> Iterator[
         elif not tail and file.uri == head:
             reason = None
         else:
-            path = file.uri.removeprefix(head).removeprefix("/" * (not tail))
-            reason = _reason_against(path, tail, suffixes, is_aside)
+            reason = _reason_against(_below(head, tail, file.uri), tail, suffixes, is_aside)
         yield file.uri, file, reason
 
 
@@ -334,7 +359,11 @@ def _meant(entries: Iterator[Entry], setting: str, skips: Skips) -> Iterator[Obj
         if reason is None:
             yield file
         else:
-            skips.add(setting, reason, uri)
+            skips.add(setting, reason, uri, is_readable=file.problem is None)
+
+
+def _below(head: str, tail: str, uri: str) -> str:
+    return uri.removeprefix(head).removeprefix("/" * (not tail))
 
 
 def _aside_in(setting: str) -> list[re.Pattern[str]]:

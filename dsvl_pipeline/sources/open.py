@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 
 import pyarrow as pa
-from fsspec.utils import glob_translate
 
 from dsvl_pipeline.config import InputConfig
 from dsvl_pipeline.records import Row
@@ -16,16 +14,15 @@ from dsvl_pipeline.sources.documents import document_rows
 from dsvl_pipeline.sources.images import SUFFIXES as IMAGES
 from dsvl_pipeline.sources.images import image_rows, may_have_pages
 from dsvl_pipeline.sources.lines import SUFFIXES as MANIFESTS
-from dsvl_pipeline.sources.listing import Named, find, resolve
+from dsvl_pipeline.sources.listing import Named, find, meaning, resolve
 from dsvl_pipeline.sources.manifest import Manifest
 from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.sources.skips import Skipped, Skips
 from dsvl_pipeline.sources.unique import refuse_repeats
 from dsvl_pipeline.sources.uris import as_text, local_path, scheme_of
-from dsvl_pipeline.stores.patterns import split
 
 ROWS_PER_BATCH = 4096
-_SUFFIXES = {"manifest": MANIFESTS, "images": IMAGES, "documents": (".pdf",)}
+_SUFFIXES = {"input.manifest": MANIFESTS, "input.images": IMAGES, "input.documents": (".pdf",)}
 
 
 class Input:
@@ -106,35 +103,27 @@ class Input:
 
 
 class Sisters:
-    """Tells of a file that one setting passes over whether another one lists it.
+    """Tells of a file that one setting passes over whether another one reads it.
 
     Several settings may name one directory, each for the files of its own kind.
     """
 
     def __init__(self, named: Mapping[str, Sequence[Named]]) -> None:
-        self._patterns = {
-            f"input.{name}": [one for each in patterns for one in _listed(each.pattern, name)]
-            for name, patterns in named.items()
+        self._meanings = {
+            setting: [
+                meaning(one.pattern, setting=setting, suffixes=_SUFFIXES[setting])
+                for one in named[setting.removeprefix("input.")]
+            ]
+            for setting in _SUFFIXES
         }
 
     def __call__(self, setting: str, uri: str) -> bool:
         return any(
-            uri.lower().endswith(suffixes) and pattern.match(uri)
-            for name, patterns in self._patterns.items()
-            for pattern, suffixes in patterns
-            if name != setting
+            means(uri)
+            for other, meanings in self._meanings.items()
+            if other != setting
+            for means in meanings
         )
-
-
-def _listed(pattern: str, name: str) -> Iterator[tuple[re.Pattern[str], str | tuple[str, ...]]]:
-    """Give expressions that a pattern's files match, each with how their names must end."""
-    head, tail = split(pattern)
-    suffixes = _SUFFIXES[name]
-    if tail:
-        yield re.compile(glob_translate(pattern)), "" if "." in tail.split("/")[-1] else suffixes
-    else:
-        yield re.compile(rf"{re.escape(head)}\Z"), ""
-        yield re.compile(rf"{re.escape(head.rstrip('/'))}/"), suffixes
 
 
 def open_input(config: InputConfig) -> Input:

@@ -33,8 +33,8 @@ class Skips:
     """Counts what is passed over, in bounded memory whatever the names are.
 
     Args:
-        is_for_another: Tells, by setting and URI, what another setting of the job lists: it is not
-            passed over, or that one says so.
+        is_for_another: Tells, by setting and URI, what another setting of the job reads if it can
+            be read: it is not passed over.
         watched: Tells by its URI which file is asked about.
 
     Attributes:
@@ -50,9 +50,16 @@ class Skips:
         self._is_for_another, self._watched = is_for_another, watched
         self._found: dict[tuple[str, str], tuple[int, list[str]]] = {}
 
-    def add(self, setting: str, reason: str, uri: str) -> None:
-        """Count one file."""
-        if self._is_for_another(setting, uri):
+    def add(self, setting: str, reason: str, uri: str, *, is_readable: bool = False) -> None:
+        """Count one file.
+
+        Args:
+            setting: What lists it.
+            reason: Why it is passed over.
+            uri: The file.
+            is_readable: Whether another setting can read it: it is there, and no pipe or the like.
+        """
+        if is_readable and self._is_for_another(setting, uri):
             return
         if len(self.seen) < MOST_EXAMPLES and self._watched(uri):
             self.seen.append((setting, reason, shown(uri)))

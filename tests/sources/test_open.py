@@ -240,6 +240,50 @@ def test_a_manifest_among_its_pictures_is_not_passed_over(tmp_path: Path) -> Non
     assert found == ["c.pdf", "d.odd", "notes.txt"]
 
 
+def test_a_missing_file_is_told_where_another_setting_would_read_it(tmp_path: Path) -> None:
+    """It is nowhere, so the other setting does not read it either."""
+    here = mixed(tmp_path)
+    images = [f"{here}/a.jpg", f"{here}/gone.pdf", f"{here}/gone*.csv"]
+    assert skipped_by("input.images", images=images, documents=here) == ["gone*.csv", "gone.pdf"]
+
+
+def test_what_no_setting_reads_is_told_though_two_list_it(tmp_path: Path) -> None:
+    """Hidden files and links to nothing: were each left to the other, nobody would tell."""
+    here = mixed(tmp_path)
+    (tmp_path / ".hidden.pdf").touch()
+    (tmp_path / "lost.jpg").symlink_to("nowhere.jpg")
+    for pattern in (f"{here}/*.*", f"{here}/**/*.*", f"{here}/**"):
+        for setting in ("input.images", "input.documents"):
+            found = skipped_by(setting, images=pattern, documents=pattern)
+            assert {".hidden.pdf", "lost.jpg"} <= set(found)
+
+
+def test_a_hidden_file_that_another_setting_names_is_not_passed_over(tmp_path: Path) -> None:
+    """By its name, or by a pattern whose part begins as it does."""
+    here = mixed(tmp_path)
+    (tmp_path / ".hidden.pdf").touch()
+    (tmp_path / "_tmp").mkdir()
+    (tmp_path / "_tmp/e.pdf").touch()
+    documents = [f"{here}/.h*.pdf", f"{here}/_tmp"]
+    assert {".hidden.pdf", "e.pdf"}.isdisjoint(
+        skipped_by("input.images", images=here, documents=documents)
+    )
+
+
+@pytest.mark.parametrize("pattern", ["a**/x.png", "**.png", "photos/***", "d/**b/*"])
+@pytest.mark.parametrize("setting", ["images", "documents", "manifest"])
+def test_a_malformed_pattern_is_an_error_of_the_job_file(
+    photos: Path, setting: str, pattern: str
+) -> None:
+    """With the reason; also beside settings that are well."""
+    settings = {
+        "images": str(photos),
+        "columns": {"image": "image"} if setting == "manifest" else {},
+    }
+    with pytest.raises(ConfigError, match="can only be an entire path component"):
+        rows(**settings | {setting: f"{photos}/{pattern}"})
+
+
 @pytest.mark.parametrize("spelling", ["absolute", "relative", "short"])
 @pytest.mark.parametrize(
     ("name", "why"),
