@@ -177,4 +177,4 @@ def _usual_share(starts: NDArray[np.bool_]) -> float:
     if not starts[:num_rows].size:
         return 0.0
     bands = np.count_nonzero(starts[:num_rows], axis=1).reshape(-1, _BAND_PX).sum(1)
-    return float(np.median(bands)) / (_BAND_PX * starts.shape[1])
+    return float(np.median(bands) / (_BAND_PX * starts.shape[1]))

@@ -232,9 +232,7 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def to_rgb(
-    image: Image.Image, *, covered: tuple[int, int, int, int] | None = None
-) -> Image.Image:
+def to_rgb(image: Image.Image, *, covered: tuple[int, int, int, int] | None = None) -> Image.Image:
     """Convert any picture that Pillow holds into an upright RGB one on white.
 
     Args:
