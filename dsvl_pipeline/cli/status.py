@@ -15,6 +15,8 @@ examples:
 It reads the log, so it may run beside a job and then shows what is committed so far.
 exit codes: 0 shown; 2 there is no table at OUT; 3 a store failed."""
 
+_STATES = {"running": "is at work, or was killed", "stopped": "was stopped", "failed": "failed"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
@@ -25,11 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Count and print."""
     from dsvl_pipeline.cli.summary import print_counts
+    from dsvl_pipeline.table.lineage import known_run
+    from dsvl_pipeline.table.log import read_snapshot
     from dsvl_pipeline.table.reader import counts
 
     with named_by_user():
-        found = counts(args.out)
+        snapshot = read_snapshot(args.out)
+        run = known_run(args.out, snapshot.last_run_id)
+    found = counts(snapshot)
     print_counts(
         {"ok": found.ok, "degraded": found.degraded, "error": found.errors}, found.error_codes
     )
+    if run is not None and run.status != "done":
+        state = _STATES[run.status]
+        print(f"the last run {state}: rows may be missing until its job has run to the end")
     return 0

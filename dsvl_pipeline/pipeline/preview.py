@@ -23,6 +23,7 @@ from dsvl_pipeline.sources.skips import Skipped
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.lineage import known_run
 from dsvl_pipeline.table.log import Snapshot, read_snapshot
+from dsvl_pipeline.table.writer import refuse_strangers
 from dsvl_pipeline.wording import hint
 
 
@@ -208,6 +209,7 @@ def _table(uri: str) -> tuple[Snapshot, int | None]:
     try:
         return read_snapshot(uri), read_format(uri).num_shards
     except NotFoundError:
+        refuse_strangers(uri)  # as a run would
         return Snapshot(uri=uri, parts={}), None
 
 

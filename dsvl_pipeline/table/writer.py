@@ -78,7 +78,7 @@ class TableWriter:
             LeaseError: Another driver is at work.
             TableError: The table is damaged, or made by a newer version.
         """
-        _refuse_strangers(uri)
+        refuse_strangers(uri)
         check_claims(uri, run_id)
         create_format(uri, num_shards=num_shards)
         lease = Lease.acquire(uri, run_id=run_id, time_s=lease_s)
@@ -283,7 +283,7 @@ class TableWriter:
         )
 
 
-def _refuse_strangers(uri: str) -> None:
+def refuse_strangers(uri: str) -> None:
     """Make sure that a place is a table's or empty: readers of ``data/`` take all they find there.
 
     Raises:

@@ -11,6 +11,7 @@ import pytest
 from dsvl_pipeline import storage
 from dsvl_pipeline.cli import main
 from dsvl_pipeline.table import part
+from dsvl_pipeline.table.lineage import RunManifest, write_run
 from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.schema import output_schema
 from dsvl_pipeline.table.writer import TableWriter
@@ -46,6 +47,25 @@ def test_status_counts(table: str, capsys: pytest.CaptureFixture[str]) -> None:
         "error code       rows\n"
         "image_truncated  1\n"
     )
+
+
+def test_status_says_of_a_run_that_it_did_not_end_well(
+    table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """13 of 80 rows look like a finished table otherwise."""
+    snapshot = read_snapshot(table)
+    assert snapshot.last_run_id is not None
+    run = RunManifest(
+        run_id=snapshot.last_run_id,
+        plan_id="plan",
+        status="stopped",
+        started_at="2026-01-02T00:00:00+00:00",
+        recipe="recipe",
+        job_digest="0",
+    )
+    write_run(table, run)
+    assert main.main(["status", table]) == 0
+    assert "the last run was stopped: rows may be missing" in capsys.readouterr().out
 
 
 def test_verify_says_what_it_checked(table: str, capsys: pytest.CaptureFixture[str]) -> None:

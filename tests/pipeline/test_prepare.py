@@ -22,6 +22,7 @@ from dsvl_pipeline.config import DocumentConfig
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.pipeline import prepare
 from dsvl_pipeline.pipeline.prepare import Prepared, _recipe_parts
+from dsvl_pipeline.pipeline.preview import preview
 from dsvl_pipeline.pipeline.redrive import Redrive
 from dsvl_pipeline.pipeline.settings import Scale
 from dsvl_pipeline.records import Row
@@ -208,3 +209,11 @@ def test_a_redrive_of_no_row_names_the_one_that_may_be_meant(
     redrive = Redrive(selection=Selection(row_ids=frozenset(named)), base=job)
     with pytest.raises(ConfigError, match=re.escape(f"redrive: the table has {told}")):
         prepare.prepare(job, limit=None, is_fresh=False, stop=threading.Event(), redrive=redrive)
+
+
+@pytest.mark.usefixtures("_no_cluster")
+def test_a_plan_refuses_the_place_that_a_run_refuses(tmp_path: Path) -> None:
+    """A directory of pictures is no table."""
+    source = write_manifest(str(tmp_path / "in"), 2)
+    with pytest.raises(ConfigError, match="is neither empty nor a table"):
+        preview(parse(fake_job(source, str(tmp_path / "in"))))
