@@ -70,6 +70,11 @@ def start() -> Any:
     return actor.remote()
 
 
+def close(ledger: Any) -> None:
+    """Let a ledger go: workers that Ray keeps for later would keep it as well."""
+    ray.kill(ledger)
+
+
 @contextlib.contextmanager
 def timed(ledger: Any, stage: str) -> Iterator[None]:
     """Tell a ledger how long the body took, if it ended well; a retry counts as well.

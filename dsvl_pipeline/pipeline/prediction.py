@@ -195,6 +195,7 @@ def measure(wanted: Wanted, todo: pa.Table) -> Measured:
         with contextlib.closing(stream.blocks_of(running, threading.Event())) as results:
             num_rows = sum(rows for blocks in results for _, rows in blocks)
         engine, _ = ray.get(books.report.remote(), timeout=_LAST_WORD_S)
+        ledger.close(books)
     if not engine.get("up_s"):
         raise RunStoppedError("no engine has answered any row of the sample; see the log above")
     replicas = wanted.scale.replicas

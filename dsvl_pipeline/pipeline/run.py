@@ -180,6 +180,7 @@ def _run_shards(prepared: Prepared, progress: Tracker, stop: threading.Event) ->
             num_rows = _ShardRun(prepared, shard, progress, stop, books, limits).run()
             expected[shard.shard] = shard.num_staying + shard.num_up_to_date + num_rows
             meter.finish_shard(len(prepared.shards) - len(expected))
+        ledger.close(books.ledger)
         progress.show("committing")
         status = "done"
     except (RunStoppedError, KeyboardInterrupt):
