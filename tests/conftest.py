@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.path not in sharing)
 
 
+@pytest.hookimpl(trylast=True)  # after the fixtures
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """End the shared cluster after the last file whose runs share it."""
+    """End the Ray that a file's tests have left, unless the next file's may share it.
+
+    Another cluster of this process would take over its address, which nobody else can reach.
+    """
     sharing = item.config.stash[_SHARING]
-    if item.path in sharing and (nextitem is None or nextitem.path not in sharing):
+    is_last = nextitem is None or nextitem.path != item.path
+    is_shared = nextitem is not None and {item.path, nextitem.path} <= sharing
+    if is_last and not is_shared and "ray" in sys.modules:
         import ray
 
         ray.shutdown()

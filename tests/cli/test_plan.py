@@ -12,6 +12,8 @@ from dsvl_pipeline.cli.main import main
 from dsvl_pipeline.pipeline.preview import explain
 from tests.pipeline.jobs import fake_job, jpeg, parse
 
+pytestmark = [pytest.mark.ray, pytest.mark.shared_ray]
+
 
 @pytest.mark.parametrize(
     ("tiffs", "documents", "told"),

@@ -217,7 +217,7 @@ def test_slices_that_are_no_pages_are_never_silent(tmp_path: Path) -> None:
     assert asked_of(path, kind="image", frames="first")["num_frames"].to_pylist() == [3]
 
 
-@pytest.mark.parametrize("num_images", [200, 1_000_000])
+@pytest.mark.parametrize("num_images", [200, 100_000])
 def test_a_row_that_can_never_fit_is_refused_before_it_is_read(num_images: int) -> None:
     """A manifest's list of images may be of any length; a model's context is not."""
     job = parse(fake_job({"images": "x/*.jpg"}, "out"))
