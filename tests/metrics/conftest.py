@@ -133,7 +133,7 @@ class Observed:
         return float(one["value"][1])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def observed(
     prometheus_tools: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Observed]:
