@@ -768,7 +768,9 @@ def _near_choice(found: Any, problems: list[dict[str, Any]]) -> str:
         if problem.get("type") == "literal_error"
         for choice in re.findall(r"'([^']*)'", problem["ctx"]["expected"])
     }
-    near = difflib.get_close_matches(str(found).lower(), choices, n=1)
+    if not isinstance(found, str):
+        return ""
+    near = difflib.get_close_matches(found.lower(), choices, n=1)
     return f"; did you mean {choices[near[0]]}?" if near else ""
 
 

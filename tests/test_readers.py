@@ -33,7 +33,8 @@ ALLOWED = {
     # Names that are no strangers': of the table, the checkpoint, the machine, the user himself.
     "table/": "the table's own files, as its log calls them",
     "model/": "the checkpoint's files",
-    "pipeline/settings.py::_free_memory_gib": "the machine's own",
+    "pipeline/settings.py::_free_on_machine_gib": "the machine's own",
+    "pipeline/settings.py::_free_in_container_gib": "the machine's own",
     "hub.py": "the checkpoint's files",
     "processor/chat.py": "the checkpoint's files",
     "processor/tokens.py": "the checkpoint's files",
