@@ -397,7 +397,7 @@ NOT_BLANK |= {
     )
 }
 NOT_BLANK |= {
-    f"dot matrix, 300 dpi, one bit, every {pitch} px": _bilevel(dot, pitch)
+    f"dot matrix, 300 dpi, one bit, dots of {dot} every {pitch} px": _bilevel(dot, pitch)
     for dot, pitch in ((4, 7), (4, 8), (5, 7))
 }
 NOT_BLANK |= {
