@@ -144,14 +144,14 @@ def _decode_tiff(data: bytes, page_index: int, pages: tiff.Pages | None) -> Fram
 def _by_pillow(page: io.BytesIO, tags: tiff.Tags) -> Image.Image | None:
     """Read a page of a TIFF, turned; None if Pillow does not know such samples."""
     try:
-        image = Image.open(page, formats=("TIFF",))
-    except UnidentifiedImageError:
+        image = Image.open(page, formats=("TIFF",)) if 262 in tags else tiff.UntoldTiff(page)
+    except (UnidentifiedImageError, SyntaxError):
         return None
     with image:
+        _check_size(*image.size)
         if image.mode != "I;16" or tags.get(258) != (12,):
             return to_rgb(image)
-        _check_size(*image.size)  # 12 bits of JPEG in words of 16
-        words = np.asarray(image)
+        words = np.asarray(image)  # 12 bits of JPEG in words of 16
         return to_rgb(Image.fromarray(words << 4 | words >> 8))
 
 

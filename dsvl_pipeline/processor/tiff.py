@@ -52,8 +52,9 @@ _MOST_PART_BYTES = 1 << 26
 # LZW, deflate (twice), PackBits, LZMA, Zstandard: what gives back the very bytes.
 _PREDICTED = (5, 8, 32946, 34925, 50000)  # those that know of differences
 _LOSSLESS = (_NO_COMPRESSION, 32773, *_PREDICTED)
-# Faxes, JPEG (and its old form), ThunderScan: what Pillow unpacks besides.
-_BY_PILLOW = (2, 3, 4, 6, 7, 32771, 32809)
+_FAXES = (2, 3, 4, 32771)
+# Faxes, JPEG's old form and JPEG, ThunderScan: what Pillow unpacks besides.
+_BY_PILLOW = (*_FAXES, 6, 7, 32809)
 _REVERSED_BITS = np.packbits(
     np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1]
 )
@@ -301,8 +302,18 @@ def has_plain_samples(tags: Tags) -> bool:
     return set(bits) <= {1, 2, 4, 8}
 
 
+class UntoldTiff(TiffImagePlugin.TiffImageFile):
+    """A page without a photometric interpretation: Pillow would take all of them for negatives."""
+
+    def _setup(self) -> None:
+        self.tag_v2[262] = _photometric(self.tag_v2)
+        super()._setup()
+
+
 def _photometric(tags: Tags) -> int:
     """Give what samples mean; where the file does not say so, what libtiff shows."""
+    if 262 not in tags and _number(tags, 259, 1) in _FAXES:
+        return WHITE_IS_ZERO
     num_colours = _number(tags, 277, 1) - len(_numbers(tags, 338, ()))
     return _number(tags, 262, IS_RGB if num_colours == 3 else BLACK_IS_ZERO)
 
@@ -330,7 +341,10 @@ def read_samples(data: bytes, tags: Tags) -> Image.Image:
     """
     if not {256, 257} <= tags.keys() or not {273, 324} & tags.keys():
         raise OSError("the header is damaged or cut off")
-    if (compression := _number(tags, 259, 1)) not in _LOSSLESS:
+    compression = _number(tags, 259, 1)
+    if compression in _BY_PILLOW:
+        raise _unknown(_samples_of(tags))
+    if compression not in _LOSSLESS:
         raise _unknown(f"compression {compression}")
     if _photometric(tags) == IS_YCBCR:
         return _ycbcr(data, tags)
@@ -376,11 +390,7 @@ def _layout(tags: Tags) -> _Layout:
         or (photometric == IS_PALETTE and (form != _UNSIGNED or bits[0] > 16))
         or (photometric in (IS_LAB, IS_ICC_LAB) and bits[0] not in (8, 16))
     ):
-        raise _unknown(
-            f"photometric interpretation {photometric}, {num_samples} samples of "
-            f"{'/'.join(map(str, sorted(set(bits))))} bits, sample format "
-            f"{'/'.join(map(str, sorted(set(forms))))}"
-        )
+        raise _unknown(_samples_of(tags))
     alpha = extras[0] if extras and extras[0] in (1, 2) else 0
     if not extras and photometric == IS_RGB and num_samples == 4:
         alpha = 2  # as Pillow has it
@@ -393,6 +403,16 @@ def _layout(tags: Tags) -> _Layout:
         num_samples=num_samples,
         alpha=alpha if num_samples > num_colours else 0,
         is_planar=_number(tags, 284, 1) == 2 and num_samples > 1,
+    )
+
+
+def _samples_of(tags: Tags) -> str:
+    """Say what the samples of a page are, for an error."""
+    bits, forms = _numbers(tags, 258, (1,)), _numbers(tags, 339, (1,))
+    return (
+        f"compression {_number(tags, 259, 1)}, photometric interpretation {_photometric(tags)}, "
+        f"{_number(tags, 277, len(bits))} samples of {'/'.join(map(str, sorted(set(bits))))} bits, "
+        f"sample format {'/'.join(map(str, sorted(set(forms))))}"
     )
 
 

@@ -315,6 +315,35 @@ def test_samples_that_nobody_knows_are_an_error_and_no_picture(
     assert caught.value.code == "image_samples"
 
 
+@pytest.mark.parametrize(
+    ("mode", "compression", "is_negative"),
+    [("L", "jpeg", False), ("RGB", "jpeg", False), ("1", "group4", True), ("1", "group3", True)],
+)
+def test_what_pillow_unpacks_is_no_negative_where_nothing_says_what_it_means(
+    mode: str, compression: str, is_negative: bool
+) -> None:
+    """As libtiff has it: black is zero, but for faxes, whose codes make white zero."""
+    steps = np.repeat(np.arange(0, 256, 8, dtype=np.uint8)[None], 16, axis=0)
+    picture = Image.fromarray(steps).convert(mode)
+    body = io.BytesIO()
+    picture.save(body, "TIFF", compression=compression, **({} if mode == "1" else {"quality": 100}))
+    data = bytearray(body.getvalue())
+    entry = data.index(struct.pack("<HHI", 262, 3, 1))
+    stored_zero_is_black = data[entry + 8] != 0
+    struct.pack_into("<H", data, entry, 263)
+    wanted = np.asarray(picture.convert("RGB")).astype(int)
+    if is_negative and stored_zero_is_black:
+        wanted = 255 - wanted
+    assert np.abs(np.asarray(decode(bytes(data))).astype(int) - wanted).max() <= 3
+
+
+def test_jpeg_of_samples_that_nobody_knows_is_named_by_its_samples() -> None:
+    """Not by its compression, which is read."""
+    made = tiffs.page(np.zeros((2, 5, 2), np.uint8), photometric=2, body=b"", compression=7)
+    with pytest.raises(ImageError, match="photometric interpretation 2, 2 samples of 8 bits"):
+        decode(tiffs.file(made))
+
+
 @pytest.mark.parametrize("compression", [1, 8])
 def test_a_cut_strip_of_deep_samples_is_an_error(compression: int) -> None:
     """Half a picture would be described as a whole one."""
