@@ -14,6 +14,9 @@ TORCH ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu
 # Where pip also looks for torch; for the CPU build on Linux, if pip's own indexes do not have it.
 TORCH_INDEX ?=
 
+# Else each process, and a test starts many, would compile the whole project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(TORCH)
@@ -48,7 +51,7 @@ demo: $(READY)  ## the main job over the sample images and PDF, on the demo chec
 	$(BIN)/dsvl report out/demo out/demo.html
 
 test: $(READY)  ## all tests that need no GPU, Ray and S3 included
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not corpora"
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not gpu and not corpora"
 
 test-corpora: $(READY)  ## bad files of other projects' tests through whole runs (70 MB once, minutes)
 	$(BIN)/python -m pytest -m corpora tests/input

@@ -11,6 +11,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 from fsspec.utils import glob_translate
 
@@ -18,7 +19,6 @@ from dsvl_pipeline.errors import ConfigError, NotFoundError
 from dsvl_pipeline.stores import patterns
 from dsvl_pipeline.stores.local import LocalStore
 from dsvl_pipeline.stores.redact import has_secret, name_of, redact, redact_text
-from dsvl_pipeline.stores.s3 import S3Store
 from dsvl_pipeline.stores.store import ObjectInfo, Store
 
 __all__ = [
@@ -47,7 +47,6 @@ NUM_THREADS = 16
 """Requests in flight where many objects are read or deleted at once."""
 
 _LOCAL = LocalStore()
-_S3 = S3Store()
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -130,7 +129,9 @@ def glob_objects(pattern: str, *, tells_problems: bool = False) -> Iterator[Obje
     head, tail = patterns.split(pattern)
     if not tail:
         # In a store "a//" is another place than "a/".
-        directory = head if store is _S3 and head.endswith("/") else head.rstrip("/") + "/"
+        directory = (
+            head if pattern.startswith("s3://") and head.endswith("/") else head.rstrip("/") + "/"
+        )
         found = store.walk(
             directory, is_flat=False, start_after=None, tells_problems=tells_problems
         )
@@ -141,7 +142,7 @@ def glob_objects(pattern: str, *, tells_problems: bool = False) -> Iterator[Obje
         elif _is_object(head):
             yield stat(head)
         return
-    if store is _S3 and "/" not in head.removeprefix("s3://"):
+    if pattern.startswith("s3://") and "/" not in head.removeprefix("s3://"):
         raise ConfigError(
             f"list {pattern}: a pattern cannot stand for buckets; spell the bucket out"
         )
@@ -210,10 +211,18 @@ def _store(uri: str) -> Store:
     if scheme is None or uri.startswith("file:///"):
         return _LOCAL
     if scheme[1] == "s3":
-        return _S3
+        return _s3()
     raise ConfigError(
         f"{redact(uri)!r} cannot be read or written; use a path, file:///PATH or s3://BUCKET/KEY"
     )
+
+
+@cache
+def _s3() -> Store:
+    # Half a second of imports, which each process of a run without S3 is spared.
+    from dsvl_pipeline.stores.s3 import S3Store
+
+    return S3Store()
 
 
 def _is_object(uri: str) -> bool:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import settings
 
 from tests.environment import KEPT_WORKERS, ONE_THREAD
-from tests.s3 import s3_bucket, s3_faults, s3_server
+from tests.pipeline.jobs import fake_job, parse
+from tests.s3 import s3_bucket, s3_environment, s3_faults, s3_server
 
 __all__ = ["s3_bucket", "s3_faults", "s3_server"]
 
@@ -27,9 +28,25 @@ for _name, _value in (KEPT_WORKERS | ONE_THREAD).items():
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let files whose runs may share a Ray cluster follow one another: each start takes 15 s."""
-    sharing = config.stash[_SHARING] = {i.path for i in items if i.get_closest_marker("shared_ray")}
+    """Let files whose runs share a Ray cluster follow one another: each start takes 15 s."""
+    sharing = config.stash[_SHARING] = {
+        item.path for item in items if "shared_ray" in getattr(item, "fixturenames", ())
+    }
     items.sort(key=lambda item: item.path not in sharing)
+
+
+@pytest.fixture(scope="module")
+def shared_ray(s3_server: str) -> None:
+    """Start the Ray that runs of this process share, where it does not run; it knows the S3 server.
+
+    See `pytest_runtest_teardown` for its end.
+    """
+    from dsvl_pipeline.pipeline.settings import connect
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_environment(s3_server).items():
+            patch.setenv(name, value)
+        connect(parse(fake_job({"images": "any"}, "any")))
 
 
 @pytest.hookimpl(trylast=True)  # after the fixtures

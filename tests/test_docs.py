@@ -135,7 +135,7 @@ def test_the_readmes_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.shared_ray
+@pytest.mark.usefixtures("shared_ray")
 def test_the_readmes_commands_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

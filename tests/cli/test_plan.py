@@ -12,7 +12,7 @@ from dsvl_pipeline.cli.main import main
 from dsvl_pipeline.pipeline.preview import explain
 from tests.pipeline.jobs import fake_job, jpeg, parse
 
-pytestmark = [pytest.mark.ray, pytest.mark.shared_ray]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 @pytest.mark.parametrize(

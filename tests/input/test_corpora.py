@@ -18,7 +18,7 @@ from dsvl_pipeline.table.verify import verify
 from tests.input.corpora import OCRMYPDF, PIKEPDF, PILLOW, PYPDF, Corpus, files_of
 from tests.pipeline.jobs import fake_job, parse, plain_rows
 
-pytestmark = [pytest.mark.ray, pytest.mark.shared_ray]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 # Every code that reading a file may end with; another one would be news to `dsvl failures`.
 IMAGE_CODES = {

@@ -69,7 +69,7 @@ def test_a_price_is_a_number_above_nothing(wrong: dict[str, object]) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.shared_ray
+@pytest.mark.usefixtures("shared_ray")
 def test_a_plan_predicts_from_a_sample_and_then_from_the_last_run(tmp_path: Path) -> None:
     """Nothing is written by the sample; after a run, its own figures are what counts."""
     source = write_manifest(str(tmp_path / "in"), 120)

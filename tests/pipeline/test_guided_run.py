@@ -15,7 +15,7 @@ from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import payload_digest
 from tests.sources.test_documents import written
 
-pytestmark = [pytest.mark.ray, pytest.mark.shared_ray]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 SAMPLES = Path("dsvl_pipeline/demo/samples").absolute()
 SCHEMA = {

@@ -12,7 +12,7 @@ from dsvl_pipeline.cli import main
 from dsvl_pipeline.table.reader import read_table
 from tests.pipeline.jobs import fake_job, jpeg
 
-pytestmark = [pytest.mark.ray, pytest.mark.shared_ray]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 NAMES = [
     "scan[1].png",

@@ -15,7 +15,7 @@ from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.verify import verify
 from tests.pipeline.jobs import fake_job, jpeg, parse, plain_rows, write_manifest
 
-pytestmark = [pytest.mark.ray, pytest.mark.shared_ray]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 def files_of(folder: Path) -> set[tuple[str, int]]:
