@@ -19,13 +19,14 @@ from ray.data import DataContext
 from dsvl_pipeline import extras
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import ConfigError, RunStoppedError
-from dsvl_pipeline.pipeline.own_cluster import keep_token_private, on_loopback
+from dsvl_pipeline.pipeline.own_cluster import keep_token_private, on_loopback, quick_workers
 from dsvl_pipeline.pipeline.signals import kept_handlers
 from dsvl_pipeline.wording import amount
 
 _logger = logging.getLogger(__name__)
 _CONNECT_S = 10.0
 _ANSWER_S = 2.0
+_MAX_FAILED_STARTS = 3  # of engines, one after the other
 _CGROUP = Path("/sys/fs/cgroup")  # version 2, as a container sees its own
 _RAY_GIB = 1.5  # its processes and the workers that wait: measured with the demo
 
@@ -135,7 +136,7 @@ def _start() -> None:
         # One more CPU than there are: what the engine is counted for, be it a tenth, must not
         # leave a core without a preprocessing task.
         keep_token_private()
-        with on_loopback():
+        with on_loopback(), quick_workers():
             _init(address="local", num_cpus=(os.cpu_count() or 1) + 1, include_dashboard=False)
     except Exception as error:  # Ray has no class of its own for this
         raise RunStoppedError(_not_started(error)) from error
@@ -207,7 +208,7 @@ def configure() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = 0  # anything else drops whole blocks in silence
-    context.max_consecutive_actor_init_deaths = 3
+    context.max_consecutive_actor_init_deaths = _MAX_FAILED_STARTS
     context.wait_for_min_actors_s = -1
     context.execution_no_progress_timeout_s = 6 * 3600
     logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -13,6 +13,8 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
+from dsvl_pipeline.pipeline.own_cluster import quick_workers
+
 
 class LocalCluster:
     """A head node with its own GCS, and nodes that come and go.
@@ -24,12 +26,14 @@ class LocalCluster:
     def __init__(self, *, num_cpus: int = 3) -> None:
         # Ray leaves the cluster's address there, and whatever else runs on this machine joins it.
         assert "RAY_TMPDIR" in os.environ, "other people's runs would join a cluster with faults"
-        self._cluster = Cluster(initialize_head=True, head_node_args=_node(num_cpus))
+        with quick_workers():
+            self._cluster = Cluster(initialize_head=True, head_node_args=_node(num_cpus))
         self.address: str = self._cluster.address
 
     def add_node(self, num_cpus: int = 2) -> Any:
         """Start a second raylet with an object store and workers of its own."""
-        return self._cluster.add_node(**_node(num_cpus))
+        with quick_workers():
+            return self._cluster.add_node(**_node(num_cpus))
 
     def kill_node(self, node: Any) -> None:
         """Let a node vanish: its raylet and all its workers, by SIGKILL."""

@@ -14,6 +14,7 @@ SHORT = (
     "small_store_faults",
     "kill_engines",
     "kill_driver",
+    "terminate_driver",
     "kill_node",
     "two_drivers",
     "clock_jumps",

@@ -66,6 +66,14 @@ def listeners() -> Iterator[tuple[str, str]]:
                 yield str(mapped or ip), fields[9]
 
 
+def command_of(pid: int) -> str:
+    """Give the command line of a process; empty where it has just ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
 def listening(pid: int) -> set[str]:
     """Give the addresses on which a process, or one that it started, listens."""
     ours: set[str] = set()
@@ -91,12 +99,16 @@ def test_a_runs_own_ray_listens_on_loopback_only(tmp_path: Path) -> None:
     try:
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as run:
             found: set[str] = set()
+            are_workers_quick = False
             while run.poll() is None:
                 found |= listening(run.pid)
+                commands = map(command_of, list(descendants(run.pid)))
+                are_workers_quick |= any(str(own_cluster._START_WORKER) in c for c in commands)
                 time.sleep(0.2)
         assert run.returncode == 0
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    assert are_workers_quick, "Ray takes no other script to start workers any more"
     assert found, "nothing listened: then this test sees nothing"
     assert {address for address in found if not ipaddress.ip_address(address).is_loopback} == set()
     assert stat.S_IMODE((tmp_path / ".ray" / "auth_token").stat().st_mode) == 0o600

@@ -131,7 +131,7 @@ def test_two_runs_of_one_plan_agree(tmp_path: Path) -> None:
     # The engine's settings are part of the recipe, so both are the same but for the batches.
     other["engine"] = one["engine"]
     other["cluster"] = {"cpus_per_engine": 0.1, "rows_per_batch": 5}
-    other["output"]["num_shards"] = 3
+    other["output"]["num_shards"] = 2
     run(one)
     run(other)
     tables = [read_table(str(tmp_path / name)) for name in ("one", "other")]
@@ -322,22 +322,6 @@ def test_a_killed_driver_loses_and_doubles_nothing(tmp_path: Path) -> None:
     assert_every_row_once(output, {f"row-{n:05d}" for n in range(400)})
 
 
-def test_sigterm_commits_what_is_complete(tmp_path: Path) -> None:
-    """A drained node or Ctrl-C must not cost the answers that were there."""
-    source = write_manifest(str(tmp_path / "in"), 400)
-    output = tmp_path / "out"
-    job = fake_job(source, str(output), mean_delay_s=0.2)
-    job["output"] |= {"rows_per_part": 20, "seconds_per_part": 1}
-    driver = start_driver(job)
-    wait_for(lambda: committed_rows(output) >= 20)
-    os.kill(driver.pid, signal.SIGTERM)
-    assert driver.wait(timeout=900) == RunStoppedError.exit_code
-    before = committed_rows(output)
-    assert 20 <= before < 400
-    assert run(job).rows_new == 400 - before
-    assert_every_row_once(output, {f"row-{n:05d}" for n in range(400)})
-
-
 def test_old_failures_do_not_fail_a_new_job(tmp_path: Path) -> None:
     """A table may hold errors of inputs that nobody asks for any more."""
     bad = write_manifest(str(tmp_path / "in"), 4)
@@ -451,8 +435,11 @@ def test_a_run_that_failed_leaves_the_cluster_free(
     assert run(job).rows_new == 5
 
 
-def test_a_broken_checkpoint_is_what_the_message_is_about(tmp_path: Path) -> None:
+def test_a_broken_checkpoint_is_what_the_message_is_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not Ray's word on actors that died."""
+    monkeypatch.setattr("dsvl_pipeline.pipeline.settings._MAX_FAILED_STARTS", 1)
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree("dsvl_pipeline/demo/checkpoint", checkpoint)
     weights = checkpoint / "model.safetensors"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -12,16 +11,7 @@ import ray
 
 from dsvl_pipeline.pipeline import settings, stream
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture
-def _cluster() -> Iterator[None]:
-    ray.shutdown()  # a run before it may have left its own
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    settings.configure()
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 
 def same(batch: pa.Table) -> pa.Table:
@@ -29,9 +19,9 @@ def same(batch: pa.Table) -> pa.Table:
     return batch
 
 
-@pytest.mark.usefixtures("_cluster")
 def test_nothing_of_a_block_that_left_stays_in_the_driver() -> None:
     """A shard has a hundred thousand of them, and Ray keeps kilobytes of each at every stage."""
+    settings.configure()
     dataset = ray.data.range(60, override_num_blocks=60)
     dataset = dataset.map_batches(same, batch_size=None, num_cpus=0.5).map_batches(same, num_cpus=1)
     running = stream.Running(dataset)
