@@ -55,7 +55,10 @@ class Section(BaseModel):
     What users call ``schema`` is ``json_schema`` in Python, where pydantic has taken the name.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+    # Workers take jobs that are checked already: they need no validators.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, serialize_by_alias=True, defer_build=True
+    )
 
 
 class ColumnsConfig(Section):

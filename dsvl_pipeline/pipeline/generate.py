@@ -25,7 +25,7 @@ from dsvl_pipeline.fields import FieldType, read_fields
 from dsvl_pipeline.pipeline import blocks
 from dsvl_pipeline.pipeline.blocks import CARRY
 from dsvl_pipeline.pipeline.gate import Gate
-from dsvl_pipeline.pipeline.preprocess import StageConfig
+from dsvl_pipeline.pipeline.stage_config import StageConfig
 from dsvl_pipeline.records import Completion, Engine, Request, RowFailure, SamplingParams
 from dsvl_pipeline.table.schema import logical_key, output_schema
 from dsvl_pipeline.wording import amount

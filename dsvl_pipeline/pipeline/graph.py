@@ -12,8 +12,9 @@ from ray.data import ActorPoolStrategy, Dataset
 from dsvl_pipeline.pipeline.generate import Generate
 from dsvl_pipeline.pipeline.ledger import timed
 from dsvl_pipeline.pipeline.plan import ShardPlan
-from dsvl_pipeline.pipeline.preprocess import StageConfig, list_pages, preprocess, read_work
+from dsvl_pipeline.pipeline.preprocess import list_pages, preprocess, read_work
 from dsvl_pipeline.pipeline.settings import Scale
+from dsvl_pipeline.pipeline.stage_config import StageConfig
 
 _DOCUMENTS_PER_TASK = 8
 _MAX_IMAGES_PER_BATCH = 32

@@ -20,7 +20,7 @@ from dsvl_pipeline.pipeline.failures import explaining
 from dsvl_pipeline.pipeline.metrics import busy_share
 from dsvl_pipeline.pipeline.plan import ShardPlan
 from dsvl_pipeline.pipeline.prepare import Wanted
-from dsvl_pipeline.pipeline.preprocess import StageConfig
+from dsvl_pipeline.pipeline.stage_config import StageConfig
 from dsvl_pipeline.table.lineage import RunManifest, latest_runs
 from dsvl_pipeline.wording import amount
 

@@ -23,9 +23,9 @@ from dsvl_pipeline.model.generation_defaults import GenerationDefaults, read_gen
 from dsvl_pipeline.pipeline import carried, plan, settings, work
 from dsvl_pipeline.pipeline.patience import patiently
 from dsvl_pipeline.pipeline.plan import ShardPlan, Spool
-from dsvl_pipeline.pipeline.preprocess import StageConfig
 from dsvl_pipeline.pipeline.redrive import Redrive
 from dsvl_pipeline.pipeline.settings import Scale
+from dsvl_pipeline.pipeline.stage_config import StageConfig
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.open import Input, open_input
 from dsvl_pipeline.sources.skips import Skipped

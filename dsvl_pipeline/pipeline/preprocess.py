@@ -22,29 +22,13 @@ from dsvl_pipeline.errors import DocumentError, ImageError, RowError
 from dsvl_pipeline.pipeline import blocks, work
 from dsvl_pipeline.pipeline.isolate import Isolated, limited
 from dsvl_pipeline.pipeline.patience import patiently
+from dsvl_pipeline.pipeline.stage_config import StageConfig
 from dsvl_pipeline.processor import image, tiff
 from dsvl_pipeline.processor.blank import is_blank
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.records import ImageInput, RowFailure
 from dsvl_pipeline.sources.documents import DocumentRenderer
 from dsvl_pipeline.sources.fetch import Fetched, Fetcher
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageConfig:
-    """What the stages need to know of the job; small, pickled into every task.
-
-    Attributes:
-        job: The job file.
-        dtype: Of the weights, resolved.
-        recipe: Digest of what changes results (`keys.recipe_digest`), for the rows' keys.
-        lineage: Columns with one value for the whole run, by name.
-    """
-
-    job: JobConfig
-    dtype: str
-    recipe: str
-    lineage: dict[str, Any]
 
 
 def read_work(batch: pa.Table, *, key: bytes, patience_s: float) -> pa.Table:

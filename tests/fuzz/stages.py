@@ -18,7 +18,8 @@ import pyarrow as pa
 from dsvl_pipeline.config import InputConfig, JobConfig
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.pipeline.plan import Spool
-from dsvl_pipeline.pipeline.preprocess import StageConfig, list_pages, preprocess
+from dsvl_pipeline.pipeline.preprocess import list_pages, preprocess
+from dsvl_pipeline.pipeline.stage_config import StageConfig
 from dsvl_pipeline.sources.open import open_input
 from dsvl_pipeline.sources.pdf_child import read_frame, write_frame
 

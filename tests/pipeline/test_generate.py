@@ -13,7 +13,7 @@ import pytest
 from dsvl_pipeline.errors import EngineError
 from dsvl_pipeline.pipeline import blocks
 from dsvl_pipeline.pipeline.generate import PIXEL_COLUMNS, Generate, _requests, _results
-from dsvl_pipeline.pipeline.preprocess import StageConfig
+from dsvl_pipeline.pipeline.stage_config import StageConfig
 from dsvl_pipeline.records import Completion, FinishReason, RowFailure
 from tests.pipeline.jobs import fake_job, parse
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from dsvl_pipeline import hub, keys
 from dsvl_pipeline.pipeline import blocks
-from dsvl_pipeline.pipeline.preprocess import StageConfig, _tools, list_pages, preprocess
+from dsvl_pipeline.pipeline.preprocess import _tools, list_pages, preprocess
+from dsvl_pipeline.pipeline.stage_config import StageConfig
 from dsvl_pipeline.processor import tiff
 from dsvl_pipeline.processor.processor import Processor
 from tests.pipeline.jobs import fake_job, jpeg, parse

@@ -19,10 +19,11 @@ from dsvl_pipeline.pipeline import patience, work
 from dsvl_pipeline.pipeline.limits import ErrorLimits
 from dsvl_pipeline.pipeline.plan import ShardPlan
 from dsvl_pipeline.pipeline.prepare import Prepared
-from dsvl_pipeline.pipeline.preprocess import StageConfig, read_work
+from dsvl_pipeline.pipeline.preprocess import read_work
 from dsvl_pipeline.pipeline.progress import Tracker
 from dsvl_pipeline.pipeline.redrive import IS_ANSWER
 from dsvl_pipeline.pipeline.run import _ShardRun, _write_part
+from dsvl_pipeline.pipeline.stage_config import StageConfig
 from dsvl_pipeline.table import lease
 from dsvl_pipeline.table.lineage import RunManifest, RunStatus, read_run
 from dsvl_pipeline.table.part import Receipt
