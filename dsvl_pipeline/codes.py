@@ -26,6 +26,7 @@ _CODES: dict[Stage, str] = {
     "answer": "blank_page length repetition cancelled schema_failed schema_unsatisfied",
 }
 _STAGE_OF = {code: stage for stage, codes in _CODES.items() for code in codes.split()}
+CODES = tuple(_STAGE_OF)
 
 
 def stage_of(code: str) -> Stage:

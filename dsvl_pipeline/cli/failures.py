@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from dsvl_pipeline.cli.arguments import named_by_user, whole_number
-from dsvl_pipeline.codes import STAGES
+from dsvl_pipeline.codes import CODES, STAGES
+from dsvl_pipeline.wording import hint
 
 HELP = "list a table's failed and degraded rows by stage and code, with examples"
 EPILOG = """\
@@ -31,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_selection(parser: argparse.ArgumentParser) -> None:
     """Declare ``--code`` and ``--stage``."""
     parser.add_argument(
-        "--code", action="append", default=[], metavar="CODE", help="only this code (repeatable)"
+        "--code",
+        action="append",
+        default=[],
+        type=_code,
+        metavar="CODE",
+        help="only this code (repeatable)",
     )
     parser.add_argument(
         "--stage",
@@ -40,6 +46,13 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         choices=STAGES,
         help="only codes of this stage (repeatable)",
     )
+
+
+def _code(name: str) -> str:
+    """Refuse what is nearly a code; anything else may be one of a newer version's table."""
+    if suggestion := hint(name, CODES):
+        raise argparse.ArgumentTypeError(f"{name!r} is no code; {suggestion.rstrip()}")
+    return name
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -237,4 +237,10 @@ def test_failures_are_listed_by_reason(table: str, capsys: pytest.CaptureFixture
     assert "\nimage_truncated (1 row), for example:\n  d.jpg (read)" in out
     assert main.main(["failures", table, "--stage", "fetch"]) == 0
     assert capsys.readouterr().out == "no failed or degraded rows of that kind\n"
+    assert main.main(["failures", table, "--code", "of_a_newer_version"]) == 0
+    for command in ("failures", "redrive"):
+        with pytest.raises(SystemExit) as left:
+            main.main([command, table, "--code", "image_trunkated"])
+        assert left.value.code == 2
+        assert "no code; did you mean 'image_truncated'?" in capsys.readouterr().err
     assert main.main(["failures", str(Path(table, "none"))]) == 2
