@@ -39,11 +39,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def shared_ray(s3_server: str) -> None:
     """Start the Ray that runs of this process share, where it does not run; it knows the S3 server.
 
-    See `pytest_runtest_teardown` for its end.
+    Its workers start as `tests.start_worker` says. See `pytest_runtest_teardown` for its end.
     """
+    from dsvl_pipeline.pipeline import own_cluster
     from dsvl_pipeline.pipeline.settings import connect
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own_cluster, "_START_WORKER", Path(__file__).with_name("start_worker.py"))
         for name, value in s3_environment(s3_server).items():
             patch.setenv(name, value)
         connect(parse(fake_job({"images": "any"}, "any")))
