@@ -41,9 +41,9 @@ def quick_workers() -> Iterator[None]:
     """Let the workers of a Ray that is started meanwhile begin without a detour.
 
     See `dsvl_pipeline.pipeline.start_worker`. Ray joins the name to a directory of its own, which
-    an absolute one replaces.
+    an absolute one replaces. Where a later Ray has no such name, workers start as it has it.
     """
-    before = ray_constants.SETUP_WORKER_FILENAME
+    before = vars(ray_constants).get("SETUP_WORKER_FILENAME")
     ray_constants.SETUP_WORKER_FILENAME = str(_START_WORKER)
     try:
         yield
