@@ -43,12 +43,13 @@ def quick_workers() -> Iterator[None]:
     See `dsvl_pipeline.pipeline.start_worker`. Ray joins the name to a directory of its own, which
     an absolute one replaces. Where a later Ray has no such name, workers start as it has it.
     """
-    before = vars(ray_constants).get("SETUP_WORKER_FILENAME")
-    ray_constants.SETUP_WORKER_FILENAME = str(_START_WORKER)
+    names = vars(ray_constants)
+    before = names.get("SETUP_WORKER_FILENAME")
+    names["SETUP_WORKER_FILENAME"] = str(_START_WORKER)
     try:
         yield
     finally:
-        ray_constants.SETUP_WORKER_FILENAME = before
+        names["SETUP_WORKER_FILENAME"] = before
 
 
 def keep_token_private() -> None:
