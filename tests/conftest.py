@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.environment import KEPT_WORKERS, ONE_THREAD
+from tests.environment import FORKED_WORKERS, KEPT_WORKERS, ONE_THREAD
 from tests.pipeline.jobs import fake_job, parse
 from tests.s3 import s3_bucket, s3_environment, s3_faults, s3_server
 
@@ -45,7 +45,7 @@ def shared_ray(s3_server: str) -> None:
     from dsvl_pipeline.pipeline.settings import connect
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(own_cluster, "_START_WORKER", Path(__file__).with_name("start_worker.py"))
+        patch.setattr(own_cluster, "_START_WORKER", FORKED_WORKERS)
         for name, value in s3_environment(s3_server).items():
             patch.setenv(name, value)
         connect(parse(fake_job({"images": "any"}, "any")))

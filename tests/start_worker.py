@@ -1,4 +1,4 @@
-"""What Ray runs to start a worker of the cluster that tests share: a fork, not a new Python.
+"""What Ray runs to start a worker of a cluster that tests share: a fork, not a new Python.
 
 Imports are most of what a small run costs: each run ends the processes of its engine and its
 ledger, and Ray starts two in their place. Here the first worker of a job starts a server, which

@@ -38,8 +38,7 @@ class LocalCluster:
     def kill_node(self, node: Any) -> None:
         """Let a node vanish: its raylet and all its workers, by SIGKILL."""
         (raylet,) = (info.process.pid for info in node.all_processes["raylet"])
-        victims = [raylet, *_children(raylet)]
-        for pid in victims:
+        for pid in [raylet, *list(_workers(raylet))]:
             _kill(pid)
         self._cluster.remove_node(node, allow_graceful=False)
 
@@ -48,7 +47,7 @@ class LocalCluster:
         found = []
         for node in self._cluster.list_all_nodes():
             for info in node.all_processes["raylet"]:
-                for pid in _children(info.process.pid):
+                for pid in _workers(info.process.pid):
                     name = _name(pid)
                     if name.startswith("ray::") and re.search(pattern, name):
                         found.append(pid)
@@ -72,10 +71,13 @@ def _node(num_cpus: int) -> dict[str, Any]:
     }
 
 
-def _children(pid: int) -> Iterator[int]:
-    with contextlib.suppress(OSError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            yield from map(int, (thread / "children").read_text().split())
+def _workers(raylet: int) -> Iterator[int]:
+    """Give all that a raylet started, its agents too, and what they were forked from."""
+    mark = f"\0RAY_RAYLET_PID={raylet}\0".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in b"\0" + (process / "environ").read_bytes():
+                yield int(process.name)
 
 
 def _name(pid: int) -> str:
