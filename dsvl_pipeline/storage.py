@@ -126,12 +126,11 @@ def glob_objects(pattern: str, *, tells_problems: bool = False) -> Iterator[Obje
         ConfigError: The pattern is malformed, or its bucket is not spelled out.
     """
     store = _store(pattern)
+    is_s3 = pattern.startswith("s3://")
     head, tail = patterns.split(pattern)
     if not tail:
         # In a store "a//" is another place than "a/".
-        directory = (
-            head if pattern.startswith("s3://") and head.endswith("/") else head.rstrip("/") + "/"
-        )
+        directory = head if is_s3 and head.endswith("/") else head.rstrip("/") + "/"
         found = store.walk(
             directory, is_flat=False, start_after=None, tells_problems=tells_problems
         )
@@ -142,7 +141,7 @@ def glob_objects(pattern: str, *, tells_problems: bool = False) -> Iterator[Obje
         elif _is_object(head):
             yield stat(head)
         return
-    if pattern.startswith("s3://") and "/" not in head.removeprefix("s3://"):
+    if is_s3 and "/" not in head.removeprefix("s3://"):
         raise ConfigError(
             f"list {pattern}: a pattern cannot stand for buckets; spell the bucket out"
         )

@@ -52,8 +52,9 @@ def _connect(connection: socket.socket, address: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.exists(address):
             command = [sys.executable, __file__, "serve", address]
-            subprocess.Popen(command, start_new_session=True)
+            server = subprocess.Popen(command, start_new_session=True)
             while not os.path.exists(address):
+                assert server.poll() is None, "the server of workers has ended; see raylet.err"
                 time.sleep(0.05)
         connection.connect(address)
 
