@@ -57,6 +57,9 @@ def main() -> None:
 
     def note(name: str, measure: Callable[..., Figures], *arguments: Any) -> None:
         """Measure in a fresh process, whose GPU memory is free again when it ends."""
+        if args.tiny:
+            _keep(name, measure(*arguments))
+            return
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             _keep(name, pool.submit(measure, *arguments).result())
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.environment import FORKED_WORKERS, KEPT_WORKERS, ONE_THREAD
+from tests.environment import KEPT_WORKERS, ONE_THREAD
 from tests.pipeline.jobs import fake_job, parse
 from tests.s3 import s3_bucket, s3_environment, s3_faults, s3_server
 
@@ -39,15 +39,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def shared_ray(s3_server: str) -> None:
     """Start the Ray that runs of this process share, where it does not run; it knows the S3 server.
 
-    Its workers start as `tests.start_worker` says. See `pytest_runtest_teardown` for its end.
+    See `pytest_runtest_teardown` for its end.
     """
-    from dsvl_pipeline.pipeline import own_cluster
     from dsvl_pipeline.pipeline.settings import connect
+    from tests.quick_ray import quick_ray
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(own_cluster, "_START_WORKER", FORKED_WORKERS)
+    with pytest.MonkeyPatch.context() as patch, quick_ray():
         for name, value in s3_environment(s3_server).items():
             patch.setenv(name, value)
+        # The demo's engine, torch above all: a dozen runs start one.
+        patch.setenv("DSVL_TEST_ALSO_PRELOADED", "dsvl_pipeline.engine.engine")
         connect(parse(fake_job({"images": "any"}, "any")))
 
 

@@ -1,7 +1,5 @@
 """What processes of tests, Ray's above all, take from the environment, and how they start."""
 
-from pathlib import Path
-
 # Starting workers is most of what a small run costs: they are kept, and need not give way to
 # everything else on the machine.
 KEPT_WORKERS = {
@@ -12,6 +10,3 @@ KEPT_WORKERS = {
 
 # Two test processes share the cores: threads of one would spin while those of the other work.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-
-# In place of `own_cluster._START_WORKER`.
-FORKED_WORKERS = Path(__file__).with_name("start_worker.py")

@@ -24,6 +24,7 @@ from typing import Any
 
 _PLAIN = Path(__file__).parent.parent / "dsvl_pipeline" / "pipeline" / "start_worker.py"
 _PRELOADED = ("ray.data", "dsvl_pipeline.pipeline.graph", "dsvl_pipeline.pipeline.ledger")
+_ALSO_PRELOADED = "DSVL_TEST_ALSO_PRELOADED"
 
 
 def ask() -> None:
@@ -61,8 +62,7 @@ def _connect(connection: socket.socket, address: str) -> None:
 
 def serve(address: str) -> None:
     """Fork a worker for each request, as long as the raylet lives."""
-    for name in _PRELOADED:
-        importlib.import_module(name)
+    preload()
     raylet = int(os.environ["RAY_RAYLET_PID"])
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{address}_")
@@ -88,6 +88,25 @@ def serve(address: str) -> None:
     os.environ.update(wanted["environment"])
     os.chdir(wanted["directory"])
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def preload() -> None:
+    """Import what workers need, and leave Ray's random numbers alone.
+
+    Ray seeds them when it needs the first one. If that were here, all workers would have the same
+    ids for what they make, and those that start together would stop each other.
+    """
+    import ray.actor
+
+    class Ids:
+        @staticmethod
+        def from_random() -> ray.actor.ActorClassID:
+            return known(os.urandom(known.size()))
+
+    known, ray.actor.ActorClassID = ray.actor.ActorClassID, Ids
+    for name in (*_PRELOADED, *os.environ.get(_ALSO_PRELOADED, "").split()):
+        importlib.import_module(name)
+    ray.actor.ActorClassID = known
 
 
 def _receive(connection: socket.socket) -> dict[str, Any]:

@@ -26,15 +26,15 @@ import pytest
 from s3fs import S3FileSystem
 
 from dsvl_pipeline import storage
-from dsvl_pipeline.pipeline import own_cluster
 from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import logical_key, payload_digest
 from dsvl_pipeline.table.verify import verify
-from tests.environment import FORKED_WORKERS, KEPT_WORKERS
+from tests.environment import KEPT_WORKERS
 from tests.fault.cluster import LocalCluster
 from tests.fault.driver import Driver, DriverPool
 from tests.pipeline.jobs import fake_job, write_manifest
+from tests.quick_ray import quick_ray
 from tests.s3 import (
     FaultyServer,
     Rule,
@@ -277,7 +277,7 @@ def open_campaign() -> Iterator[Campaign]:
         patch.setenv("RAY_TMPDIR", str(folder))
         for name, value in KEPT_WORKERS.items():
             patch.setenv(name, value)
-        patch.setattr(own_cluster, "_START_WORKER", FORKED_WORKERS)
+        stack.enter_context(quick_ray())
         cluster = LocalCluster()
         stack.callback(cluster.close)
         patch.setenv("RAY_ADDRESS", cluster.address)

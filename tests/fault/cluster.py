@@ -14,6 +14,7 @@ from typing import Any
 from ray.cluster_utils import Cluster
 
 from dsvl_pipeline.pipeline.own_cluster import quick_workers
+from tests.quick_ray import few_processes
 
 
 class LocalCluster:
@@ -26,7 +27,7 @@ class LocalCluster:
     def __init__(self, *, num_cpus: int = 3) -> None:
         # Ray leaves the cluster's address there, and whatever else runs on this machine joins it.
         assert "RAY_TMPDIR" in os.environ, "other people's runs would join a cluster with faults"
-        with quick_workers():
+        with quick_workers(), few_processes():
             self._cluster = Cluster(initialize_head=True, head_node_args=_node(num_cpus))
         self.address: str = self._cluster.address
 

@@ -16,22 +16,25 @@ import ray
 
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.pipeline import run
+from dsvl_pipeline.pipeline.own_cluster import quick_workers
 from dsvl_pipeline.table.format import create_format
 from tests.pipeline.jobs import fake_job, parse, write_manifest
+from tests.quick_ray import quick_ray
 
 
 def main(folder: Path, port: int) -> None:
     """Run the job on a Ray that offers its metrics at a port."""
     run._LOOK_EVERY_S = 0.3
     run._COMMIT_EVERY_S = 1.0
-    ray.init(
-        address="local",
-        num_cpus=3,
-        include_dashboard=False,
-        log_to_driver=False,
-        _metrics_export_port=port,
-        _system_config={"metrics_report_interval_ms": 1000},
-    )
+    with quick_workers(), quick_ray():
+        ray.init(
+            address="local",
+            num_cpus=3,
+            include_dashboard=False,
+            log_to_driver=False,
+            _metrics_export_port=port,
+            _system_config={"metrics_report_interval_ms": 1000},
+        )
     print(json.dumps(asdict(run.run_job(job(folder)))), flush=True)  # noqa: T201
     sys.stdin.read()
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from dsvl_pipeline.pipeline import graph, ledger, stream
+from dsvl_pipeline.pipeline.own_cluster import quick_workers
 from dsvl_pipeline.pipeline.prepare import prepare
 from tests.pipeline.jobs import fake_job, parse, write_manifest
+from tests.quick_ray import quick_ray
 
 pytestmark = pytest.mark.ray
 
@@ -22,7 +24,8 @@ def _cluster_with_a_gpu() -> Iterator[None]:
     import ray
 
     ray.shutdown()
-    ray.init("local", num_cpus=3, num_gpus=1, include_dashboard=False)
+    with quick_workers(), quick_ray():
+        ray.init("local", num_cpus=3, num_gpus=1, include_dashboard=False)
     yield
     ray.shutdown()
 

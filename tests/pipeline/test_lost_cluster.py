@@ -58,7 +58,7 @@ def test_a_lost_cluster_ends_with_code_3(
     job["output"] |= {"rows_per_part": 5, "seconds_per_part": 1}
     job["cluster"] |= {"rows_per_batch": 5, "batches_in_flight": 1}
     (tmp_path / "job.yaml").write_text(json.dumps(job))
-    command = [sys.executable, "-m", "dsvl_pipeline.cli.main", "run", str(tmp_path / "job.yaml")]
+    command = [sys.executable, "-m", "tests.quick_ray", "run", str(tmp_path / "job.yaml")]
     driver = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

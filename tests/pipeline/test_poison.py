@@ -35,7 +35,9 @@ DRIVER = """
 import json, sys
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.pipeline.run import run_job
-run_job(JobConfig.model_validate(json.loads(sys.argv[1])))
+from tests.quick_ray import quick_ray
+with quick_ray():
+    run_job(JobConfig.model_validate(json.loads(sys.argv[1])))
 """
 
 

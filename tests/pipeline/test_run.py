@@ -181,6 +181,7 @@ def test_a_run_in_which_everything_fails_stops_itself(tmp_path: Path) -> None:
         (tmp_path / "in" / f"{number}.jpg").write_bytes(b"no picture")
     job = fake_job(source, str(tmp_path / "out"))
     job["output"] |= {"rows_per_part": 50}
+    job["cluster"] |= {"rows_per_batch": 32}
     job["limits"] = {"first_rows": 100}
     with pytest.raises(RunStoppedError, match="failed with 'image_format'") as stopped:
         run(job)
@@ -274,8 +275,10 @@ import json, sys
 from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import DsvlError
 from dsvl_pipeline.pipeline.run import run_job
+from tests.quick_ray import quick_ray
 try:
-    run_job(JobConfig.model_validate(json.loads(sys.argv[1])))
+    with quick_ray():
+        run_job(JobConfig.model_validate(json.loads(sys.argv[1])))
 except DsvlError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -306,8 +309,8 @@ def committed_rows(output: Path) -> int:
 
 
 def test_a_killed_driver_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    """400 rows; the driver dies by SIGKILL in the middle; the same job goes on."""
-    source = write_manifest(str(tmp_path / "in"), 400)
+    """200 rows; the driver dies by SIGKILL in the middle; the same job goes on."""
+    source = write_manifest(str(tmp_path / "in"), 200)
     output = tmp_path / "out"
     job = fake_job(source, str(output), mean_delay_s=0.2)
     job["output"] |= {"rows_per_part": 20, "seconds_per_part": 1}
@@ -316,10 +319,10 @@ def test_a_killed_driver_loses_and_doubles_nothing(tmp_path: Path) -> None:
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     before = committed_rows(output)
-    assert 40 <= before < 400
+    assert 40 <= before < 200
     summary = run(job)
-    assert summary.rows_new == 400 - before
-    assert_every_row_once(output, {f"row-{n:05d}" for n in range(400)})
+    assert summary.rows_new == 200 - before
+    assert_every_row_once(output, {f"row-{n:05d}" for n in range(200)})
 
 
 def test_old_failures_do_not_fail_a_new_job(tmp_path: Path) -> None:

@@ -83,14 +83,18 @@ def test_somebody_elses_cluster_is_joined_only_when_named(tmp_path: Path) -> Non
         "import logging, os, ray; logging.basicConfig(format='%(message)s')\n"
         "from dsvl_pipeline.pipeline import settings\n"
         "from tests.pipeline.jobs import parse\n"
+        "from tests.quick_ray import quick_ray\n"
         f"job = parse({job!r})\n"
         "for address in ('', 'auto'):\n"
         "    os.environ['RAY_ADDRESS'] = address\n"
-        "    settings.connect(job); print(ray.get_runtime_context().gcs_address); ray.shutdown()\n"
+        "    with quick_ray(): settings.connect(job)\n"
+        "    print(ray.get_runtime_context().gcs_address); ray.shutdown()\n"
     )
     environment = os.environ | {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
     start = "from ray.cluster_utils import Cluster\n"
-    start += "print(Cluster(initialize_head=True, head_node_args={'num_cpus': 1}).address)\n"
+    start += "from tests.quick_ray import few_processes\n"
+    start += "with few_processes():\n"
+    start += "    print(Cluster(initialize_head=True, head_node_args={'num_cpus': 1}).address)\n"
     foreign = subprocess.Popen(
         [sys.executable, "-c", start + "input()"],
         env=environment,

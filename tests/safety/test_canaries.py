@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from dsvl_pipeline.cli import main
 from dsvl_pipeline.table.reader import read_table
 from tests.pipeline.jobs import fake_job, jpeg
 from tests.sources.test_passwords import encrypted
@@ -91,7 +92,12 @@ def _places(folder: Path) -> list[str]:
     return found
 
 
-def test_no_secret_appears_in_anything_a_run_writes(tmp_path: Path, ray_folder: Path) -> None:
+def test_no_secret_appears_in_anything_a_run_writes(
+    tmp_path: Path,
+    ray_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     """Table, log, manifests, events, pages, both streams, Ray's own logs; and each command's."""
     _write_input(tmp_path / "in")
     assert _places(tmp_path / "in"), "it would not be found in what a run writes either"
@@ -108,24 +114,23 @@ def test_no_secret_appears_in_anything_a_run_writes(tmp_path: Path, ray_folder: 
     }
     job = fake_job(source, str(output)) | {"max_error_fraction": 1.0}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
-    environment = {
-        **os.environ,
-        **ENVIRONMENT,
-        "RAY_TMPDIR": str(ray_folder),
-        "RAY_AUTH_MODE": "disabled",
-        "PYTHONPATH": os.getcwd(),
-    }
+    ours = {"RAY_TMPDIR": str(ray_folder), "RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.getcwd()}
+    for name, value in (ENVIRONMENT | ours).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
     said = []
 
-    def dsvl(*arguments: str, code: int = 0) -> None:
-        command = [sys.executable, "-m", "dsvl_pipeline.cli.main", *arguments]
-        done = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900
-        )
+    def run(*arguments: str, code: int = 0) -> None:
+        command = [sys.executable, "-m", "tests.quick_ray", "run", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
         assert done.returncode == code, done.stdout + done.stderr
         said.append(done.stdout + done.stderr)
 
-    dsvl("run", "job.yaml", "--debug")
+    def dsvl(*arguments: str) -> None:
+        assert main.main(arguments) == 0
+        said.append("".join(capfd.readouterr()))
+
+    run("job.yaml", "--debug")
     rows = {row["row_id"]: row for row in read_table(str(output)).to_pylist()}
     assert len(rows) == len(ROWS) + 3
     assert rows["good"]["status"] == "ok"
@@ -155,7 +160,7 @@ def test_no_secret_appears_in_anything_a_run_writes(tmp_path: Path, ray_folder: 
     job |= {"input": source | {"carry": []}, "limits": {"first_rows": 1}}
     job["output"] = {"uri": str(tmp_path / "out" / "stopped"), "rows_per_part": 1}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
-    dsvl("run", "job.yaml", code=3)
+    run("job.yaml", code=3)
     work = list((tmp_path / "out" / "stopped" / "_dsvl" / "plan").iterdir())
     assert work
     for path in work:

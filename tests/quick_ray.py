@@ -1,0 +1,44 @@
+"""A Ray that starts in less time, and so do its workers: most of a small run is nothing else.
+
+python -m tests.quick_ray run job.yaml    # is `dsvl run job.yaml` on such a Ray
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from ray._private.node import Node
+
+from dsvl_pipeline.pipeline import own_cluster
+
+_FORKED_WORKERS = Path(__file__).with_name("start_worker.py")
+
+
+@contextmanager
+def quick_ray() -> Iterator[None]:
+    """Let a Ray that is started meanwhile be quick; `tests.start_worker` starts its workers."""
+    with few_processes(), patch.object(own_cluster, "_START_WORKER", _FORKED_WORKERS):
+        yield
+
+
+@contextmanager
+def few_processes() -> Iterator[None]:
+    """Leave out what Ray starts for autoscalers and people: no dashboard is to be had then."""
+    with patch.multiple(Node, start_monitor=_do_without, start_api_server=_do_without):
+        yield
+
+
+def _do_without(node: Node, **_: Any) -> None:
+    """Start nothing."""
+
+
+if __name__ == "__main__":
+    from dsvl_pipeline.cli.main import main
+
+    with quick_ray():
+        sys.exit(main())
