@@ -50,8 +50,9 @@ demo: $(READY)  ## the main job over the sample images and PDF, on the demo chec
 	$(BIN)/dsvl run configs/demo.yaml
 	$(BIN)/dsvl report out/demo out/demo.html
 
+# Three processes: on two cores, two of them would wait for Ray a quarter of their time.
 test: $(READY)  ## all tests that need no GPU, Ray and S3 included
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not gpu and not corpora"
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m "not gpu and not corpora"
 
 test-corpora: $(READY)  ## bad files of other projects' tests through whole runs (70 MB once, minutes)
 	$(BIN)/python -m pytest -m corpora tests/input

@@ -8,5 +8,5 @@ KEPT_WORKERS = {
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
 }
 
-# Two test processes share the cores: threads of one would spin while those of the other work.
+# Test processes share the cores: threads of one would spin while those of the other work.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -63,6 +64,7 @@ def _connect(connection: socket.socket, address: str) -> None:
 def serve(address: str) -> None:
     """Fork a worker for each request, as long as the raylet lives."""
     preload()
+    gc.freeze()  # a collection would write to what is imported, and each worker get a copy of it
     raylet = int(os.environ["RAY_RAYLET_PID"])
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{address}_")
