@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.path for item in items if "shared_ray" in getattr(item, "fixturenames", ())
     }
     items.sort(key=lambda item: item.path not in sharing)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process whole files, and one of them all files whose runs share a Ray cluster."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneSharedRay(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "shared_ray" if _names_shared_ray(config.rootpath / file) else file
+
+    return OneSharedRay(config, log)
+
+
+@cache
+def _names_shared_ray(path: Path) -> bool:
+    return '("shared_ray")' in path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,9 @@ def quick_ray() -> Iterator[None]:
 
 @contextmanager
 def few_processes() -> Iterator[None]:
-    """Leave out what Ray starts for autoscalers and people: no dashboard is to be had then."""
-    with patch.multiple(Node, start_monitor=_do_without, start_api_server=_do_without):
+    """Leave out what Ray starts for autoscalers and people: no dashboard, no workers' words."""
+    extras = ("start_monitor", "start_api_server", "start_log_monitor")
+    with patch.multiple(Node, **dict.fromkeys(extras, _do_without)):
         yield
 
 
