@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -128,8 +129,16 @@ def layer_of(unit: str) -> int:
     return next(index for index, units in enumerate(LAYERS) if unit in units)
 
 
-ALL = [found for path in sources() for found in imports_of(path)]
-INNER = [one for one in ALL if one.unit not in ("__init__", "demo") and own_unit(one.target)]
+@cache
+def all_imports() -> list[Import]:
+    """Find every import of every module; when a test asks for it, as each test process collects."""
+    return [found for path in sources() for found in imports_of(path)]
+
+
+def inner_imports() -> list[Import]:
+    """Give those of this project among themselves."""
+    others = ("__init__", "demo")
+    return [one for one in all_imports() if one.unit not in others and own_unit(one.target)]
 
 
 def test_every_unit_has_a_layer() -> None:
@@ -141,7 +150,7 @@ def test_every_unit_has_a_layer() -> None:
 def test_imports_point_one_way() -> None:
     """Right to left in the design: a layer knows those below it, and packages of one do not mix."""
     wrong = []
-    for one in INNER:
+    for one in inner_imports():
         target = own_unit(one.target)
         assert target is not None
         if target == one.unit or one.unit in FLOOR:
@@ -155,7 +164,7 @@ def test_the_bottom_modules_do_not_know_each_other_beyond_the_declared() -> None
     """They are separate ideas; a cycle among them would be hard to see."""
     wrong = [
         f"{one.place}: {one.unit} imports {one.target}"
-        for one in INNER
+        for one in inner_imports()
         if one.unit in FLOOR and own_unit(one.target) not in FLOOR[one.unit] | {one.unit}
     ]
     assert not wrong, "\n".join(wrong)
@@ -166,7 +175,7 @@ def test_heavy_libraries_have_one_home(library: str) -> None:
     """CPU workers must load neither torch nor transformers, and only pipeline/ talks to Ray."""
     wrong = [
         f"{one.place}: {one.unit} imports {one.target}"
-        for one in ALL
+        for one in all_imports()
         if one.target.split(".")[0] == library
         and one.unit not in MAY_IMPORT[library]
         and not (one.is_in_function and one.unit in MAY_IMPORT_IN_FUNCTIONS.get(library, ()))

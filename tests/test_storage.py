@@ -85,6 +85,10 @@ def test_first_of_many_processes_wins(root: str, start_method: str) -> None:
     context = multiprocessing.get_context(start_method)
     with context.Pool(3) as pool:
         won = pool.starmap(_claim_all, [(root, writer) for writer in range(3)])
+        # Not by SIGTERM, for which a Ray of this process may have left a handler: one that is
+        # called in the first moment of a fork is called in vain, and the process stays.
+        pool.close()
+        pool.join()
     assert sorted(race for races in won for race in races) == list(range(20))
     for writer, races in enumerate(won):
         for race in races:
