@@ -16,8 +16,8 @@ import torch
 from benchmarks.shapes import EOS_TOKEN_ID, FIRST_WORD_ID, Shape, build_model, decode_nothing
 from benchmarks.workloads import WARM_UP, Workload, make_images, make_requests
 from dsvl_pipeline.engine.core import EngineCore
+from dsvl_pipeline.engine.device.features import ImageFeatures
 from dsvl_pipeline.engine.engine import ModelEngine
-from dsvl_pipeline.engine.features import ImageFeatures
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.records import Completion, EngineConfig, ImageInput, Request
 

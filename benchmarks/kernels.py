@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.results import gpu_versions, write_results
-from dsvl_pipeline.ops.attention import SharedPages
 from dsvl_pipeline.ops.image_attention import attend_image
 from dsvl_pipeline.ops.kernels import attention, image_attention, rotary
 from dsvl_pipeline.ops.kernels.attention import Tiles
+from dsvl_pipeline.ops.values import SharedPages
 
 DEVICE, BF16, FLOAT8 = "cuda", torch.bfloat16, torch.float8_e4m3fn
 H, D, PAGE = 32, 128, 64

@@ -21,11 +21,12 @@ from PIL import Image
 
 from benchmarks.results import write_results
 from dsvl_pipeline import hub
-from dsvl_pipeline.config import InputConfig, JobConfig
-from dsvl_pipeline.pipeline.progress import Progress
-from dsvl_pipeline.pipeline.run import run_job
-from dsvl_pipeline.processor import image
+from dsvl_pipeline.job.config import JobConfig
+from dsvl_pipeline.job.inputs import InputConfig
+from dsvl_pipeline.processor import decode
 from dsvl_pipeline.processor.processor import Processor
+from dsvl_pipeline.run.progress import Progress
+from dsvl_pipeline.run.run import run_job
 from dsvl_pipeline.sources.fetch import Fetcher
 
 
@@ -90,7 +91,7 @@ def _plain(source: InputConfig, images: Path) -> dict[str, float]:
         started = time.perf_counter()
         data = fetcher.read(str(path)).data
         fetched = time.perf_counter()
-        picture = image.decode(data)
+        picture = decode.decode(data)
         decoded = time.perf_counter()
         processor.image(picture)
         processor.prompt_ids([{"role": "user", "content": content}])

@@ -34,11 +34,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from benchmarks.results import gpu_versions, write_results
-from dsvl_pipeline.config import JobConfig
-from dsvl_pipeline.pipeline.progress import Progress
-from dsvl_pipeline.pipeline.run import run_job
+from dsvl_pipeline.job.config import JobConfig
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.records import Request, SamplingParams
+from dsvl_pipeline.run.progress import Progress
+from dsvl_pipeline.run.run import run_job
 from tools.demo_checkpoint import files
 
 Figures = dict[str, Any]

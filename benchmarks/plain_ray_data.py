@@ -18,13 +18,13 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from dsvl_pipeline import hub
-from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.engine.fake import FakeEngine
-from dsvl_pipeline.pipeline.blocks import image_columns, images_of
-from dsvl_pipeline.processor import image
+from dsvl_pipeline.job.config import JobConfig
+from dsvl_pipeline.processor import decode
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.records import Request
 from dsvl_pipeline.sources.fetch import Fetcher
+from dsvl_pipeline.stages.rows import image_columns, images_of
 
 
 def run(path: Path) -> None:
@@ -74,7 +74,7 @@ def prepare(batch: pa.Table, *, job_json: str) -> pa.Table:
     processor, fetcher = _tools(job_json)
     prompt_ids, images = [], []
     for row in batch.to_pylist():
-        pictures = [image.decode(fetcher.read(uri).data) for uri in row.get("sources", ())]
+        pictures = [decode.decode(fetcher.read(uri).data) for uri in row.get("sources", ())]
         content: list[dict[str, str]] = [{"type": "image"} for _ in pictures]
         content.append({"type": "text", "text": row["prompt"]})
         prompt_ids.append(processor.prompt_ids([{"role": "user", "content": content}]))

@@ -100,7 +100,7 @@ def _write_manifest(folder: Path, rows: int, *, num_changed: int = 0) -> None:
 
 
 def _job(folder: Path, shards: int) -> Any:
-    from dsvl_pipeline.config import JobConfig
+    from dsvl_pipeline.job.config import JobConfig
 
     return JobConfig.model_validate(
         {
@@ -120,7 +120,7 @@ def _job(folder: Path, shards: int) -> Any:
 
 def _plan(folder: Path, shards: int) -> None:
     """Plan, and leave the table as it was."""
-    from dsvl_pipeline.pipeline.prepare import prepare
+    from dsvl_pipeline.run.prepare import prepare
 
     started = time.perf_counter()
     prepared = prepare(_job(folder, shards), limit=None, is_fresh=False, stop=threading.Event())
@@ -133,7 +133,7 @@ def _rows_to_run(prepared: Any) -> int:
 
 
 def _run(folder: Path, shards: int) -> None:
-    from dsvl_pipeline.pipeline.run import run_job
+    from dsvl_pipeline.run.run import run_job
 
     summary = run_job(_job(folder, shards))
     _report(
@@ -143,15 +143,17 @@ def _run(folder: Path, shards: int) -> None:
 
 def _commit(folder: Path, shards: int) -> None:
     """Answer the rows of a plan without reading a picture: parts and receipts as a run has them."""
-    from dsvl_pipeline.pipeline import generate
-    from dsvl_pipeline.pipeline.prepare import prepare
+    from dsvl_pipeline.run.prepare import prepare
+    from dsvl_pipeline.stages import answers
     from dsvl_pipeline.table import part
 
     prepared = prepare(_job(folder, shards), limit=None, is_fresh=False, stop=threading.Event())
     for plan in prepared.shards:
         receipts = []
         for rows in _batches(plan):
-            answered = generate._results(rows, _answers(rows.num_rows), prepared.config, "fake", 1)
+            answered = answers.output_rows(
+                rows, _answers(rows.num_rows), prepared.config, "fake", 1
+            )
             receipts.append(
                 part.write_part(
                     prepared.writer.uri,
@@ -172,10 +174,10 @@ def _commit(folder: Path, shards: int) -> None:
 
 
 def _batches(plan: Any) -> Iterator[pa.Table]:
-    from dsvl_pipeline.pipeline import work
+    from dsvl_pipeline.stages import work_files
 
     for uri in plan.work_files:
-        rows = work.read(uri, plan.work_key)
+        rows = work_files.read(uri, plan.work_key)
         for start in range(0, rows.num_rows, _ROWS_PER_PART):
             yield rows.slice(start, _ROWS_PER_PART)
 

@@ -28,7 +28,7 @@ from PIL import Image
 from benchmarks.results import write_results
 from dsvl_pipeline import hub
 from dsvl_pipeline.model.config import ImageConfig, read_image_config
-from dsvl_pipeline.processor import image
+from dsvl_pipeline.processor import decode, image
 from dsvl_pipeline.records import ImageInput
 
 WIDTH, HEIGHT = 1600, 1200
@@ -79,7 +79,7 @@ def main() -> None:
 
 def _ours(config: ImageConfig, data: bytes) -> ImageInput:
     return image.image_input(
-        image.decode(data), config, source_digest=hashlib.sha256(data).digest()[:16]
+        decode.decode(data), config, source_digest=hashlib.sha256(data).digest()[:16]
     )
 
 
@@ -154,7 +154,7 @@ def _parts(files: list[bytes], config: ImageConfig) -> dict[str, float]:
         return result
 
     for data in files:
-        picture: Image.Image = timed("decode", partial(image.decode, data))
+        picture: Image.Image = timed("decode", partial(decode.decode, data))
         timed("digest", partial(hashlib.sha256, data))
         pictures = partial(image.image_input, picture, config, source_digest=b"0")
         timed("both pictures", pictures)

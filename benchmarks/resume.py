@@ -31,8 +31,8 @@ from benchmarks.results import write_results
 
 _DRIVER = """
 import json, sys, time
-from dsvl_pipeline.config import JobConfig
-from dsvl_pipeline.pipeline.run import run_job
+from dsvl_pipeline.job.config import JobConfig
+from dsvl_pipeline.run.run import run_job
 with open(sys.argv[2], "w", buffering=1) as file:
     run_job(
         JobConfig.model_validate(json.loads(sys.argv[1])),

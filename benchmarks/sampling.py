@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from benchmarks.results import gpu_versions, write_results
-from dsvl_pipeline.ops.sampling import SamplingTensors, choose, sample, sample_with_logprobs
+from dsvl_pipeline.ops.sampling import choose, sample, sample_with_logprobs
+from dsvl_pipeline.ops.values import SamplingTensors
 from dsvl_pipeline.records import SamplingParams
 
 VOCAB = 102_400

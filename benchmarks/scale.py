@@ -57,11 +57,12 @@ def main() -> None:
 
 
 def _measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    from dsvl_pipeline.pipeline import run
+    from dsvl_pipeline.run.run import run_job
+    from dsvl_pipeline.run.shard import ShardRun
 
     by_shard: list[dict[str, float]] = []
     blocks_mib: list[tuple[int, float]] = []
-    run_shard, advance = run._ShardRun.run, run._ShardRun._advance
+    run_shard, advance = ShardRun.run, ShardRun._advance
 
     def timed(self: Any) -> int:
         blocks_mib.clear()
@@ -94,8 +95,8 @@ def _measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         advance(self)
         blocks_mib.append((self._num_rows, _rss_mib()))
 
-    run._ShardRun.run, run._ShardRun._advance = timed, watched  # type: ignore[method-assign]
-    summary = run.run_job(_job(folder, args))
+    ShardRun.run, ShardRun._advance = timed, watched  # type: ignore[method-assign]
+    summary = run_job(_job(folder, args))
     assert summary.rows_new == args.rows == summary.ok + summary.degraded, summary
     both = [shard for shard in by_shard if "plain_s" in shard]
     rows, ours_s, plain_s = (
@@ -138,7 +139,7 @@ def _write_manifest(folder: Path, rows: int, side: int) -> None:
 
 
 def _job(folder: Path, args: argparse.Namespace) -> Any:
-    from dsvl_pipeline.config import JobConfig
+    from dsvl_pipeline.job.config import JobConfig
 
     asked = {"image": "image"} if args.side else {"prompt": "question"}
     return JobConfig.model_validate(
@@ -160,12 +161,12 @@ def _job(folder: Path, args: argparse.Namespace) -> Any:
 def _plain_in_own_process(folder: Path, shard_run: Any, rows_per_batch: int) -> dict[str, float]:
     import ray
 
-    from dsvl_pipeline.pipeline import work
+    from dsvl_pipeline.stages import work_files
 
     plan, config = shard_run._plan, shard_run._prepared.config
     files = [folder / f"plain-{plan.shard}-{n}.parquet" for n in range(len(plan.work_files))]
     for uri, file in zip(plan.work_files, files, strict=True):
-        pq.write_table(work.read(uri, plan.work_key), file, compression="zstd")
+        pq.write_table(work_files.read(uri, plan.work_key), file, compression="zstd")
     scale = shard_run._prepared.scale
     task = {
         "address": ray.get_runtime_context().gcs_address,

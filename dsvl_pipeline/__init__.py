@@ -16,9 +16,10 @@ _HOMES = {
     "DeepseekVLModel": "api.models",
     "DeepseekVLProcessor": "api.processors",
     "Engine": "engine.engine",
-    "JobConfig": "config",
+    "JobConfig": "job.config",
+    "load_job": "job.reading",
     "read_table": "table.reader",
-    "run_job": "pipeline.run",
+    "run_job": "run.run",
 }
 _OTHER_NAMES = {"Engine": "ModelEngine"}
 

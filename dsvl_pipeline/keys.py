@@ -89,7 +89,7 @@ def prompt_digest(text: str, *, schema: str | None = None, regex: str | None = N
 
     Args:
         text: The prompt.
-        schema: JSON schema, normalised (`dsvl_pipeline.grammar.normal_schema`).
+        schema: JSON schema, normalised (`dsvl_pipeline.job.grammar.normal_schema`).
         regex: Regular expression.
     """
     fields = [text]

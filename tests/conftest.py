@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 from tests.environment import KEPT_WORKERS, ONE_THREAD
-from tests.pipeline.jobs import fake_job, parse
+from tests.jobs import fake_job, parse
 from tests.s3 import s3_bucket, s3_environment, s3_faults, s3_server
 
 __all__ = ["s3_bucket", "s3_faults", "s3_server"]
@@ -61,7 +61,7 @@ def shared_ray(s3_server: str) -> None:
 
     See `pytest_runtest_teardown` for its end.
     """
-    from dsvl_pipeline.pipeline.settings import connect
+    from dsvl_pipeline.cluster.connect import connect
     from tests.quick_ray import quick_ray
 
     with pytest.MonkeyPatch.context() as patch, quick_ray():

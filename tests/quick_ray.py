@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from ray._private.node import Node
 
-from dsvl_pipeline.pipeline import own_cluster
+from dsvl_pipeline.cluster import own_cluster
 
 _FORKED_WORKERS = Path(__file__).with_name("start_worker.py")
 

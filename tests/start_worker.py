@@ -23,8 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-_PLAIN = Path(__file__).parent.parent / "dsvl_pipeline" / "pipeline" / "start_worker.py"
-_PRELOADED = ("ray.data", "dsvl_pipeline.pipeline.graph", "dsvl_pipeline.pipeline.ledger")
+_PLAIN = Path(__file__).parent.parent / "dsvl_pipeline" / "cluster" / "start_worker.py"
+_PRELOADED = ("ray.data", "dsvl_pipeline.cluster.graph", "dsvl_pipeline.cluster.ledger")
 _ALSO_PRELOADED = "DSVL_TEST_ALSO_PRELOADED"
 
 

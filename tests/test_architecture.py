@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -18,66 +19,42 @@ LAYERS = (
     {"jobs"},
     {"cli"},
     {"doctor"},
-    {"pipeline"},
-    {"assemble", "report", "api", "kubernetes"},
+    {"run"},
+    {"api", "export", "report"},
+    {"cluster"},
+    {"plan"},
+    {"stages", "kuberay"},
     {"sources", "processor", "engine", "table"},
     {"model"},
     {"ops"},
-    {
-        "hub",
-        "config",
-        "storage",
-        "stores",
-        "keys",
-        "columns",
-        "fields",
-        "grammar",
-        "records",
-        "errors",
-        "codes",
-        "text_files",
-        "wording",
-        "extras",
-    },
+    {"job"},
+    {"store", "sandbox"},
+    {"hub", "keys", "records", "codes", "extras", "wording"},
+    {"errors"},
 )
-# Inside the bottom layer: who may know whom.
-FLOOR: dict[str, set[str]] = {
-    "config": {"fields", "grammar", "records", "errors", "text_files"},
-    "hub": {"errors"},
-    "storage": {"stores", "errors"},
-    "stores": {"errors"},
-    "keys": set(),
-    "columns": set(),
-    "fields": set(),
-    "grammar": {"errors"},
-    "records": set(),
-    "errors": set(),
-    "codes": set(),
-    "text_files": set(),
-    "wording": set(),
-    "extras": {"errors"},
-}
+# What the layers allow, but the design does not: they stand beside the road that rows take.
+NEVER = {"api": {"cluster", "plan"}, "export": {"cluster", "plan"}, "report": {"cluster", "plan"}}
 
 # Who may import a heavy library. Inside functions too, which only delays the load.
 MAY_IMPORT: dict[str, set[str]] = {
-    "ray": {"pipeline"},
+    "ray": {"cluster"},
     "torch": {"ops", "model", "engine", "api"},
     "triton": {"ops"},
     "safetensors": {"ops", "model"},
     "pypdfium2": {"sources"},
     "pikepdf": {"sources"},
     "tokenizers": {"processor", "engine"},
-    "aiohttp": {"sources", "pipeline"},
+    "aiohttp": {"sources", "cluster"},
     "rich": {"cli"},
-    "pydantic": {"config", "table"},
-    "llguidance": {"grammar"},
-    "kubernetes": {"kubernetes"},
-    "cronsim": {"kubernetes"},
+    "pydantic": {"job", "table"},
+    "llguidance": {"job"},
+    "kubernetes": {"kuberay"},
+    "cronsim": {"kuberay"},
     "transformers": set(),
 }
 # Where an engine is started torch is loaded anyway; but the driver, CPU workers and other commands,
 # which import the same modules, must not load it.
-MAY_IMPORT_IN_FUNCTIONS: dict[str, set[str]] = {"torch": {"pipeline", "cli", "doctor"}}
+MAY_IMPORT_IN_FUNCTIONS: dict[str, set[str]] = {"torch": {"cluster", "cli", "doctor"}}
 
 
 @dataclass(frozen=True)
@@ -153,26 +130,41 @@ def test_imports_point_one_way() -> None:
     for one in inner_imports():
         target = own_unit(one.target)
         assert target is not None
-        if target == one.unit or one.unit in FLOOR:
+        if target == one.unit:
             continue
-        if layer_of(target) <= layer_of(one.unit):
+        is_above = layer_of(target) <= layer_of(one.unit)
+        if is_above or target in NEVER.get(one.unit, ()):
             wrong.append(f"{one.place}: {one.unit} imports {one.target}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_bottom_modules_do_not_know_each_other_beyond_the_declared() -> None:
-    """They are separate ideas; a cycle among them would be hard to see."""
-    wrong = [
-        f"{one.place}: {one.unit} imports {one.target}"
-        for one in inner_imports()
-        if one.unit in FLOOR and own_unit(one.target) not in FLOOR[one.unit] | {one.unit}
-    ]
-    assert not wrong, "\n".join(wrong)
+def test_no_modules_need_each_other() -> None:
+    """A circle could be read from nowhere: each file of it needs the others first."""
+    names = {module_of(path): path for path in sources()}
+    needs = {
+        name: {found for one in imports_of(path) for found in modules(one.target) if found in names}
+        for name, path in names.items()
+    }
+    left = dict(needs)
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, f"circles among or above: {sorted(left)}"
+
+
+def module_of(path: Path) -> str:
+    """Give the dotted name of a file."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def modules(target: str) -> tuple[str, str]:
+    """Give what an imported name may be: a module, or something in one."""
+    return target, target.rpartition(".")[0]
 
 
 @pytest.mark.parametrize("library", sorted(MAY_IMPORT))
 def test_heavy_libraries_have_one_home(library: str) -> None:
-    """CPU workers must load neither torch nor transformers, and only pipeline/ talks to Ray."""
+    """CPU workers must load neither torch nor transformers, and only cluster/ talks to Ray."""
     wrong = [
         f"{one.place}: {one.unit} imports {one.target}"
         for one in all_imports()
@@ -183,17 +175,24 @@ def test_heavy_libraries_have_one_home(library: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["pages", "sequence", "scheduler", "drafts", "repetition", "structured", "collect", "fake"],
-)
-def test_policy_of_the_engine_is_torch_free(name: str) -> None:
+def test_scheduling_is_torch_free() -> None:
     """It is tested on its own, as bookkeeping; and the fake engine must run where no torch is."""
-    path = ROOT / PACKAGE / "engine" / f"{name}.py"
-    assert not [one.place for one in imports_of(path) if one.target.split(".")[0] == "torch"]
+    engine = ROOT / PACKAGE / "engine"
+    others = [engine / f"{name}.py" for name in ("collect", "fake", "request_check")]
+    for path in [*(engine / "schedule").glob("*.py"), *others]:
+        assert not [one.place for one in imports_of(path) if one.target.split(".")[0] == "torch"]
+
+
+def test_private_parts_of_ray_are_used_in_one_file() -> None:
+    """A new version of Ray may change them without a word: then it is this file that is mended."""
+    private = re.compile(r"\bray\._\w+|\bray\.\w+\._\w+|dataset\._|executor\._|operator\._")
+    found = {
+        path.name for path in (ROOT / PACKAGE).rglob("*.py") if private.search(path.read_text())
+    }
+    assert found <= {"private_ray.py"}
 
 
 def test_package_inits_import_nothing() -> None:
     """Importing one module of a package must not load its neighbours (torch, for one)."""
-    for path in sorted((ROOT / PACKAGE).glob("*/__init__.py")):
+    for path in sorted((ROOT / PACKAGE).rglob("*/__init__.py")):
         assert not list(imports_of(path)), path

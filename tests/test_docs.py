@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dsvl_pipeline.cli import main
-from dsvl_pipeline.config import load_job
+from dsvl_pipeline.job.reading import load_job
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import output_schema
 from tools import demo_samples, render_settings

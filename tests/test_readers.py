@@ -29,38 +29,40 @@ ALLOWED = {
     # The one reader, and what is below it.
     "sources/fetch.py": "rows' names, within roots, prefixes and limits",
     "sources/web.py": "its part for web addresses",
-    "stores/": "what they are told to; whose names those are is the matter of storage's callers",
+    "store/": "what they are told to; whose names those are is the matter of their callers",
     # Names that are no strangers': of the table, the checkpoint, the machine, the user himself.
     "table/": "the table's own files, as its log calls them",
     "model/": "the checkpoint's files",
-    "pipeline/settings.py::_free_on_machine_gib": "the machine's own",
-    "pipeline/settings.py::_free_in_container_gib": "the machine's own",
+    "cluster/connect.py::_free_on_machine_gib": "the machine's own",
+    "cluster/connect.py::_free_in_container_gib": "the machine's own",
     "hub.py": "the checkpoint's files",
     "processor/chat.py": "the checkpoint's files",
     "processor/tokens.py": "the checkpoint's files",
-    "engine/structured.py::Grammars._load_tokenizer": "the checkpoint's files",
+    "engine/schedule/structured.py::Grammars._load_tokenizer": "the checkpoint's files",
     "api/models.py": "the checkpoint's files",
     "api/inputs.py": "a picture that the caller names",
     "cli/generate.py": "pictures that the user names",
-    "text_files.py": "what it is told to; whose names those are is the matter of its callers",
-    "config.py::load_job": "the job file",
-    "config.py::PromptConfig._read_schema": "a schema that the job file names",
+    "job/text_files.py": "what it is told to; whose names those are is the matter of its callers",
+    "job/reading.py::load_job": "the job file",
+    "job/prompts.py::PromptConfig._read_schema": "a schema that the job file names",
     "doctor/job.py::_found": "one file that the job's own patterns list",
     "sources/listing.py::open_file": "manifests that the job's own patterns list",
     "sources/listing.py::_Ranges.readinto": "the same",
     "sources/manifest.py": "what open_file gives",
-    "sources/lines.py": "a manifest's open file",
-    "pipeline/work.py": "the run's own work files",
-    "pipeline/plan.py": "the run's own spool",
-    "pipeline/isolate.py": "/proc",
+    "sources/formats/": "a manifest's open file",
+    "stages/work_files.py": "the run's own work files",
+    "plan/spool.py": "the run's own spool",
+    "sandbox/limits.py": "/proc",
     "cli/terminal.py": "/dev/null",
-    "pipeline/own_cluster.py::keep_token_private": "the token of the run's own Ray",
+    "cluster/own_cluster.py::keep_token_private": "the token of the run's own Ray",
+    "run/openlineage.py::_send": "the address that the environment names",
     "doctor/machine.py": "/sys, and a file of this package",
-    "kubernetes/": "manifests that the user or this package names",
+    "kuberay/": "manifests that the user or this package names",
     # Bytes, not names.
-    "processor/image.py": "a picture's bytes",
+    "processor/decode.py": "a picture's bytes",
     "sources/page_tree.py": "a document's bytes",
-    "sources/pdf_child.py": "a document's bytes",
+    "sources/pdf_document.py": "a document's bytes",
+    "sources/pdf_child.py::main": "a text layer of a document",
 }
 
 
@@ -72,8 +74,8 @@ def readers(source: str) -> Iterator[tuple[str, str]]:
             inside = (*inside, node.name)
         place = ".".join(inside)
         match node:
-            case ast.Attribute(value=ast.Name(id="storage"), attr=name) if name in STORAGE_READERS:
-                yield place, f"storage.{name}"
+            case ast.Attribute(value=ast.Name(id="objects"), attr=name) if name in STORAGE_READERS:
+                yield place, f"objects.{name}"
             case ast.Attribute(value=ast.Name(id="TableWriter"), attr="open"):
                 pass  # the table's own files, as above
             case ast.Attribute(value=ast.Name(id="pq"), attr=name) if name in PARQUET_READERS:
@@ -82,7 +84,7 @@ def readers(source: str) -> Iterator[tuple[str, str]]:
                 yield place, f".{name}"
             case ast.Name(id=name, ctx=ast.Load()) if name in READERS:
                 yield place, name
-            case ast.ImportFrom(module="dsvl_pipeline.storage", names=names):
+            case ast.ImportFrom(module="dsvl_pipeline.store.objects", names=names):
                 yield from ((place, one.name) for one in names if one.name in STORAGE_READERS)
         for child in ast.iter_child_nodes(node):
             yield from walk(child, inside)
@@ -133,12 +135,15 @@ def test_the_list_names_nothing_that_is_gone() -> None:
     [
         ("def f(row):\n    return open(row['id']).read()", [("f", "open")]),
         ("class A:\n    def f(self, p):\n        return p.read_bytes()", [("A.f", ".read_bytes")]),
-        ("from dsvl_pipeline import storage\nf = map(storage.read, uris)", [("", "storage.read")]),
-        ("from dsvl_pipeline.storage import read", [("", "read")]),
+        (
+            "from dsvl_pipeline.store import objects\nf = map(objects.read, uris)",
+            [("", "objects.read")],
+        ),
+        ("from dsvl_pipeline.store.objects import read", [("", "read")]),
         ("def f(uri):\n    return Image.open(uri)", [("f", ".open")]),
         ("def f(uri):\n    return pq.read_table(uri)", [("f", "pq.read_table")]),
         ("def f(rows):\n    return fetcher.read(rows[0])", []),
-        ("def f(uri):\n    storage.put(uri, b'')", []),
+        ("def f(uri):\n    objects.put(uri, b'')", []),
     ],
 )
 def test_a_second_reader_is_found(source: str, expected: list[tuple[str, str]]) -> None:

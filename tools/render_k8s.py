@@ -1,15 +1,15 @@
 """What ``k8s/`` holds of the renderer's output, written anew.
 
 Use:  python -m tools.render_k8s
-after a change of ``configs/`` or ``dsvl_pipeline/kubernetes/``; a test compares.
+after a change of ``configs/`` or ``dsvl_pipeline/kuberay/``; a test compares.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from dsvl_pipeline.config import load_job
-from dsvl_pipeline.kubernetes import render, schedule
+from dsvl_pipeline.job.reading import load_job
+from dsvl_pipeline.kuberay import render, schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = {"caption": "k8s/base", "documents": "k8s/base", "reprocess": "k8s/schedule"}
@@ -39,7 +39,7 @@ def rendered() -> dict[str, str]:
 def _made(template: str, source: str, manifests: list[render.Manifest]) -> str:
     return (
         "# Made by `python -m tools.render_k8s` from "
-        f"dsvl_pipeline/kubernetes/{template}.yaml and\n"
+        f"dsvl_pipeline/kuberay/{template}.yaml and\n"
         f"# {source}; change those, or patch this with kustomize.\n"
     ) + render.dump(manifests)
 

@@ -1,8 +1,8 @@
 """``docs/settings.md``: every key of a job file, from the classes that check it.
 
 Use:  python -m tools.render_settings
-after a change of ``dsvl_pipeline/config.py`` or the classes of ``records.py`` that are sections of
-a job file; a test compares.
+after a change of the sections in ``dsvl_pipeline/job/``, or of those in ``records.py``; a test
+compares.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
-from dsvl_pipeline.config import FromEnvironment, JobConfig
+from dsvl_pipeline.job.config import JobConfig
+from dsvl_pipeline.job.inputs import FromEnvironment
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 _HEAD = """\
@@ -32,7 +33,7 @@ A job file is YAML. A dot stands for a section: `input.document.dpi` is `dpi` in
 alone stands for a list of one. GiB and MiB are 2^30 and 2^20 bytes. Examples with comments are in
 [configs/](../configs).
 
-Made by `python -m tools.render_settings` from `dsvl_pipeline/config.py` and
+Made by `python -m tools.render_settings` from the sections in `dsvl_pipeline/job/` and
 `dsvl_pipeline/records.py`; change those.
 """
 _UNITS = {"_s": "seconds", "_gib": "GiB", "_bytes": "bytes", "_px": "pixels", "_tokens": "tokens"}

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dsvl_pipeline.engine.device.memory import kv_gib_for
 from dsvl_pipeline.engine.engine import ModelEngine
-from dsvl_pipeline.engine.memory import kv_gib_for
 from dsvl_pipeline.errors import PromptError
 from dsvl_pipeline.model.config import ImageConfig, ModelConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dsvl_pipeline.processor import image
-from dsvl_pipeline.stores.local import local_path
+from dsvl_pipeline.processor import colours, decode
+from dsvl_pipeline.store.local import local_path
 
 ImageSource = str | Path | bytes | Image.Image | NDArray[np.uint8]
 TensorKind = Literal["pt", "np"]
@@ -57,18 +57,18 @@ def load(source: ImageSource) -> Image.Image:
     """Open a picture from wherever a caller may have it."""
     match source:
         case Image.Image():
-            return image.to_rgb(source)
+            return colours.to_rgb(source)
         case np.ndarray():
-            return image.to_rgb(Image.fromarray(source))
+            return colours.to_rgb(Image.fromarray(source))
         case bytes():
-            return image.decode(source)
+            return decode.decode(source)
     name = str(source)
     if name.lower().startswith(("http://", "https://")):
         raise ValueError(
             f"{source} is on the network, where these classes fetch nothing; download it and give "
             "its path, or name it in a job's manifest"
         )
-    return image.decode(Path(local_path(name)).read_bytes())
+    return decode.decode(Path(local_path(name)).read_bytes())
 
 
 def stack(rows: list[Any], return_tensors: TensorKind | None) -> Any:

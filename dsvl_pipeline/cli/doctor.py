@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Look, and print what was found as it is found."""
-    from dsvl_pipeline.config import load_job
     from dsvl_pipeline.doctor.job import PACKAGES, check_job
     from dsvl_pipeline.doctor.machine import check_machine
+    from dsvl_pipeline.job.reading import load_job
 
     path = args.job or args.config
     job = load_job(path, args.set) if path else None

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Write the copy, say how much it holds."""
-    from dsvl_pipeline.report.export import export
+    from dsvl_pipeline.export.export import export
 
     with named_by_user():
         num_rows = export(args.out, args.dest, is_for_spreadsheet=args.spreadsheet)

@@ -11,7 +11,7 @@ from dsvl_pipeline.cli.text import one_line
 from dsvl_pipeline.wording import amount
 
 if TYPE_CHECKING:
-    from dsvl_pipeline.processor.image import Frame
+    from dsvl_pipeline.processor.decode import Frame
 
 HELP = "answer one prompt about some images, or none, without Ray"
 EPILOG = """\
@@ -42,12 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Ask, print the answer."""
-    from dsvl_pipeline import extras, hub, storage
+    from dsvl_pipeline import extras, hub
     from dsvl_pipeline.errors import ConfigError, RowError
     from dsvl_pipeline.model.generation_defaults import read_generation_config
-    from dsvl_pipeline.processor.image import decode_frame
+    from dsvl_pipeline.processor.decode import decode_frame
     from dsvl_pipeline.processor.processor import Processor
     from dsvl_pipeline.records import EngineConfig, SamplingParams
+    from dsvl_pipeline.store import objects
 
     extras.check_model()
     try:
@@ -68,7 +69,7 @@ def execute(args: argparse.Namespace) -> int:
     for uri in args.images:
         try:
             with named_by_user():
-                frame = decode_frame(storage.read(uri))
+                frame = decode_frame(objects.read(uri))
         except RowError as error:
             raise ConfigError(f"{uri}: {error}") from error
         images.append(processor.image(frame.image))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from dsvl_pipeline.cli.arguments import named_by_user
 from dsvl_pipeline.cli.text import columns, one_line, shorten
-from dsvl_pipeline.fields import fields_of
+from dsvl_pipeline.job.fields import fields_of
 
 if TYPE_CHECKING:
+    from dsvl_pipeline.table.history import Stage, Story
     from dsvl_pipeline.table.lineage import RunManifest
-    from dsvl_pipeline.table.story import Stage, Story
 
 Lines = tuple[tuple[str, str, str], ...]
 
@@ -96,8 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Find the rows, print their stories."""
-    from dsvl_pipeline.sources.uris import row_id_of
-    from dsvl_pipeline.table.story import tell
+    from dsvl_pipeline.store.uris import row_id_of
+    from dsvl_pipeline.table.history import tell
 
     with named_by_user():
         stories = tell(args.out, row_id_of(args.row), page_index=args.page, prompt_id=args.prompt)

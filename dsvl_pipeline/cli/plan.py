@@ -12,8 +12,8 @@ from dsvl_pipeline.cli.text import columns, duration, hours, money, one_line, sh
 from dsvl_pipeline.wording import amount
 
 if TYPE_CHECKING:
-    from dsvl_pipeline.pipeline.prediction import Prediction
-    from dsvl_pipeline.pipeline.preview import Explanation
+    from dsvl_pipeline.run.prediction import Prediction
+    from dsvl_pipeline.run.preview import Explanation
 
 HELP = "say what a run would compute and keep, why, and what it would take; nothing is written"
 EPILOG = """\
@@ -56,11 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Plan and print."""
-    from dsvl_pipeline.config import load_job
+    from dsvl_pipeline.job.reading import load_job
 
     job = load_job(job_file(args), args.set)
-    from dsvl_pipeline.pipeline.preview import explain, preview
-    from dsvl_pipeline.sources.uris import row_id_of
+    from dsvl_pipeline.run.preview import explain, preview
+    from dsvl_pipeline.store.uris import row_id_of
 
     if args.explain is not None:
         for found in explain(job, row_id_of(args.explain), fresh=args.fresh):

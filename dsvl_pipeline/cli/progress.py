@@ -19,8 +19,8 @@ from dsvl_pipeline.cli.text import duration
 from dsvl_pipeline.wording import amount
 
 if TYPE_CHECKING:
-    from dsvl_pipeline.pipeline.progress import Progress
-    from dsvl_pipeline.pipeline.run import RunSummary
+    from dsvl_pipeline.run.progress import Progress
+    from dsvl_pipeline.run.summary import RunSummary
 
 LINE_EVERY_S = 60.0
 

@@ -43,8 +43,8 @@ def execute(args: argparse.Namespace) -> int:
     """Run the rows, print what came of them."""
     from dsvl_pipeline.cli import progress, summary
     from dsvl_pipeline.cli.text import duration
-    from dsvl_pipeline.config import load_job
-    from dsvl_pipeline.sources.uris import row_id_of
+    from dsvl_pipeline.job.reading import load_job
+    from dsvl_pipeline.store.uris import row_id_of
     from dsvl_pipeline.table.failures import Selection
     from dsvl_pipeline.wording import amount
 
@@ -60,8 +60,8 @@ def execute(args: argparse.Namespace) -> int:
     )
     file = job_file(args)
     base, job = load_job(file), load_job(file, args.set)
-    from dsvl_pipeline.pipeline.redrive import Redrive
-    from dsvl_pipeline.pipeline.run import run_job
+    from dsvl_pipeline.plan.redrive import Redrive
+    from dsvl_pipeline.run.run import run_job
 
     with progress.display() as show:
         result = run_job(job, redrive=Redrive(selection=selection, base=base), on_progress=show)

@@ -42,10 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, default_job: str | None = 
 def execute(args: argparse.Namespace) -> int:
     """Run the job, show its progress, print what came out."""
     from dsvl_pipeline.cli import progress, summary
-    from dsvl_pipeline.config import load_job
+    from dsvl_pipeline.job.reading import load_job
 
     job = load_job(job_file(args), args.set)  # a wrong job file is told before ray is even imported
-    from dsvl_pipeline.pipeline.run import run_job
+    from dsvl_pipeline.run.run import run_job
 
     with progress.display() as show:
         result = run_job(job, limit=args.limit, fresh=args.fresh, on_progress=show)

@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Check the schedule, then print or create."""
-    from dsvl_pipeline.config import load_job
-    from dsvl_pipeline.kubernetes import render, schedule
-    from dsvl_pipeline.kubernetes.client import Cluster
+    from dsvl_pipeline.job.reading import load_job
+    from dsvl_pipeline.kuberay import render, schedule
+    from dsvl_pipeline.kuberay.client import Cluster
 
     job = load_job(job_file(args), args.set)
     times = schedule.starts(args.cron, args.time_zone, datetime.now(UTC))

@@ -13,7 +13,7 @@ from dsvl_pipeline.cli.text import exact_yaml
 from dsvl_pipeline.errors import AccessError, ConfigError
 
 if TYPE_CHECKING:
-    from dsvl_pipeline.config import JobConfig
+    from dsvl_pipeline.job.config import JobConfig
 
 HELP = "run a job on a Ray cluster, or on Kubernetes with a cluster of its own"
 EPILOG = """\
@@ -71,10 +71,10 @@ def _arguments(args: argparse.Namespace) -> list[str]:
 
 
 def _to_ray(args: argparse.Namespace) -> int:
-    from dsvl_pipeline.config import load_job
+    from dsvl_pipeline.job.reading import load_job
 
     job = _anywhere(load_job(job_file(args), args.set))
-    from dsvl_pipeline.pipeline.submit import COMMAND, RayHead
+    from dsvl_pipeline.cluster.submit import COMMAND, RayHead
 
     if args.dry_run:
         print(f"# runs: {' '.join([*COMMAND, *_arguments(args)])}\n# job.yaml:")
@@ -119,9 +119,9 @@ def _anywhere(job: JobConfig) -> JobConfig:
 
 
 def _to_kubernetes(args: argparse.Namespace) -> int:
-    from dsvl_pipeline.config import load_job
-    from dsvl_pipeline.kubernetes import render
-    from dsvl_pipeline.kubernetes.client import Cluster
+    from dsvl_pipeline.job.reading import load_job
+    from dsvl_pipeline.kuberay import render
+    from dsvl_pipeline.kuberay.client import Cluster
 
     path = job_file(args)
     manifests = render.read(path)

@@ -11,7 +11,7 @@ from dsvl_pipeline.cli.text import columns, duration, hours, money, shorten
 from dsvl_pipeline.wording import amount
 
 if TYPE_CHECKING:
-    from dsvl_pipeline.pipeline.run import RunSummary
+    from dsvl_pipeline.run.summary import RunSummary
     from dsvl_pipeline.sources.skips import Skipped
 
 MAX_ROWS_SHOWN = 50

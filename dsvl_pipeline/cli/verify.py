@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Check, print what was looked at and every problem."""
-    from dsvl_pipeline import storage
+    from dsvl_pipeline.store import objects
     from dsvl_pipeline.table.verify import verify
 
     with named_by_user():
@@ -53,7 +53,7 @@ def execute(args: argparse.Namespace) -> int:
     for problem in found.problems:
         print(f"problem: {one_line(str(problem))}")
     if found.num_bad_parts:
-        place = shlex.quote(storage.redact(args.out))
+        place = shlex.quote(objects.redact(args.out))
         print(
             f"{amount(found.num_bad_parts, 'part')} lost or damaged: restore from a copy, or let "
             f"`dsvl repair {place}` take out of the log what is lost; the next run of the job "

@@ -11,8 +11,8 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 from botocore.session import Session  # type: ignore[import-untyped]
 
-from dsvl_pipeline import extras, hub, storage
-from dsvl_pipeline.config import JobConfig
+from dsvl_pipeline import extras, hub
+from dsvl_pipeline.cluster.connect import address_of, check_reachable
 from dsvl_pipeline.doctor.finding import Finding
 from dsvl_pipeline.doctor.machine import GIB, as_size, check_disk, gpus
 from dsvl_pipeline.errors import (
@@ -24,11 +24,11 @@ from dsvl_pipeline.errors import (
     StorageError,
     TableError,
 )
-from dsvl_pipeline.kubernetes.client import Cluster
-from dsvl_pipeline.kubernetes.render import ACCOUNT
+from dsvl_pipeline.job.config import JobConfig
+from dsvl_pipeline.kuberay.client import Cluster
+from dsvl_pipeline.kuberay.render import ACCOUNT
 from dsvl_pipeline.model.generation_defaults import read_generation_config
 from dsvl_pipeline.model.tensors import list_tensors
-from dsvl_pipeline.pipeline.settings import address_of, check_reachable
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.sources.fetch import Fetcher
 from dsvl_pipeline.sources.images import SUFFIXES as IMAGES
@@ -36,6 +36,7 @@ from dsvl_pipeline.sources.listing import find
 from dsvl_pipeline.sources.manifest import Manifest
 from dsvl_pipeline.sources.open import with_absolute_paths
 from dsvl_pipeline.sources.prefixes import Prefixes
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.claim import check_claims
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.wording import amount
@@ -71,7 +72,7 @@ def check_job(job: JobConfig) -> Iterator[Finding]:
 
 def _credentials() -> Finding:
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    shown = f"endpoint {storage.redact(endpoint)}" if endpoint else "endpoint: AWS's own"
+    shown = f"endpoint {objects.redact(endpoint)}" if endpoint else "endpoint: AWS's own"
     try:
         found = Session().get_credentials()
     except BotoCoreError as error:
@@ -117,8 +118,8 @@ def _inputs(job: JobConfig) -> Iterator[Finding]:
 def _found(patterns: tuple[str, ...], setting: str, suffixes: tuple[str, ...]) -> str:
     first = next(find(patterns, setting=setting, suffixes=suffixes))
     if first.size:
-        storage.read_range(first.uri, 0, 1)  # who may list may not always read
-    return f"found and read {storage.redact(first.uri)}"
+        objects.read_range(first.uri, 0, 1)  # who may list may not always read
+    return f"found and read {objects.redact(first.uri)}"
 
 
 def _output(job: JobConfig) -> Iterator[Finding]:

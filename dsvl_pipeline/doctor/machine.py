@@ -23,7 +23,7 @@ _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _OBJECT_STORE = 0.3
 _FULL = 0.95
 _SPILL_BYTES = 20 * GIB
-_REACH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # see `pipeline.own_cluster`
+_REACH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # see `cluster.own_cluster`
 _QUERY = "name,memory.total,driver_version,compute_cap"
 
 

@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dsvl_pipeline.engine.admission import find_fault
-from dsvl_pipeline.engine.cut_character import BytesOf, decode_whole
-from dsvl_pipeline.engine.drafts import Draft
-from dsvl_pipeline.engine.features import ImageFeatures
-from dsvl_pipeline.engine.memory import allocate_pages
-from dsvl_pipeline.engine.pages import PagePool
-from dsvl_pipeline.engine.prefix import page_keys, text_before_images
-from dsvl_pipeline.engine.repetition import RepetitionGuard
-from dsvl_pipeline.engine.runner import Forwarded, Launched, Runner
-from dsvl_pipeline.engine.scheduler import Chunk, Decode, Prefill, Scheduler, Step
-from dsvl_pipeline.engine.sequence import Sequence
-from dsvl_pipeline.engine.stop_text import DecodeIds, StopText, cut_before
-from dsvl_pipeline.engine.structured import Grammars, Matcher
+from dsvl_pipeline.engine.device.features import ImageFeatures
+from dsvl_pipeline.engine.device.memory import allocate_pages
+from dsvl_pipeline.engine.device.runner import Forwarded, Launched, Runner
+from dsvl_pipeline.engine.request_check import find_fault
+from dsvl_pipeline.engine.schedule.cut_character import BytesOf, decode_whole
+from dsvl_pipeline.engine.schedule.drafts import Draft
+from dsvl_pipeline.engine.schedule.pages import PagePool
+from dsvl_pipeline.engine.schedule.prefix import page_keys, text_before_images
+from dsvl_pipeline.engine.schedule.repetition import RepetitionGuard
+from dsvl_pipeline.engine.schedule.scheduler import Chunk, Decode, Prefill, Scheduler, Step
+from dsvl_pipeline.engine.schedule.sequence import Sequence
+from dsvl_pipeline.engine.schedule.stop_text import DecodeIds, StopText, cut_before
+from dsvl_pipeline.engine.schedule.structured import Grammars, Matcher
 from dsvl_pipeline.errors import CapacityError, EngineError, GrammarError
 from dsvl_pipeline.model.config import ImageConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL

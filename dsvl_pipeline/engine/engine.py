@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 
 from dsvl_pipeline.engine.collect import generate_all
 from dsvl_pipeline.engine.core import EngineCore
-from dsvl_pipeline.engine.cut_character import BytesOf, bytes_of_tokens
-from dsvl_pipeline.engine.stop_text import DecodeIds
-from dsvl_pipeline.engine.structured import Grammars
-from dsvl_pipeline.engine.warm_up import warm_up
+from dsvl_pipeline.engine.device.warm_up import warm_up
+from dsvl_pipeline.engine.schedule.cut_character import BytesOf, bytes_of_tokens
+from dsvl_pipeline.engine.schedule.stop_text import DecodeIds
+from dsvl_pipeline.engine.schedule.structured import Grammars
 from dsvl_pipeline.errors import CheckpointError, EngineError
 from dsvl_pipeline.model.checkpoint import load_model
 from dsvl_pipeline.model.config import ImageConfig, read_image_config

@@ -18,14 +18,9 @@ from dsvl_pipeline.model.linear import Linear
 from dsvl_pipeline.model.llama import LastLayer, Llama
 from dsvl_pipeline.model.sam import SamTower
 from dsvl_pipeline.model.siglip import SiglipTower
-from dsvl_pipeline.ops.attention import (
-    KVPages,
-    PackedInputs,
-    attend_packed,
-    attend_paged,
-    rotate_and_store,
-)
+from dsvl_pipeline.ops.attention import attend_packed, attend_paged, rotate_and_store
 from dsvl_pipeline.ops.rotary import apply_rotary
+from dsvl_pipeline.ops.values import KVPages, PackedInputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

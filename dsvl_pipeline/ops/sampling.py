@@ -9,49 +9,14 @@ token does not depend on the rows beside it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from dsvl_pipeline.ops.backend import use_triton
+from dsvl_pipeline.ops.values import SamplingTensors
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _NOISE_BITS = 52
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingTensors:
-    """The settings of a step's sequences, on the device.
-
-    The two flags are known on the host: reading them off the tensors would wait for the device.
-
-    Attributes:
-        temperature: ``float32[B]``; 0 is greedy.
-        top_k: ``int64[B]``; 0 is off.
-        top_p: ``float64[B]``; 1 is off.
-        min_p: ``float32[B]``; 0 is off.
-        repetition_penalty: ``float32[B]``; 1 is off.
-        seed: ``int64[B]``.
-        position: ``int64[B]`` place of the new token in prompt plus completion.
-        seen: ``bool[B, V]`` tokens of prompt and completion; None where no row has a penalty.
-        is_sampled: Whether any row has a temperature above 0.
-        is_filtered: Whether any row uses top-k, top-p or min-p.
-        allowed: ``int32[B, ceil(V / 32)]``; token ``t`` may only be chosen where bit ``t % 32`` of
-            word ``t // 32`` is 1. None where every row may choose any token.
-    """
-
-    temperature: Tensor
-    top_k: Tensor
-    top_p: Tensor
-    min_p: Tensor
-    repetition_penalty: Tensor
-    seed: Tensor
-    position: Tensor
-    seen: Tensor | None
-    is_sampled: bool
-    is_filtered: bool
-    allowed: Tensor | None = None
 
 
 def sample(logits: Tensor, params: SamplingTensors) -> Tensor:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dsvl_pipeline.errors import CheckpointError, PromptError
 from dsvl_pipeline.model.config import ImageConfig, read_image_config, read_model_config
-from dsvl_pipeline.processor import chat, image
+from dsvl_pipeline.processor import chat, colours, decode, image
 from dsvl_pipeline.processor.chat import ChatTemplate, Message
 from dsvl_pipeline.processor.tokens import GuardedTokenizer
 from dsvl_pipeline.records import ImageInput, Request, SamplingParams
@@ -88,9 +88,9 @@ class Processor:
         """
         if isinstance(source, bytes):
             source_digest = hashlib.sha256(source, usedforsecurity=False).digest()[:16]
-            picture = image.decode(source)
+            picture = decode.decode(source)
         else:
-            picture = image.to_rgb(source)
+            picture = colours.to_rgb(source)
         return image.image_input(picture, self.image_config, source_digest=source_digest)
 
     def prompt_text(

@@ -1,1 +1,1 @@
-"""Summaries; reads the table only."""
+"""The review page of a table; reads the table only."""

@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import ConfigError
-from dsvl_pipeline.report.export import is_below
 from dsvl_pipeline.report.pictures import Source
+from dsvl_pipeline.store import objects
+from dsvl_pipeline.store.local import is_below
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.wording import amount
 
@@ -81,7 +81,7 @@ def write_report(uri: str, destination: str, *, picture: PictureLoader) -> int:
     shown = inputs[:MOST_INPUTS]
     parts = [_HEAD, _summary(uri, rows, num_left_out=len(inputs) - len(shown))]
     parts += [_section(of_one, picture) for of_one in shown]
-    storage.put(destination, "".join(parts).encode())
+    objects.put(destination, "".join(parts).encode())
     return sum(map(len, shown))
 
 
@@ -90,7 +90,7 @@ def _input_of(row: Mapping[str, Any]) -> tuple[str, int | None]:
 
 
 def _summary(uri: str, rows: Iterable[Mapping[str, Any]], *, num_left_out: int) -> str:
-    name = escape(storage.redact(uri))
+    name = escape(objects.redact(uri))
     counts = Counter(row["status"] for row in rows)
     statuses = ", ".join(
         f'<span class="{status}">{counts[status]:,} {status}</span>'

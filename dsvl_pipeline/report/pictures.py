@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from dsvl_pipeline.config import DocumentConfig, FromEnvironment, InputConfig
 from dsvl_pipeline.errors import ConfigError, DsvlError, RowError
-from dsvl_pipeline.processor import image, tiff
+from dsvl_pipeline.job.inputs import DocumentConfig, FromEnvironment, InputConfig
+from dsvl_pipeline.processor import decode, tiff
 from dsvl_pipeline.sources.documents import DocumentRenderer
 from dsvl_pipeline.sources.fetch import Fetcher
 from dsvl_pipeline.sources.images import may_have_pages
-from dsvl_pipeline.sources.uris import scheme_of
+from dsvl_pipeline.store.uris import scheme_of
 from dsvl_pipeline.table.lineage import read_run
 
 _DPI = 72
@@ -69,7 +69,7 @@ class RunPictures:
             if fetched.sha256 != source.sha256:
                 return "the file has changed since"
             if source.page_index is None or tiff.is_tiff(fetched.data):
-                return image.decode_frame(fetched.data, source.page_index or 0).image
+                return decode.decode_frame(fetched.data, source.page_index or 0).image
             return self._rendering(reader.document).render(fetched.data, source.page_index)
         except RowError as error:
             is_locked = error.code == "document_encrypted"

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from dsvl_pipeline.config import DocumentConfig
 from dsvl_pipeline.errors import DocumentError
+from dsvl_pipeline.job.inputs import DocumentConfig
 from dsvl_pipeline.records import Row, RowFailure
-from dsvl_pipeline.sources.child import Child
+from dsvl_pipeline.sandbox.child import Child
 from dsvl_pipeline.sources.listing import Named, file_rows, find
 from dsvl_pipeline.sources.skips import Skips
 

@@ -19,8 +19,6 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dsvl_pipeline import storage
-from dsvl_pipeline.config import InputConfig
 from dsvl_pipeline.errors import (
     AccessError,
     ConfigError,
@@ -29,11 +27,13 @@ from dsvl_pipeline.errors import (
     StorageError,
     TooLargeError,
 )
+from dsvl_pipeline.job.inputs import InputConfig
 from dsvl_pipeline.sources.addresses import is_public
 from dsvl_pipeline.sources.listing import root_of
 from dsvl_pipeline.sources.prefixes import Prefixes
-from dsvl_pipeline.sources.uris import local_path, scheme_of, shown
 from dsvl_pipeline.sources.web import WebReader, too_large
+from dsvl_pipeline.store import objects
+from dsvl_pipeline.store.uris import local_path, scheme_of, shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ class Fetcher:
         if scheme_of(uri) == "s3":
             self._check_prefix(uri)
             with contextlib.suppress(NotFoundError):
-                storage.read_range(uri, 0, 1)
+                objects.read_range(uri, 0, 1)
 
     def close(self) -> None:
         """Close connections."""
@@ -191,7 +191,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 def _read_object(uri: str, max_bytes: int) -> Fetched:
     try:
-        data, found = storage.read_with_info(uri, max_bytes=max_bytes)
+        data, found = objects.read_with_info(uri, max_bytes=max_bytes)
     except NotFoundError:
         raise FetchError(
             "not_found", f"{shown(uri)}: there is no such object", is_retryable=True

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.listing import Named, file_rows, find
 from dsvl_pipeline.sources.skips import Skips
-from dsvl_pipeline.sources.uris import scheme_of
+from dsvl_pipeline.store.uris import scheme_of
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",

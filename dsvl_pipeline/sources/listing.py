@@ -16,28 +16,14 @@ from typing import Any, BinaryIO, Literal, TypeAlias, cast
 
 from fsspec.utils import glob_translate
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import AccessError, ConfigError
 from dsvl_pipeline.keys import content_id_from
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.skips import Skips, describe
-from dsvl_pipeline.sources.uris import (
-    as_text,
-    decoded,
-    encoded_path,
-    local_path,
-    scheme_of,
-    shown,
-)
-from dsvl_pipeline.stores.patterns import (
-    encoded,
-    escape,
-    has_magic,
-    split,
-    unencoded,
-    unescape,
-)
-from dsvl_pipeline.stores.store import ObjectInfo
+from dsvl_pipeline.store import objects
+from dsvl_pipeline.store.backend import ObjectInfo
+from dsvl_pipeline.store.patterns import encoded, escape, has_magic, split, unencoded, unescape
+from dsvl_pipeline.store.uris import as_text, decoded, encoded_path, local_path, scheme_of, shown
 
 MAX_WHOLE_BYTES = 64 << 20
 RANGE_BYTES = 8 << 20
@@ -211,7 +197,7 @@ def file_rows(
     for file in files:
         uri = as_text(file.uri)
         yield Row(
-            row_id=storage.name_of(uri),
+            row_id=objects.name_of(uri),
             kind=kind,
             sources=(uri,),
             content_id=content_id_from(
@@ -229,7 +215,7 @@ def open_file(file: ObjectInfo) -> BinaryIO:
     """
     if scheme_of(file.uri) != "file":
         if file.size <= MAX_WHOLE_BYTES:
-            return io.BytesIO(storage.read(file.uri, max_bytes=MAX_WHOLE_BYTES))
+            return io.BytesIO(objects.read(file.uri, max_bytes=MAX_WHOLE_BYTES))
         return cast("BinaryIO", io.BufferedReader(_Ranges(file), RANGE_BYTES))
     try:
         return open(local_path(file.uri), "rb")
@@ -306,7 +292,7 @@ class _Ranges(io.RawIOBase):
         length = min(len(buffer), self._file.size - self._at)
         if length <= 0:
             return 0
-        data = storage.read_range(self._file.uri, self._at, length, etag=self._file.etag)
+        data = objects.read_range(self._file.uri, self._at, length, etag=self._file.etag)
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -316,7 +302,7 @@ def _exists(name: str, is_local: bool) -> bool:
     if is_local:
         return os.path.lexists(name)
     try:
-        return next(storage.list_objects(name), None) is not None
+        return next(objects.list_objects(name), None) is not None
     except AccessError:  # who may list "photos/" may still not ask for "photos/*"
         return False
 
@@ -342,7 +328,7 @@ def _list_otherwise(pattern: str, setting: str, suffixes: tuple[str, ...]) -> It
 def _entries(pattern: str, setting: str, suffixes: tuple[str, ...]) -> Iterator[Entry]:
     head, tail = split(pattern)
     is_aside = _aside_in(setting)
-    for file in storage.glob_objects(pattern, tells_problems=True):
+    for file in objects.glob_objects(pattern, tells_problems=True):
         if file.problem is not None:
             reason: str | None = file.problem
         elif not tail and file.uri == head:
@@ -423,7 +409,7 @@ def _matcher(part: str) -> re.Pattern[str]:
 def _nothing(pattern: str, setting: str, suffixes: tuple[str, ...]) -> str:
     """Say what there is instead, for a message."""
     place, tail = split(pattern)
-    others = storage.glob_objects(escape(place), tells_problems=True)
+    others = objects.glob_objects(escape(place), tells_problems=True)
     readable = (file for file in others if file.problem is None)
     names = [shown(file.uri.removeprefix(place)) for file in islice(readable, 3)]
     asked, shown_place = shown(place + tail), shown(place)

@@ -19,9 +19,6 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from dsvl_pipeline import storage
-from dsvl_pipeline.columns import common_type, portable_type
-from dsvl_pipeline.config import ColumnsConfig
 from dsvl_pipeline.errors import (
     AccessError,
     ConfigError,
@@ -29,13 +26,15 @@ from dsvl_pipeline.errors import (
     ManifestError,
     NotFoundError,
 )
-from dsvl_pipeline.grammar import normal_schema
+from dsvl_pipeline.job.column_types import common_type, portable_type
+from dsvl_pipeline.job.grammar import normal_schema
+from dsvl_pipeline.job.inputs import ColumnsConfig
 from dsvl_pipeline.keys import content_id_from, content_id_of_many, row_id_for
 from dsvl_pipeline.records import Row, RowFailure
-from dsvl_pipeline.sources.lines import (
+from dsvl_pipeline.sources.formats.lake_tables import refuse_tables
+from dsvl_pipeline.sources.formats.line import Line, UnfitError
+from dsvl_pipeline.sources.formats.lines import (
     SUFFIXES,
-    Line,
-    UnfitError,
     format_of,
     read_lines,
     read_schema,
@@ -44,17 +43,10 @@ from dsvl_pipeline.sources.lines import (
 from dsvl_pipeline.sources.listing import Named, find, open_file
 from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.sources.skips import Skips
-from dsvl_pipeline.sources.table_formats import refuse_tables
 from dsvl_pipeline.sources.unique import number_equal_rows
-from dsvl_pipeline.sources.uris import (
-    directory_of,
-    join,
-    local_path,
-    row_id_of,
-    scheme_of,
-    shown,
-)
-from dsvl_pipeline.stores.store import ObjectInfo
+from dsvl_pipeline.store import objects
+from dsvl_pipeline.store.backend import ObjectInfo
+from dsvl_pipeline.store.uris import directory_of, join, local_path, row_id_of, scheme_of, shown
 from dsvl_pipeline.wording import amount
 
 _ROLES = ("id", "image", "document", "prompt", "schema", "sha256", "etag")
@@ -174,7 +166,7 @@ class Manifest:
             return pa.schema([(name, pa.string()) for name in self._carry])
         # Types differ from file to file, as each was written from what its rows happened to hold.
         self._types: dict[str, dict[pa.DataType, str]] = {name: {} for name in self._carry}
-        with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+        with ThreadPoolExecutor(objects.NUM_THREADS) as threads:
             schemas = threads.map(_types_of, self._files if self._carry else ())
             for file, found in zip(self._files, schemas, strict=False):
                 if found is not None:
@@ -258,7 +250,7 @@ class Manifest:
                     return
                 self._check(file.uri, schema)
                 stream.seek(0)
-            threads = ThreadPoolExecutor(storage.NUM_THREADS) if self._check_changes else None
+            threads = ThreadPoolExecutor(objects.NUM_THREADS) if self._check_changes else None
             with threads or nullcontext():
                 run = threads.map if threads else map
                 try:
@@ -305,7 +297,7 @@ class Manifest:
         if row_id is None:
             # A document is its URI, unless several rows ask different things about it.
             by_uri = self.kind == "document" and "prompt" not in self._at
-            row_id = storage.name_of(sources[0]) if by_uri else row_id_for(sources, prompt)
+            row_id = objects.name_of(sources[0]) if by_uri else row_id_for(sources, prompt)
         return Row(
             row_id=row_id,
             kind=self.kind,
@@ -387,7 +379,7 @@ class Manifest:
             elif scheme == "s3" and self._check_changes:
                 if self._prefixes is not None and self._prefixes.refuse(uri):
                     return b""
-                info = storage.stat(uri)
+                info = objects.stat(uri)
                 return content_id_from(uri=uri, etag=info.etag, size=info.size)
         # A store that fails otherwise stops the plan: every row would seem to have changed.
         except (OSError, ValueError, NotFoundError, AccessError, ConfigError):
@@ -429,7 +421,7 @@ class Manifest:
             text = f"{kind} of {len(found)}"
         else:
             text = f"{kind} {found!r}"
-        text = storage.redact_text(text)  # before it is cut: half a secret is one too
+        text = objects.redact_text(text)  # before it is cut: half a secret is one too
         text = text if len(text) <= 80 else text[:77] + "..."
         return ManifestError(
             "manifest_line", f"column {self._columns[role]!r} holds {text}, expected {wanted}"

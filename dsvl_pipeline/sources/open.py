@@ -8,18 +8,18 @@ from itertools import chain, islice
 
 import pyarrow as pa
 
-from dsvl_pipeline.config import InputConfig
+from dsvl_pipeline.job.inputs import InputConfig
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.documents import document_rows
+from dsvl_pipeline.sources.formats.lines import SUFFIXES as MANIFESTS
 from dsvl_pipeline.sources.images import SUFFIXES as IMAGES
 from dsvl_pipeline.sources.images import image_rows, may_have_pages
-from dsvl_pipeline.sources.lines import SUFFIXES as MANIFESTS
 from dsvl_pipeline.sources.listing import Named, find, meaning, resolve
 from dsvl_pipeline.sources.manifest import Manifest
 from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.sources.skips import Skipped, Skips
 from dsvl_pipeline.sources.unique import refuse_repeats
-from dsvl_pipeline.sources.uris import as_text, local_path, scheme_of
+from dsvl_pipeline.store.uris import as_text, local_path, scheme_of
 
 ROWS_PER_BATCH = 4096
 _SUFFIXES = {"input.manifest": MANIFESTS, "input.images": IMAGES, "input.documents": (".pdf",)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import posixpath
 
-from dsvl_pipeline.config import InputConfig
+from dsvl_pipeline.job.inputs import InputConfig
 from dsvl_pipeline.sources.listing import prefix_of
-from dsvl_pipeline.sources.uris import scheme_of, shown
+from dsvl_pipeline.store.uris import scheme_of, shown
 
 
 class Prefixes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from dsvl_pipeline.sources.uris import shown
+from dsvl_pipeline.store.uris import shown
 
 MOST_REASONS = 20
 MOST_EXAMPLES = 3

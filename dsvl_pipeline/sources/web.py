@@ -20,7 +20,7 @@ from yarl import URL
 
 from dsvl_pipeline.errors import FetchError
 from dsvl_pipeline.sources.addresses import is_public
-from dsvl_pipeline.sources.uris import shown
+from dsvl_pipeline.store.uris import shown
 
 MAX_REDIRECTS = 3
 NUM_ATTEMPTS = 3

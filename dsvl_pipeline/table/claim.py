@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import ConfigError, NotFoundError, StorageError
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.document import load
 
 _NUM_RACES = 3
@@ -29,9 +29,9 @@ def claim(uri: str, document: dict[str, Any], *, advice: str) -> dict[str, Any]:
     Raises:
         TableError: It is.
     """
-    if storage.put_if_absent(uri, json.dumps(document).encode()):
+    if objects.put_if_absent(uri, json.dumps(document).encode()):
         return document
-    return load(uri, storage.read(uri), advice=advice)
+    return load(uri, objects.read(uri), advice=advice)
 
 
 def check_claims(uri: str, token: str) -> None:
@@ -49,15 +49,15 @@ def check_claims(uri: str, token: str) -> None:
             apart from the write, so that two drivers could overwrite each other.
     """
     try:
-        most_winners = _most_winners(storage.join(uri, "_dsvl", f"probe-{token}"))
+        most_winners = _most_winners(objects.join(uri, "_dsvl", f"probe-{token}"))
     except (ConfigError, NotFoundError) as error:
         raise ConfigError(
-            f"output.uri: {storage.redact(uri)} cannot be created or written: {error}; give a "
+            f"output.uri: {objects.redact(uri)} cannot be created or written: {error}; give a "
             "directory that can be made, or s3://BUCKET/PREFIX of a bucket that exists"
         ) from error
     if most_winners > 1:
         raise ConfigError(
-            f"output.uri: the store of {storage.redact(uri)} does not honour conditional "
+            f"output.uri: the store of {objects.redact(uri)} does not honour conditional "
             f"writes (If-None-Match: *): of {_NUM_RACERS} writers of one object {most_winners} "
             "were told that they were first, so two runs could destroy each other's results; use "
             "a store that does (AWS S3, Ceph, MinIO), without a proxy that answers by itself, or "
@@ -76,11 +76,11 @@ def _most_winners(probe: str) -> int:
     try:
         with ThreadPoolExecutor(_NUM_RACERS) as threads:
             for name in probes:
-                won = list(threads.map(lambda body, n=name: storage.put_if_absent(n, body), bodies))
+                won = list(threads.map(lambda body, n=name: objects.put_if_absent(n, body), bodies))
                 most = max(most, won.count(True))
     except StorageError:
         with suppress(StorageError):  # the first error is the one that says something
-            storage.delete(probes)
+            objects.delete(probes)
         raise
-    storage.delete(probes)
+    objects.delete(probes)
     return most

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from dsvl_pipeline import storage
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.part import Receipt, part_metadata, read_part, write_part
 from dsvl_pipeline.table.reader import join_rows
@@ -89,7 +89,7 @@ def _groups(receipts: Sequence[Receipt], rows_per_part: int) -> Iterator[list[Re
 
 
 def _merge(writer: TableWriter, group: Sequence[Receipt]) -> Receipt:
-    with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+    with ThreadPoolExecutor(objects.NUM_THREADS) as threads:
         tables = list(threads.map(lambda receipt: read_part(writer.uri, receipt), group))
     # What all of them say; where they differ (runs, versions) each row names its run.
     said = [part_metadata(table).items() for table in tables]

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import TableError
+from dsvl_pipeline.store import objects
 
 _logger = logging.getLogger(__name__)
 _MOST_SHOWN = 60
@@ -63,7 +63,7 @@ def as_record(kind: type[T], uri: str, document: Mapping[str, Any], *, advice: s
 
 def damaged(uri: str, found: str, advice: str) -> TableError:
     """Make the error for a document that cannot be used."""
-    return TableError(f"{storage.redact(uri)}: this file is damaged: {found}; {advice}")
+    return TableError(f"{objects.redact(uri)}: this file is damaged: {found}; {advice}")
 
 
 def list_numbered(
@@ -74,7 +74,7 @@ def list_numbered(
     People and their tools leave files anywhere: ``README``, ``.DS_Store``, ``Thumbs.db``.
     """
     name = re.compile(re.escape(folder + "/") + pattern)
-    for info in storage.list_objects(folder, start_after=start_after):
+    for info in objects.list_objects(folder, start_after=start_after):
         found = name.fullmatch(info.uri)
         if found:
             yield int(found[1]), info.uri
@@ -86,7 +86,7 @@ def list_numbered(
 def warn_of_stranger(uri: str) -> None:
     """Say that a file is none of ours."""
     _logger.warning(
-        "%s: this is no file of the table's and is passed over; move it away", storage.redact(uri)
+        "%s: this is no file of the table's and is passed over; move it away", objects.redact(uri)
     )
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.codes import STAGES, Stage, stage_of
-from dsvl_pipeline.table.log import Snapshot, read_snapshot
+from dsvl_pipeline.store import objects
+from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.part import Receipt
 from dsvl_pipeline.table.reader import read_parts
 from dsvl_pipeline.table.schema import LOGICAL_KEY, output_schema
+from dsvl_pipeline.table.snapshot import Snapshot
 
 _COLUMNS = (
     *LOGICAL_KEY,
@@ -125,10 +126,10 @@ def _scan(snapshot: Snapshot, parts: Iterable[Receipt], selection: Selection) ->
         return selection.rows(read_parts(snapshot, [part], _COLUMNS))
 
     concerned = [part for part in parts if selection.row_ids or _has_failures(part)]
-    with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+    with ThreadPoolExecutor(objects.NUM_THREADS) as threads:
         # So many at a time: all results of one map would wait in memory.
-        for start in range(0, len(concerned), storage.NUM_THREADS):
-            yield from threads.map(rows_of, concerned[start : start + storage.NUM_THREADS])
+        for start in range(0, len(concerned), objects.NUM_THREADS):
+            yield from threads.map(rows_of, concerned[start : start + objects.NUM_THREADS])
 
 
 def _has_failures(part: Receipt) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import PositiveInt
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import NotFoundError, TableError
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.claim import claim
 from dsvl_pipeline.table.document import as_record, damaged, list_numbered, load
 
@@ -41,12 +41,12 @@ def create_format(uri: str, *, num_shards: int) -> TableFormat:
     Raises:
         TableError: It is damaged, not known to this version, or missing beside a log.
     """
-    if not storage.exists(_format_uri(uri)):
-        for _, entry in list_numbered(storage.join(uri, "_dsvl", "log")):
+    if not objects.exists(_format_uri(uri)):
+        for _, entry in list_numbered(objects.join(uri, "_dsvl", "log")):
             # Rows are found by their shard, so another number of shards would double them.
             raise TableError(
-                f"{storage.redact(_format_uri(uri))}: this file is missing, but the table's log is "
-                f"there ({storage.redact(entry)}); {_ADVICE}"
+                f"{objects.redact(_format_uri(uri))}: this file is missing, but the table's log is "
+                f"there ({objects.redact(entry)}); {_ADVICE}"
             )
     token = uuid.uuid4().hex
     wanted = {
@@ -66,10 +66,10 @@ def read_format(uri: str) -> TableFormat:
         TableError: It is damaged, or its layout is not known to this version.
     """
     try:
-        body = storage.read(_format_uri(uri))
+        body = objects.read(_format_uri(uri))
     except NotFoundError as error:
         raise NotFoundError(
-            f"{storage.redact(uri)}: there is no table here (no _dsvl/format.json)"
+            f"{objects.redact(uri)}: there is no table here (no _dsvl/format.json)"
         ) from error
     return _checked_format(uri, load(_format_uri(uri), body, advice=_ADVICE))
 
@@ -78,7 +78,7 @@ def _checked_format(uri: str, document: Mapping[str, Any]) -> TableFormat:
     layout = document.get("layout_version")
     if isinstance(layout, int) and layout > LAYOUT_VERSION:
         raise TableError(
-            f"{storage.redact(uri)}: the table has layout {layout}, but this "
+            f"{objects.redact(uri)}: the table has layout {layout}, but this "
             f"version of dsvl-pipeline knows layout {LAYOUT_VERSION}; upgrade it"
         )
     if layout != LAYOUT_VERSION:
@@ -87,4 +87,4 @@ def _checked_format(uri: str, document: Mapping[str, Any]) -> TableFormat:
 
 
 def _format_uri(uri: str) -> str:
-    return storage.join(uri, "_dsvl", "format.json")
+    return objects.join(uri, "_dsvl", "format.json")

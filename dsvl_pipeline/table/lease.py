@@ -25,8 +25,8 @@ from pathlib import Path
 
 from pydantic import AwareDatetime
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import LeaseError, NotFoundError, StorageError, TableError
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.claim import claim
 from dsvl_pipeline.table.document import as_record, list_numbered, load
 
@@ -127,7 +127,7 @@ class Lease:
         claim(_lease_uri(uri, wanted.number), asdict(wanted), advice="start again")
         holder = _read_holder(uri, wanted.number, time_s)  # also where the store says: yours
         if holder.token != wanted.token:
-            raise LeaseError(f"{storage.redact(uri)}: {holder} took the table at the same moment")
+            raise LeaseError(f"{objects.redact(uri)}: {holder} took the table at the same moment")
         return cls(uri, holder)
 
     def check(self) -> None:
@@ -140,7 +140,7 @@ class Lease:
         if number:
             holder = _read_holder(self._uri, number, self._holder.time_s)
             raise LeaseError(
-                f"{storage.redact(self._uri)}: {holder} took over, because this driver gave no "
+                f"{objects.redact(self._uri)}: {holder} took over, because this driver gave no "
                 f"sign of life for {self._holder.time_s:g} s; what was committed is safe; let the "
                 "other run finish, then run again"
             )
@@ -148,7 +148,7 @@ class Lease:
         if self._is_lost or standing.token != self._holder.token:
             self._is_lost = True
             raise LeaseError(
-                f"{storage.redact(_lease_uri(self._uri, self.number))}: this driver was told that "
+                f"{objects.redact(_lease_uri(self._uri, self.number))}: this driver was told that "
                 f"the lease is its own, but the file now names {standing}; {TWO_WINNERS}"
             )
 
@@ -179,7 +179,7 @@ class Lease:
     def _renew(self, *, is_released: bool = False) -> None:
         self._count += 1
         sign = {"count": self._count, "renewed_at": _now(), "is_released": is_released}
-        storage.put(_renewed_uri(self._uri, self.number), json.dumps(sign).encode())
+        objects.put(_renewed_uri(self._uri, self.number), json.dumps(sign).encode())
 
 
 def wait_until_free(uri: str, *, time_s: float, is_patient: bool = True) -> int:
@@ -221,12 +221,12 @@ def _wait_for_end(uri: str, holder: Holder, *, is_patient: bool) -> None:
             return
         if sign != first or _was_renewed_just_now(holder, sign):
             raise LeaseError(
-                f"{storage.redact(uri)}: {holder} is writing this table; wait until it ends, or "
+                f"{objects.redact(uri)}: {holder} is writing this table; wait until it ends, or "
                 "stop it"
             )
         if not is_patient:
             raise LeaseError(
-                f"{storage.redact(uri)}: {holder} has not given the table back, and whether it is "
+                f"{objects.redact(uri)}: {holder} has not given the table back, and whether it is "
                 "alive was not waited for"
             )
         waited_s = time.monotonic() - started
@@ -236,7 +236,7 @@ def _wait_for_end(uri: str, holder: Holder, *, is_patient: bool) -> None:
             has_warned = True
             _logger.warning(
                 "%s: the last run did not end well: %s; waiting up to %g s for a sign of life",
-                storage.redact(uri),
+                objects.redact(uri),
                 holder,
                 holder.time_s,
             )
@@ -266,7 +266,7 @@ def _read_holder(uri: str, number: int, time_s: float) -> Holder:
     """
     place = _lease_uri(uri, number)
     try:
-        document = load(place, storage.read(place), advice=_PASSED_OVER)
+        document = load(place, objects.read(place), advice=_PASSED_OVER)
         return as_record(Holder, place, document, advice=_PASSED_OVER)
     except (NotFoundError, TableError) as error:
         _logger.warning("%s", error)
@@ -286,7 +286,7 @@ def _read_holder(uri: str, number: int, time_s: float) -> Holder:
 def _last_sign(uri: str, number: int) -> _Sign | None:
     place = _renewed_uri(uri, number)
     try:
-        body = storage.read(place)
+        body = objects.read(place)
     except NotFoundError:  # it died, or is slow, between its claim and its first renewal
         return None
     try:
@@ -299,19 +299,19 @@ def _last_sign(uri: str, number: int) -> _Sign | None:
 
 def _highest_number(uri: str, start_after: int = 0) -> int:
     """Find the highest claimed number above one; 0 if there is none."""
-    folder = storage.join(uri, "_dsvl", "lease")
+    folder = objects.join(uri, "_dsvl", "lease")
     # Sorts after "00000001.json" and "00000001.renewed.json".
-    after = storage.join(folder, f"{start_after:08d}.~")
+    after = objects.join(folder, f"{start_after:08d}.~")
     found = list_numbered(folder, pattern=r"(\d{8})(?:\.renewed)?\.json", start_after=after)
     return max((number for number, _ in found), default=0)
 
 
 def _lease_uri(uri: str, number: int) -> str:
-    return storage.join(uri, "_dsvl", "lease", f"{number:08d}.json")
+    return objects.join(uri, "_dsvl", "lease", f"{number:08d}.json")
 
 
 def _renewed_uri(uri: str, number: int) -> str:
-    return storage.join(uri, "_dsvl", "lease", f"{number:08d}.renewed.json")
+    return objects.join(uri, "_dsvl", "lease", f"{number:08d}.renewed.json")
 
 
 def _now() -> str:

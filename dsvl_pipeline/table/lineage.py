@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import NotFoundError, TableError
-from dsvl_pipeline.table import openlineage
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.document import as_record, load
 
 _logger = logging.getLogger(__name__)
@@ -66,10 +65,9 @@ class RunManifest:
 
 
 def write_run(table_uri: str, manifest: RunManifest) -> None:
-    """Write a run's manifest, in the place of the one it wrote before, and tell OpenLineage."""
+    """Write a run's manifest, in the place of the one it wrote before."""
     body = json.dumps(_redacted(asdict(manifest)), indent=1).encode()
-    storage.put(_run_uri(table_uri, manifest.run_id), body)
-    openlineage.emit(table_uri, manifest)
+    objects.put(_run_uri(table_uri, manifest.run_id), body)
 
 
 def read_run(table_uri: str, run_id: str) -> RunManifest | None:
@@ -84,7 +82,7 @@ def read_run(table_uri: str, run_id: str) -> RunManifest | None:
         return None
     uri = _run_uri(table_uri, run_id)
     try:
-        body = storage.read(uri)
+        body = objects.read(uri)
     except NotFoundError:
         return None
     advice = "restore it from a copy, or delete it: the table itself does not need it"
@@ -102,7 +100,7 @@ def known_run(table_uri: str, run_id: str | None) -> RunManifest | None:
 
 def latest_runs(table_uri: str, most: int) -> Iterator[RunManifest]:
     """Read the manifests that were written last, the newest first."""
-    found = storage.list_objects(storage.join(table_uri, "_dsvl", "runs"))
+    found = objects.list_objects(objects.join(table_uri, "_dsvl", "runs"))
     found = (info for info in found if info.uri.endswith(".json"))
     for info in heapq.nlargest(most, found, key=lambda info: info.mtime_ns):
         run = known_run(table_uri, info.uri.rpartition("/")[2].removesuffix(".json"))
@@ -111,13 +109,13 @@ def latest_runs(table_uri: str, most: int) -> Iterator[RunManifest]:
 
 
 def _run_uri(table_uri: str, run_id: str) -> str:
-    return storage.join(table_uri, "_dsvl", "runs", f"{run_id}.json")
+    return objects.join(table_uri, "_dsvl", "runs", f"{run_id}.json")
 
 
 def _redacted(value: Any) -> Any:
     match value:
         case str():
-            return storage.redact_text(value)
+            return objects.redact_text(value)
         case Mapping():
             return {name: _redacted(item) for name, item in value.items()}
         case list() | tuple():

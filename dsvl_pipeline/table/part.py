@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import NotFoundError, PartError, StorageError
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.schema import LOGICAL_KEY, REPEATED, logical_key
 from dsvl_pipeline.wording import amount
 
@@ -95,7 +95,7 @@ def write_part(
     body = sink.getvalue().to_pybytes()
     # No "shard=": readers of the plain directory would make a column of it.
     path = f"data/{shard:05d}/{lease:08d}-{uuid.uuid4().hex}.parquet"
-    storage.put(storage.join(table_uri, path), body)
+    objects.put(objects.join(table_uri, path), body)
     return Receipt(
         path=path,
         shard=shard,
@@ -140,9 +140,9 @@ def _read_whole(
     is_superseded_ok: bool = True,
     is_leaving: bool = False,
 ) -> tuple[pa.Table, pa.Schema]:
-    uri = storage.join(table_uri, receipt.path)
+    uri = objects.join(table_uri, receipt.path)
     try:
-        body = _read_wherever(table_uri, receipt.path) if is_superseded_ok else storage.read(uri)
+        body = _read_wherever(table_uri, receipt.path) if is_superseded_ok else objects.read(uri)
     except NotFoundError as error:
         raise _missing(table_uri, receipt.path) from error
     # Neither the store nor the client notices a flipped byte.
@@ -152,7 +152,7 @@ def _read_whole(
             found = f"it has {amount(len(body), 'byte')}, but {receipt.num_bytes} were committed"
         raise _damaged(table_uri, receipt, found)
     if is_leaving:
-        storage.put(superseded_uri(table_uri, receipt.path), body)
+        objects.put(superseded_uri(table_uri, receipt.path), body)
     try:
         return _parse(pa.BufferReader(body), columns)
     except (pa.ArrowException, OSError) as error:
@@ -162,7 +162,7 @@ def _read_whole(
 def _missing(table_uri: str, path: str) -> PartError:
     found = "this part is in the log but not on the store"
     return PartError(
-        f"{storage.redact(storage.join(table_uri, path))}: {found}; an earlier version of the "
+        f"{objects.redact(objects.join(table_uri, path))}: {found}; an earlier version of the "
         "table can be read until `dsvl vacuum` removes it; for the last one, "
         f"{_advice(table_uri)}",
         found,
@@ -170,14 +170,14 @@ def _missing(table_uri: str, path: str) -> PartError:
 
 
 def _damaged(table_uri: str, receipt: Receipt, what: str) -> PartError:
-    uri = storage.redact(storage.join(table_uri, receipt.path))
+    uri = objects.redact(objects.join(table_uri, receipt.path))
     found = f"the file is damaged: {what}"
     return PartError(f"{uri}: {found}; {_advice(table_uri)}", found)
 
 
 def _advice(table_uri: str) -> str:
     return (
-        f"restore it from a copy, or let `dsvl repair {storage.redact(table_uri)}` take it out of "
+        f"restore it from a copy, or let `dsvl repair {objects.redact(table_uri)}` take it out of "
         "the log: the next run of the job then computes its rows again"
     )
 
@@ -205,7 +205,7 @@ def read_with_schema(
     """Read columns as `read_columns` does, and at no cost the schema of the whole part."""
     if receipt.num_bytes <= _WHOLE_BYTES:
         return _read_whole(table_uri, receipt, columns)
-    uri = storage.join(table_uri, receipt.path)
+    uri = objects.join(table_uri, receipt.path)
     try:
         try:
             file = _Ranges(uri, receipt.num_bytes)
@@ -222,7 +222,7 @@ def read_with_schema(
         return _read_whole(table_uri, receipt, columns)
     except StorageError as error:
         # Where a file is too short, a store refuses the range, as if it could not be read now.
-        size = storage.stat(uri).size
+        size = objects.stat(uri).size
         if size == receipt.num_bytes:
             raise
         found = f"it has {amount(size, 'byte')}, but {receipt.num_bytes} were committed"
@@ -241,7 +241,7 @@ class _Ranges(io.RawIOBase):
     def __init__(self, uri: str, size: int) -> None:
         self._uri, self._size, self._at = uri, size, 0
         self._tail_at = max(0, size - _FOOTER_BYTES)
-        self._tail = storage.read_range(uri, self._tail_at, size - self._tail_at)
+        self._tail = objects.read_range(uri, self._tail_at, size - self._tail_at)
 
     def readable(self) -> bool:
         return True
@@ -266,7 +266,7 @@ class _Ranges(io.RawIOBase):
             start = self._at - self._tail_at
             data = self._tail[start : start + length]
         else:
-            data = storage.read_range(self._uri, self._at, length)
+            data = objects.read_range(self._uri, self._at, length)
         self._at += len(data)
         return data
 
@@ -278,16 +278,16 @@ def keep_superseded(table_uri: str, path: str) -> None:
         PartError: It is missing.
     """
     try:
-        body = storage.read(storage.join(table_uri, path))
+        body = objects.read(objects.join(table_uri, path))
     except NotFoundError as error:
         raise _missing(table_uri, path) from error
-    storage.put(superseded_uri(table_uri, path), body)
+    objects.put(superseded_uri(table_uri, path), body)
 
 
 def read_superseded(table_uri: str, receipt: Receipt) -> bytes | None:
     """Read the copy of a part that had left the table; None if there is none, or a damaged one."""
     try:
-        body = storage.read(superseded_uri(table_uri, receipt.path))
+        body = objects.read(superseded_uri(table_uri, receipt.path))
     except NotFoundError:
         return None
     return body if hashlib.sha256(body).hexdigest() == receipt.sha256 else None
@@ -295,20 +295,20 @@ def read_superseded(table_uri: str, receipt: Receipt) -> bytes | None:
 
 def superseded_uri(table_uri: str, path: str | None = None) -> str:
     """Name the place of a part that has left the table, or of all of them."""
-    folder = storage.join(table_uri, "_dsvl", "superseded")
-    return folder if path is None else storage.join(folder, path)
+    folder = objects.join(table_uri, "_dsvl", "superseded")
+    return folder if path is None else objects.join(folder, path)
 
 
 def _read_wherever(table_uri: str, path: str) -> bytes:
     try:
-        return storage.read(storage.join(table_uri, path))
+        return objects.read(objects.join(table_uri, path))
     except NotFoundError:
-        return storage.read(superseded_uri(table_uri, path))
+        return objects.read(superseded_uri(table_uri, path))
 
 
 def read_keys(table_uri: str, path: str) -> pa.Table:
     """Read the logical keys of a part, committed or not."""
-    return _parse(pa.BufferReader(storage.read(storage.join(table_uri, path))), LOGICAL_KEY)[0]
+    return _parse(pa.BufferReader(objects.read(objects.join(table_uri, path))), LOGICAL_KEY)[0]
 
 
 def part_metadata(rows: pa.Table) -> dict[str, str]:

@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dsvl_pipeline import storage
-from dsvl_pipeline.columns import convert, holding_all
 from dsvl_pipeline.errors import TableError
-from dsvl_pipeline.table.log import Snapshot, read_snapshot, total_statuses
+from dsvl_pipeline.job.columns import convert, holding_all
+from dsvl_pipeline.store import objects
+from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.part import Receipt, read_columns, read_part, read_with_schema
 from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
+from dsvl_pipeline.table.snapshot import Snapshot, total_statuses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,7 @@ def committed_parts(
                 rows = rows.append_column(name, pa.nulls(rows.num_rows, ours.field(name).type))
         return receipt.path, rows.replace_schema_metadata(None), schema
 
-    with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+    with ThreadPoolExecutor(objects.NUM_THREADS) as threads:
         yield from threads.map(read, snapshot.in_shard(shard))
 
 
@@ -128,7 +129,7 @@ def read_parts(
     A column that was carried from inputs of different types, none of which holds the others (text
     from JSONL, later numbers from Parquet), is text.
     """
-    with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+    with ThreadPoolExecutor(objects.NUM_THREADS) as threads:
         read = threads.map(lambda r: read_one(snapshot.uri, r, columns), receipts)
         tables = [table.replace_schema_metadata(None) for table in read]
     rows = join_rows(tables or [output_schema().empty_table()])
@@ -141,7 +142,7 @@ def read_parts(
         if name not in rows.column_names:
             if name not in ours.names:
                 raise TableError(
-                    f"{storage.redact(snapshot.uri)}: no part has a column {name!r}; "
+                    f"{objects.redact(snapshot.uri)}: no part has a column {name!r}; "
                     f"the output's own columns are {', '.join(ours.names)}"
                 )
             field = ours.field(name)

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import ConfigError, PartError
+from dsvl_pipeline.store import objects
+from dsvl_pipeline.table.checkpoints import repair_checkpoints
 from dsvl_pipeline.table.format import read_format
-from dsvl_pipeline.table.log import read_snapshot, repair_checkpoints
+from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.part import Receipt, read_part, read_superseded
 from dsvl_pipeline.table.schema import LOGICAL_KEY
 from dsvl_pipeline.table.writer import TableWriter
@@ -91,11 +92,11 @@ def repair(uri: str, *, is_dry: bool = False, is_sure: bool = False) -> Repair:
         return _result(len(snapshot.parts), found, checkpoints)
     planned = _result(len(snapshot.parts), found, checkpoints)
     if planned.is_large and not is_sure:
-        place = storage.redact(uri)
+        place = objects.redact(uri)
         raise ConfigError(
             f"{place}: {len(planned.dropped):,} of {amount(planned.num_parts, 'part')} are missing "
             f"or damaged, first {planned.dropped[0].part.path}; nothing was changed. Was "
-            f"{storage.join(place, 'data')} moved, or restored only in part? Then put it back. "
+            f"{objects.join(place, 'data')} moved, or restored only in part? Then put it back. "
             f"`dsvl repair {shlex.quote(place)} --dry-run` names them all; where they are lost, "
             f"--yes drops them ({amount(planned.num_rows, 'row')})"
         )
@@ -110,7 +111,7 @@ def repair(uri: str, *, is_dry: bool = False, is_sure: bool = False) -> Repair:
         for damage in found:
             body = read_superseded(uri, damage.part) if damage.is_restorable else None
             if body is not None:
-                storage.put(storage.join(uri, damage.part.path), body)
+                objects.put(objects.join(uri, damage.part.path), body)
         writer.drop([damage.part.path for damage in found if not damage.is_restorable])
         if checkpoints:
             writer.confirm()
@@ -128,7 +129,7 @@ def _damages(uri: str, parts: Iterable[Receipt]) -> list[Damage]:
             return Damage(part=part, what=error.found, is_restorable=is_restorable)
         return None
 
-    with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+    with ThreadPoolExecutor(objects.NUM_THREADS) as threads:
         return [damage for damage in threads.map(look, parts) if damage is not None]
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsvl_pipeline.errors import ConfigError
-from dsvl_pipeline.fields import FieldType
+from dsvl_pipeline.job.fields import FieldType
 
 LOGICAL_KEY = ("row_id", "page_index", "prompt_id")
 """Unique in a table."""

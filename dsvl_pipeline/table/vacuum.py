@@ -16,13 +16,14 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import LeaseError
-from dsvl_pipeline.stores.local import remove_temporaries
+from dsvl_pipeline.store import objects
+from dsvl_pipeline.store.local import remove_temporaries
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.lease import LEASE_TIME_S, Lease, is_released, wait_until_free
-from dsvl_pipeline.table.log import Author, Log, Snapshot, read_snapshot
+from dsvl_pipeline.table.log import Log, read_snapshot
 from dsvl_pipeline.table.part import lease_of, superseded_uri
+from dsvl_pipeline.table.snapshot import Author, Snapshot
 
 GRACE_S = 7 * 24 * 3600.0
 """A reader that began with an earlier version may still want it."""
@@ -33,22 +34,22 @@ _CLOCKS_APART_S = 60.0
 _logger = logging.getLogger(__name__)
 
 
-def list_parts(uri: str) -> Iterator[storage.ObjectInfo]:
+def list_parts(uri: str) -> Iterator[objects.ObjectInfo]:
     """Yield what has a part's name below ``data/``, logged or not."""
-    for info in storage.list_objects(storage.join(uri, "data")):
+    for info in objects.list_objects(objects.join(uri, "data")):
         if lease_of(info.uri):
             yield info
 
 
 def unlogged(
-    parts: Iterable[storage.ObjectInfo], snapshot: Snapshot
-) -> Iterator[storage.ObjectInfo]:
+    parts: Iterable[objects.ObjectInfo], snapshot: Snapshot
+) -> Iterator[objects.ObjectInfo]:
     """Yield those of some parts that a table does not name."""
     prefix = snapshot.uri.rstrip("/") + "/"
     return (info for info in parts if info.uri.removeprefix(prefix) not in snapshot.parts)
 
 
-def vacuum(uri: str, *, grace_s: float = GRACE_S, is_dry: bool = False) -> list[storage.ObjectInfo]:
+def vacuum(uri: str, *, grace_s: float = GRACE_S, is_dry: bool = False) -> list[objects.ObjectInfo]:
     """Delete what the table as it is does not need, and tell which parts that was.
 
     That is: unlogged parts, copies of those that only earlier versions name, and local temporary
@@ -68,10 +69,10 @@ def vacuum(uri: str, *, grace_s: float = GRACE_S, is_dry: bool = False) -> list[
     now_ns = time.time_ns() if is_dry else _now_ns(uri)
     oldest_ns = now_ns - int(grace_s * 1e9)
     found = _lost(uri, list(list_parts(uri)), oldest_ns, is_dry=is_dry)
-    superseded = storage.list_objects(superseded_uri(uri))
+    superseded = objects.list_objects(superseded_uri(uri))
     found += [info for info in superseded if lease_of(info.uri) and info.mtime_ns < oldest_ns]
     if not is_dry:
-        storage.delete(info.uri for info in found)
+        objects.delete(info.uri for info in found)
         if not uri.startswith("s3://"):
             # No lease says whose they are, so nothing but their age keeps those of a living writer.
             remove_temporaries(uri, oldest_ns=min(oldest_ns, now_ns - int(LEAST_GRACE_S * 1e9)))
@@ -79,8 +80,8 @@ def vacuum(uri: str, *, grace_s: float = GRACE_S, is_dry: bool = False) -> list[
 
 
 def _lost(
-    uri: str, parts: list[storage.ObjectInfo], oldest_ns: int, *, is_dry: bool
-) -> list[storage.ObjectInfo]:
+    uri: str, parts: list[objects.ObjectInfo], oldest_ns: int, *, is_dry: bool
+) -> list[objects.ObjectInfo]:
     """Give those of some parts that no driver can commit any more; make sure of that if need be.
 
     A driver that has not given its lease back may be alive: for young parts it is left alone.
@@ -119,12 +120,12 @@ def _take_over(uri: str) -> tuple[Snapshot, int]:
 
 def _now_ns(uri: str) -> int:
     """Ask the store for the time; say so where this machine's differs, as people count by that."""
-    now_ns = storage.now_ns(storage.join(uri, "_dsvl"))
+    now_ns = objects.now_ns(objects.join(uri, "_dsvl"))
     apart_s = abs(time.time_ns() - now_ns) / 1e9
     if apart_s > _CLOCKS_APART_S:
         _logger.warning(
             "%s: this machine's clock and the store's are %.0f s apart; the store's counts",
-            storage.redact(uri),
+            objects.redact(uri),
             apart_s,
         )
     return now_ns

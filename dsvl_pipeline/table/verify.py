@@ -11,15 +11,17 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dsvl_pipeline import keys, storage
+from dsvl_pipeline import keys
 from dsvl_pipeline.errors import PartError, TableError
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table import lineage
 from dsvl_pipeline.table.document import warn_of_stranger
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.lease import is_released
-from dsvl_pipeline.table.log import Snapshot, read_snapshot
+from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.part import Receipt, keys_digest, read_part
 from dsvl_pipeline.table.schema import LOGICAL_KEY, logical_key, output_schema
+from dsvl_pipeline.table.snapshot import Snapshot
 from dsvl_pipeline.table.vacuum import list_parts, unlogged
 from dsvl_pipeline.wording import amount
 
@@ -142,7 +144,7 @@ def _read_shard(
         return rows, list(_check_part(rows, receipt))
 
     tables = []
-    with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+    with ThreadPoolExecutor(objects.NUM_THREADS) as threads:
         for rows, found in threads.map(read, receipts):
             problems += found
             if rows is not None:
@@ -192,7 +194,7 @@ def check_files(snapshot: Snapshot, *, is_at_rest: bool) -> Iterator[Problem]:
         is_at_rest: Whether no run is at work, and none left parts that it had not committed.
     """
     names = {path.rpartition("/")[2] for path in snapshot.parts}
-    for info in storage.list_objects(storage.join(snapshot.uri, "data")):
+    for info in objects.list_objects(objects.join(snapshot.uri, "data")):
         path = info.uri.removeprefix(snapshot.uri.rstrip("/") + "/")
         if path in snapshot.parts or (_HIDDEN.search(path) and not path.endswith(".parquet")):
             continue
@@ -209,8 +211,8 @@ def check_files(snapshot: Snapshot, *, is_at_rest: bool) -> Iterator[Problem]:
                 "data/ as it is see rows that are not in the table; `dsvl vacuum`, or the next "
                 "run's good end, deletes it",
             )
-    folder = storage.join(snapshot.uri, "_dsvl")
-    for info in storage.list_objects(folder):
+    folder = objects.join(snapshot.uri, "_dsvl")
+    for info in objects.list_objects(folder):
         if not _BOOKKEEPING.fullmatch(info.uri.removeprefix(folder + "/")):
             warn_of_stranger(info.uri)
 

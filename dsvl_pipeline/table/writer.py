@@ -9,12 +9,13 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dsvl_pipeline import keys, storage
+from dsvl_pipeline import keys
 from dsvl_pipeline.errors import AccessError, ConfigError
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.claim import check_claims
 from dsvl_pipeline.table.format import create_format, read_format
 from dsvl_pipeline.table.lease import LEASE_TIME_S, Lease
-from dsvl_pipeline.table.log import Author, Log, Operation, Snapshot
+from dsvl_pipeline.table.log import Log
 from dsvl_pipeline.table.part import (
     Receipt,
     keep_superseded,
@@ -25,6 +26,7 @@ from dsvl_pipeline.table.part import (
     write_part,
 )
 from dsvl_pipeline.table.schema import LOGICAL_KEY, logical_key
+from dsvl_pipeline.table.snapshot import Author, Operation, Snapshot
 from dsvl_pipeline.table.vacuum import list_parts, unlogged
 
 
@@ -168,14 +170,14 @@ class TableWriter:
         if not paths:
             return
         self.check()
-        left = [path for path in paths if storage.exists(storage.join(self.uri, path))]
+        left = [path for path in paths if objects.exists(objects.join(self.uri, path))]
         self._keep_superseded(left)
         while not self._log.append((), paths):
             pass
 
     def _keep_superseded(self, paths: Sequence[str]) -> None:
         """Copy what leaves the table, so that earlier versions stay readable after a good end."""
-        with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+        with ThreadPoolExecutor(objects.NUM_THREADS) as threads:
             for _ in threads.map(lambda path: keep_superseded(self.uri, path), paths):
                 pass
 
@@ -218,8 +220,8 @@ class TableWriter:
             if lease_of(info.uri) <= self.lease_number
         ]
         self.confirm()
-        storage.delete(leftovers)
-        storage.delete(ours)
+        objects.delete(leftovers)
+        objects.delete(ours)
         self.close()
 
     def close(self) -> None:
@@ -254,7 +256,7 @@ class TableWriter:
         # Runs go shard by shard, so the keys of one shard are what is worth keeping in memory.
         self._keys = {path: known for path, known in self._keys.items() if path in concerned}
         gone = logical_key(superseded).combine_chunks()
-        with ThreadPoolExecutor(storage.NUM_THREADS) as threads:
+        with ThreadPoolExecutor(objects.NUM_THREADS) as threads:
             unknown = [concerned[path] for path in concerned if path not in self._keys]
             found = threads.map(lambda receipt: self._read_keys(receipt), unknown)
             self._keys |= zip((receipt.path for receipt in unknown), found, strict=True)
@@ -291,16 +293,16 @@ def refuse_strangers(uri: str) -> None:
     """
     try:
         # One object is enough to tell: a table's own sort first, but for names in capitals.
-        found = next(storage.list_objects(uri), None)
-        ours = storage.join(uri, "_dsvl")
+        found = next(objects.list_objects(uri), None)
+        ours = objects.join(uri, "_dsvl")
         if found is None or found.uri.startswith(ours + "/"):
             return
-        if storage.exists(storage.join(ours, "format.json")):
+        if objects.exists(objects.join(ours, "format.json")):
             return
     except AccessError as error:
         raise ConfigError(f"output.uri: cannot be read: {error}") from error
     raise ConfigError(
-        f"output.uri: {storage.redact(uri)} is neither empty nor a table (it has no "
-        f"_dsvl/format.json); it holds {storage.redact(found.uri)}; give a new or empty directory "
+        f"output.uri: {objects.redact(uri)} is neither empty nor a table (it has no "
+        f"_dsvl/format.json); it holds {objects.redact(found.uri)}; give a new or empty directory "
         "or prefix, or move away what is there"
     )

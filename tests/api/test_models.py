@@ -11,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 import dsvl_pipeline
-from dsvl_pipeline.engine import memory
+from dsvl_pipeline.engine.device import memory
 from dsvl_pipeline.errors import CheckpointError, PromptError
 from tests.api.examples import FAMILIES, family_name, user, write_pictures
 from tests.checkpoints import EOS_TOKEN_ID, NUM_IMAGE_TOKENS, write_checkpoint

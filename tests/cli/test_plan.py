@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dsvl_pipeline.cli.main import main
-from dsvl_pipeline.pipeline.preview import explain
-from tests.pipeline.jobs import fake_job, jpeg, parse
+from dsvl_pipeline.run.preview import explain
+from tests.jobs import fake_job, jpeg, parse
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dsvl_pipeline.cli import progress
-from dsvl_pipeline.pipeline.progress import Progress
+from dsvl_pipeline.run.progress import Progress
 
 
 def at(**changes: Any) -> Progress:

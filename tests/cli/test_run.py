@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 
 from dsvl_pipeline.cli import main
-from dsvl_pipeline.config import JobConfig
 from dsvl_pipeline.errors import RunStoppedError
-from dsvl_pipeline.pipeline.progress import Progress
-from dsvl_pipeline.pipeline.run import RunSummary
+from dsvl_pipeline.job.config import JobConfig
+from dsvl_pipeline.run.progress import Progress
+from dsvl_pipeline.run.summary import RunSummary
 from dsvl_pipeline.sources.skips import Skipped
 
 JOB = """\
@@ -29,10 +29,10 @@ output: {uri: out/try}
 
 
 class StandIn(ModuleType):
-    """Takes the place of ``pipeline.run``, remembers how it was called."""
+    """Takes the place of ``run.run``, remembers how it was called."""
 
     def __init__(self) -> None:
-        super().__init__("dsvl_pipeline.pipeline.run")
+        super().__init__("dsvl_pipeline.run.run")
         self.calls: list[tuple[JobConfig, dict[str, Any]]] = []
         self.error: Exception | None = None
         self.changes: dict[str, Any] = {}

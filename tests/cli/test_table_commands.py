@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.cli import main
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table import part
 from dsvl_pipeline.table.lineage import RunManifest, write_run
 from dsvl_pipeline.table.log import read_snapshot
@@ -168,13 +168,13 @@ def test_report_shows_local_pictures(
 ) -> None:
     """Images and pages are read again; what is not there, not a picture or not local is not."""
     asked: list[str] = []
-    read = storage.read
+    read = objects.read
 
     def noting_read(uri: str, *, max_bytes: int | None = None) -> bytes:
         asked.append(uri)
         return read(uri, max_bytes=max_bytes)
 
-    monkeypatch.setattr(storage, "read", noting_read)
+    monkeypatch.setattr(objects, "read", noting_read)
     samples = Path("dsvl_pipeline/demo/samples").resolve()
     names = ["page-sign.bmp", "handbook.pdf", "broken.jpg", "gone.png"]
     uris = [*(str(samples / name) for name in names), "s3://bucket/a.png"]

@@ -15,7 +15,7 @@ from dsvl_pipeline import hub
 from dsvl_pipeline.api.models import DeepseekVLHybridForConditionalGeneration
 from dsvl_pipeline.api.processors import DeepseekVLHybridProcessor
 from dsvl_pipeline.engine.engine import ModelEngine
-from dsvl_pipeline.processor import image
+from dsvl_pipeline.processor import decode
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.records import EngineConfig, SamplingParams
 from tools import demo_samples
@@ -105,7 +105,7 @@ def test_the_samples_are_those_that_the_script_draws() -> None:
     assert drawn.keys() == shipped.keys()
     assert sum(map(len, shipped.values())) < 400_000
     for name in [*demo_samples.PAGES, *demo_samples.SCENES]:
-        ours, theirs = (np.asarray(image.decode(files[name])) for files in (drawn, shipped))
+        ours, theirs = (np.asarray(decode.decode(files[name])) for files in (drawn, shipped))
         assert ours.shape == theirs.shape, name
         difference = np.abs(ours.astype(int) - theirs.astype(int)).mean()
         assert difference < 2, name  # of 255; typefaces are smoothed in their own way

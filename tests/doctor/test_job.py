@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.doctor.finding import Finding
 from dsvl_pipeline.doctor.job import check_job
-from dsvl_pipeline.stores.s3 import S3Store
-from tests.pipeline.jobs import fake_job, parse, write_manifest
+from dsvl_pipeline.store import objects
+from dsvl_pipeline.store.s3 import S3Store
+from tests.jobs import fake_job, parse, write_manifest
 from tests.submit.api_server import ApiServer, api_server
 
 DEMO = Path(__file__).resolve().parents[2] / "dsvl_pipeline" / "demo" / "checkpoint"
@@ -34,21 +34,21 @@ def findings(job: dict[str, Any]) -> dict[str, Finding]:
 
 def job_at(place: str, **changed: Any) -> dict[str, Any]:
     """A job of the fake engine, input and output below one place."""
-    source = write_manifest(storage.join(place, "in"), 3)
-    return fake_job(source, storage.join(place, "out")) | changed
+    source = write_manifest(objects.join(place, "in"), 3)
+    return fake_job(source, objects.join(place, "out")) | changed
 
 
 @pytest.mark.s3
 def test_a_good_store_is_told_to_be_good(s3_bucket: str) -> None:
     """And is left as it was."""
     job = job_at(s3_bucket)
-    before = list(storage.list_objects(s3_bucket))
+    before = list(objects.list_objects(s3_bucket))
     found = findings(job)
     assert {finding.grade for finding in found.values()} == {"ok"}
     assert found["credentials"].text.startswith("from env; endpoint http://127.0.0.1:")
     assert "the first row asks of row-00000" in found["input.manifest"].text
     assert "a second write to the same name refused" in found["output.uri"].text
-    assert list(storage.list_objects(s3_bucket)) == before
+    assert list(objects.list_objects(s3_bucket)) == before
 
 
 @pytest.mark.s3

@@ -13,7 +13,7 @@ from dsvl_pipeline.cli import main
 from dsvl_pipeline.doctor import machine
 from dsvl_pipeline.doctor.job import check_job
 from tests.doctor.test_job import job_at
-from tests.pipeline.jobs import parse
+from tests.jobs import parse
 
 GIB = 1 << 30
 Usage = namedtuple("Usage", "total used free")

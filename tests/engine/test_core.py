@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from dsvl_pipeline.engine import features
+from dsvl_pipeline.engine.device import features
 from dsvl_pipeline.errors import ConfigError, EngineError
 from dsvl_pipeline.records import ImageInput, Request
 from tests.engine.scripted import (

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dsvl_pipeline import hub
 from dsvl_pipeline.engine.core import EngineCore
-from dsvl_pipeline.engine.structured import Grammars
+from dsvl_pipeline.engine.schedule.structured import Grammars
 from dsvl_pipeline.model.checkpoint import load_model
 from dsvl_pipeline.model.config import read_image_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL

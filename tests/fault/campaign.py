@@ -25,7 +25,7 @@ import pyarrow.dataset
 import pytest
 from s3fs import S3FileSystem
 
-from dsvl_pipeline import storage
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import logical_key, payload_digest
@@ -33,7 +33,7 @@ from dsvl_pipeline.table.verify import verify
 from tests.environment import KEPT_WORKERS
 from tests.fault.cluster import LocalCluster
 from tests.fault.driver import Driver, DriverPool
-from tests.pipeline.jobs import fake_job, write_manifest
+from tests.jobs import fake_job, write_manifest
 from tests.quick_ray import quick_ray
 from tests.s3 import (
     FaultyServer,
@@ -229,8 +229,8 @@ class Campaign:
         folder = self._folder / f"scene-{self._number:04d}"
         folder.mkdir()
         home = self._server.uri if store == "s3" else str(self._folder)
-        source = self._source(storage.join(home, f"in-{job}"), job)
-        table = storage.join(home, f"scene-{self._number:04d}", "table")
+        source = self._source(objects.join(home, f"in-{job}"), job)
+        table = objects.join(home, f"scene-{self._number:04d}", "table")
         description = fake_job(source, table, mean_delay_s=0.03)
         description["output"] |= {"rows_per_part": 10, "seconds_per_part": 1, "num_shards": 2}
         description["cluster"] |= {"rows_per_batch": 5}
@@ -254,9 +254,9 @@ class Campaign:
             return write_manifest(folder, {"few": 24, "many": 80}[job])
         (sample,) = SAMPLE_PDF.glob("*.pdf")
         for number in range(4):
-            storage.put_if_absent(storage.join(folder, f"{number}.pdf"), sample.read_bytes())
-        source = write_manifest(storage.join(folder, "m"), 12)
-        return source | {"documents": storage.join(folder, "*.pdf")}
+            objects.put_if_absent(objects.join(folder, f"{number}.pdf"), sample.read_bytes())
+        source = write_manifest(objects.join(folder, "m"), 12)
+        return source | {"documents": objects.join(folder, "*.pdf")}
 
 
 @contextmanager
@@ -311,7 +311,7 @@ def check_table(table: str, wanted: pa.Table) -> None:
     assert not found.unlogged, f"parts that no log entry names: {found.unlogged}"
     assert found.last_run == "done", found.last_run
     parts = read_snapshot(table).parts
-    for info in storage.list_objects(table):
+    for info in objects.list_objects(table):
         name = info.uri.removeprefix(table + "/")
         assert name in parts or not name.startswith(("data/", "_dsvl/plan/")), f"debris: {name}"
 
@@ -326,7 +326,7 @@ def _check_rows(what: str, rows: pa.Table, wanted: pa.Table) -> None:
 
 def _plain_rows(table: str) -> pa.Table:
     """What a tool that knows nothing of the log sees."""
-    place, filesystem = storage.join(table, "data"), None
+    place, filesystem = objects.join(table, "data"), None
     if table.startswith("s3://"):
         place = place.removeprefix("s3://")
         filesystem = S3FileSystem(use_listings_cache=False)
@@ -334,8 +334,8 @@ def _plain_rows(table: str) -> pa.Table:
 
 
 def _copy(source: str, target: str) -> None:
-    for info in storage.list_objects(source):
-        storage.put(target + info.uri.removeprefix(source), storage.read(info.uri))
+    for info in objects.list_objects(source):
+        objects.put(target + info.uri.removeprefix(source), objects.read(info.uri))
 
 
 def _clear(scene: Scene, *, keep: bool) -> None:
@@ -344,4 +344,4 @@ def _clear(scene: Scene, *, keep: bool) -> None:
         driver.kill(9)
     if not keep:
         shutil.rmtree(scene.folder, ignore_errors=True)
-        storage.delete(info.uri for info in storage.list_objects(scene.table))
+        objects.delete(info.uri for info in objects.list_objects(scene.table))

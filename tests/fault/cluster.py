@@ -13,7 +13,7 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from dsvl_pipeline.pipeline.own_cluster import quick_workers
+from dsvl_pipeline.cluster.own_cluster import quick_workers
 from tests.quick_ray import few_processes
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 # A driver then starts in no time: it is forked from a process that has imported everything.
-_PROCESSES.set_forkserver_preload(["dsvl_pipeline.cli.main", "dsvl_pipeline.pipeline.run"])
+_PROCESSES.set_forkserver_preload(["dsvl_pipeline.cli.main", "dsvl_pipeline.run.run"])
 
 COMMIT_EVERY_S = 0.3
 """A run of some seconds must commit more than once, or a kill finds nothing half done."""
@@ -116,7 +116,7 @@ def _start() -> tuple[Any, Connection]:
 def _serve(connection: Connection, environment: dict[str, str]) -> None:
     """Run one job after the other, with frequent commits, until one does not end well."""
     from dsvl_pipeline.cli import main as cli
-    from dsvl_pipeline.pipeline import run
+    from dsvl_pipeline.run import commits
     from dsvl_pipeline.table.writer import TableWriter
 
     os.environ.clear()
@@ -128,7 +128,7 @@ def _serve(connection: Connection, environment: dict[str, str]) -> None:
         os.dup2(out, 1)
         os.dup2(out, 2)
         os.close(out)
-        run._COMMIT_EVERY_S = COMMIT_EVERY_S
+        commits.COMMIT_EVERY_S = COMMIT_EVERY_S
         if lease_s is not None:
             TableWriter.open.__func__.__kwdefaults__["lease_s"] = lease_s  # type: ignore[attr-defined]
         if clock is not None:

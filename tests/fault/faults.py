@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import DsvlError
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.repair import repair
 from dsvl_pipeline.table.vacuum import vacuum
@@ -26,7 +26,7 @@ from tests.fault.cluster import kill_worker, wait_until
 from tests.s3 import Rule
 
 ENGINE = r"MapWorker\(.*Generate"
-TASK = r"ray::(MapBatches|StreamingRepartition|_write_part)"
+TASK = r"ray::(MapBatches|StreamingRepartition|write_part)"
 SHORT_LEASE_S = 3.0
 
 
@@ -168,11 +168,11 @@ def lost_part(scene: Scene) -> None:
     """A committed part is deleted or cut; `repair` drops it, the next run computes its rows."""
     scene.run_to_a_good_end()
     path = scene.draw.choice(sorted(read_snapshot(scene.table).parts))
-    uri = storage.join(scene.table, path)
+    uri = objects.join(scene.table, path)
     if scene.draw.random() < 0.5:
-        storage.delete([uri])
+        objects.delete([uri])
     else:
-        storage.put(uri, storage.read(uri)[:-1])
+        objects.put(uri, objects.read(uri)[:-1])
     scene.ended(scene.start(), 3)
     assert [damage.part.path for damage in repair(scene.table).dropped] == [path]
 

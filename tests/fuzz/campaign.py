@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dsvl_pipeline.codes import stage_of
-from dsvl_pipeline.config import JobConfig
-from dsvl_pipeline.sources.child import Child
+from dsvl_pipeline.job.config import JobConfig
+from dsvl_pipeline.sandbox.child import Child
 from tests.fuzz import seeds
 from tests.fuzz.mutate import mutate
-from tests.pipeline.jobs import fake_job
+from tests.jobs import fake_job
 
 Kind = Literal["images", "documents", "manifests"]
 _STAGES = Path(__file__).with_name("stages.py")

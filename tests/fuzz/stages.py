@@ -15,13 +15,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from dsvl_pipeline.config import InputConfig, JobConfig
 from dsvl_pipeline.errors import ConfigError
-from dsvl_pipeline.pipeline.plan import Spool
-from dsvl_pipeline.pipeline.preprocess import list_pages, preprocess
-from dsvl_pipeline.pipeline.stage_config import StageConfig
+from dsvl_pipeline.job.config import JobConfig
+from dsvl_pipeline.job.inputs import InputConfig
+from dsvl_pipeline.plan.spool import Spool
+from dsvl_pipeline.sandbox.frames import read_frame, write_frame
 from dsvl_pipeline.sources.open import open_input
-from dsvl_pipeline.sources.pdf_child import read_frame, write_frame
+from dsvl_pipeline.stages.config import StageConfig
+from dsvl_pipeline.stages.pages import list_pages
+from dsvl_pipeline.stages.preprocess import preprocess
 
 _ROWS_PER_BATCH = 4
 _TOLD = ("row_id", "page_index", "num_pages", "error_code", "error_message", "num_ids")

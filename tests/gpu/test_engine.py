@@ -22,8 +22,8 @@ from torch import Tensor
 from benchmarks.shapes import EOS_TOKEN_ID, FULL, build_model, decode_nothing, read_shape
 from benchmarks.workloads import CAPTIONS, make_requests
 from dsvl_pipeline import hub
+from dsvl_pipeline.engine.device.features import ImageFeatures
 from dsvl_pipeline.engine.engine import ModelEngine
-from dsvl_pipeline.engine.features import ImageFeatures
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.records import EngineConfig, ImageInput, Request, SamplingParams

@@ -19,7 +19,7 @@ from dsvl_pipeline.engine.engine import ModelEngine
 from dsvl_pipeline.model.checkpoint import load_model
 from dsvl_pipeline.model.config import read_image_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
-from dsvl_pipeline.ops.attention import KVPages, PackedInputs
+from dsvl_pipeline.ops.values import KVPages, PackedInputs
 from dsvl_pipeline.records import EngineConfig, ImageInput, Request, SamplingParams
 from tools.demo_checkpoint import files
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dsvl_pipeline.config import load_job
 from dsvl_pipeline.doctor.job import check_job
 from dsvl_pipeline.doctor.machine import check_gpu
+from dsvl_pipeline.job.reading import load_job
 from dsvl_pipeline.table.reader import read_table
 
 pytestmark = pytest.mark.gpu

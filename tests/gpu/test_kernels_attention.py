@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from dsvl_pipeline.ops import attention
-from dsvl_pipeline.ops.attention import KVPages, PackedInputs
 from dsvl_pipeline.ops.image_attention import attend_grid
 from dsvl_pipeline.ops.rotary import rotary_frequencies, rotary_tables
+from dsvl_pipeline.ops.values import KVPages, PackedInputs
 from tests.ops.kernels import random
 from tests.ops.paged import SCALE, check_paged
 from tests.ops.test_image_attention_kernels import expected

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dsvl_pipeline.model.checkpoint import Quantization, load_model
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
-from dsvl_pipeline.ops.attention import KVPages, PackedInputs
+from dsvl_pipeline.ops.values import KVPages, PackedInputs
 from tests.checkpoints import VOCAB_SIZE, write_checkpoint
 from tests.model.test_last_rows import last_rows, prefill
 

@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from dsvl_pipeline.pipeline.run import run_job
+from dsvl_pipeline.run.run import run_job
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import payload_digest
 from dsvl_pipeline.table.verify import verify
 from tests.input.corpora import OCRMYPDF, PIKEPDF, PILLOW, PYPDF, Corpus, files_of
-from tests.pipeline.jobs import fake_job, parse, plain_rows
+from tests.jobs import fake_job, parse, plain_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dsvl_pipeline.config import load_job
-from dsvl_pipeline.kubernetes import render as dsvl_render
-from dsvl_pipeline.kubernetes import schedule as dsvl_schedule
+from dsvl_pipeline.job.reading import load_job
+from dsvl_pipeline.kuberay import render as dsvl_render
+from dsvl_pipeline.kuberay import schedule as dsvl_schedule
 from tests.k8s.conftest import Compose
 from tests.k8s.kustomize import K8S, ROOT, render
 from tests.k8s.policy import Rendering, check_all, documents_of

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dsvl_pipeline.pipeline.run import RunSummary
+from dsvl_pipeline.run.summary import RunSummary
 
 MONITORING = Path(__file__).resolve().parents[2] / "k8s" / "components" / "monitoring"
 TOOLS = ("promtool", "prometheus")

@@ -14,18 +14,19 @@ from pathlib import Path
 
 import ray
 
-from dsvl_pipeline.config import JobConfig
-from dsvl_pipeline.pipeline import run
-from dsvl_pipeline.pipeline.own_cluster import quick_workers
+from dsvl_pipeline.cluster.own_cluster import quick_workers
+from dsvl_pipeline.job.config import JobConfig
+from dsvl_pipeline.run import commits, watch
+from dsvl_pipeline.run.run import run_job
 from dsvl_pipeline.table.format import create_format
-from tests.pipeline.jobs import fake_job, parse, write_manifest
+from tests.jobs import fake_job, parse, write_manifest
 from tests.quick_ray import quick_ray
 
 
 def main(folder: Path, port: int) -> None:
     """Run the job on a Ray that offers its metrics at a port."""
-    run._LOOK_EVERY_S = 0.3
-    run._COMMIT_EVERY_S = 1.0
+    watch.LOOK_EVERY_S = 0.3
+    commits.COMMIT_EVERY_S = 1.0
     with quick_workers(), quick_ray():
         ray.init(
             address="local",
@@ -35,7 +36,7 @@ def main(folder: Path, port: int) -> None:
             _metrics_export_port=port,
             _system_config={"metrics_report_interval_ms": 1000},
         )
-    print(json.dumps(asdict(run.run_job(job(folder)))), flush=True)  # noqa: T201
+    print(json.dumps(asdict(run_job(job(folder)))), flush=True)  # noqa: T201
     sys.stdin.read()
 
 

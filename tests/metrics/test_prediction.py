@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from dsvl_pipeline.config import ClusterConfig
-from dsvl_pipeline.pipeline.prediction import Measured, predict, spread
-from dsvl_pipeline.pipeline.preview import preview
-from dsvl_pipeline.pipeline.run import run_job
-from tests.pipeline.jobs import fake_job, parse, write_manifest
+from dsvl_pipeline.job.sections import ClusterConfig
+from dsvl_pipeline.run.prediction import Measured, predict, spread
+from dsvl_pipeline.run.preview import preview
+from dsvl_pipeline.run.run import run_job
+from tests.jobs import fake_job, parse, write_manifest
 
 
 def measured(**changes: object) -> Measured:

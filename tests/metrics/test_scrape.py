@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dsvl_pipeline.pipeline.metrics import JOB_LABEL, METRICS
+from dsvl_pipeline.cluster.metrics import JOB_LABEL, METRICS
 from tests.metrics.conftest import MONITORING, Observed
 from tests.metrics.test_rules import alerts
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dsvl_pipeline.model.checkpoint import load_model
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
-from dsvl_pipeline.ops.attention import KVPages, PackedInputs
+from dsvl_pipeline.ops.values import KVPages, PackedInputs
 from tests.checkpoints import VOCAB_SIZE, write_checkpoint
 
 PAGE_SIZE = 8

@@ -68,7 +68,7 @@ def test_image_features_do_not_depend_on_the_batch(pair: tuple[Any, DeepseekVL])
 
     Not to the bit: torch chooses the library that computes a convolution (MKL, oneDNN, its own) by
     processor, threads and number of images, and each sums in its own order. The engine therefore
-    encodes one image at a time on a CPU; tests/engine/test_features.py holds it to the bit.
+    encodes one image at a time on a CPU; tests/engine/device/test_features.py holds it to the bit.
     """
     _, model = pair
     low_res, high_res = pictures(model, 5)

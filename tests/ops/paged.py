@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dsvl_pipeline.ops import attention
-from dsvl_pipeline.ops.attention import KVPages, PackedInputs
+from dsvl_pipeline.ops.values import KVPages, PackedInputs
 from tests.ops.kernels import poisoned, random
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}

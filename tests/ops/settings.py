@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dsvl_pipeline.ops.sampling import SamplingTensors
+from dsvl_pipeline.ops.values import SamplingTensors
 from dsvl_pipeline.records import SamplingParams
 
 

@@ -12,14 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsvl_pipeline.ops.attention import (
-    KVPages,
-    PackedInputs,
-    attend_packed,
-    attend_paged,
-    rotate_and_store,
-)
+from dsvl_pipeline.ops.attention import attend_packed, attend_paged, rotate_and_store
 from dsvl_pipeline.ops.image_attention import attend_grid, attend_image
+from dsvl_pipeline.ops.values import KVPages, PackedInputs
 
 CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 1e-5, "check_dtype": False}
 SCALE = 0.3

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from dsvl_pipeline.ops import attention
-from dsvl_pipeline.ops.attention import KVPages, PackedInputs, SharedPages
 from dsvl_pipeline.ops.rotary import apply_rotary, rotary_frequencies, rotary_tables
+from dsvl_pipeline.ops.values import KVPages, PackedInputs, SharedPages
 from tests.ops.kernels import INTERPRETER_WARNS, on_each_device_with, poisoned, random
 from tests.ops.paged import SCALE, TOLERANCE, check_paged, expected, paged
 

@@ -24,13 +24,8 @@ from transformers.generation.logits_process import (
 )
 
 from dsvl_pipeline.ops import sampling
-from dsvl_pipeline.ops.sampling import (
-    SamplingTensors,
-    filter_scores,
-    penalise,
-    sample,
-    token_logprobs,
-)
+from dsvl_pipeline.ops.sampling import filter_scores, penalise, sample, token_logprobs
+from dsvl_pipeline.ops.values import SamplingTensors
 from dsvl_pipeline.records import SamplingParams
 from tests.ops.settings import tensors, to_words
 

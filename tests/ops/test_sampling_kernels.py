@@ -19,7 +19,6 @@ from torch.testing import assert_close
 
 from dsvl_pipeline.ops import sampling
 from dsvl_pipeline.ops.sampling import (
-    SamplingTensors,
     choose,
     filter_scores,
     forbid,
@@ -29,6 +28,7 @@ from dsvl_pipeline.ops.sampling import (
     sample_with_logprobs,
     token_logprobs,
 )
+from dsvl_pipeline.ops.values import SamplingTensors
 from dsvl_pipeline.records import SamplingParams
 from tests.ops.kernels import on_each_device
 from tests.ops.settings import tensors, to_words

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dsvl_pipeline.errors import ImageError
-from dsvl_pipeline.processor.image import FORMATS, decode, to_rgb
+from dsvl_pipeline.processor.colours import to_rgb
+from dsvl_pipeline.processor.decode import decode
+from dsvl_pipeline.processor.refusals import FORMATS
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

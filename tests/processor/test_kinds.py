@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dsvl_pipeline.errors import ImageError
-from dsvl_pipeline.processor import image
+from dsvl_pipeline.processor import decode
 from dsvl_pipeline.processor.kinds import kind_of
 
 
@@ -33,7 +33,7 @@ from dsvl_pipeline.processor.kinds import kind_of
 def test_a_file_of_another_kind_is_called_by_it(data: bytes, kind: str) -> None:
     """The message says what it is, and what is read."""
     with pytest.raises(ImageError) as caught:
-        image.decode(data)
+        decode.decode(data)
     assert caught.value.code == "image_format"
     assert f"({kind}" in str(caught.value)
     assert "accepted are JPEG, PNG" in str(caught.value)

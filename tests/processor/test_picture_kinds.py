@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dsvl_pipeline.errors import ImageError
-from dsvl_pipeline.processor.image import decode, decode_frame
+from dsvl_pipeline.processor.decode import decode, decode_frame
 from tests.processor import tiffs
 from tests.processor.test_image import chunk, encoded, png
 

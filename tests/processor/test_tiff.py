@@ -11,7 +11,7 @@ from PIL import Image
 
 from dsvl_pipeline.errors import ImageError
 from dsvl_pipeline.processor import tiff
-from dsvl_pipeline.processor.image import decode, decode_frame
+from dsvl_pipeline.processor.decode import decode, decode_frame
 from dsvl_pipeline.processor.tiff import pages
 from tests.processor import tiffs
 from tests.processor.test_image import encoded

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.report import pictures
 from dsvl_pipeline.report.html import write_report
 from dsvl_pipeline.report.pictures import RunPictures, Source
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.lineage import RunManifest, write_run
-from tests.pipeline.jobs import jpeg
+from tests.jobs import jpeg
 from tests.processor import tiffs
 from tests.processor.test_tiff import five
 from tests.sources.test_passwords import encrypted
@@ -121,7 +121,7 @@ def test_without_the_run_s_manifest_nothing_is_read(
     """Nobody knows then what may be; a row's word is not the name of a file."""
     path = write(tmp_path / "in" / "a.jpg", jpeg(1))
     leave_manifest(tmp_path / "other", "forged", images=["/**"])
-    manifest = storage.read(f"{tmp_path}/other/_dsvl/runs/forged.json")
+    manifest = objects.read(f"{tmp_path}/other/_dsvl/runs/forged.json")
     write(tmp_path / "in" / "forged.json", manifest)
     (tmp_path / "out/_dsvl/in").symlink_to(tmp_path / "in")
     assert read(path, jpeg(1), run_id=run_id) == (

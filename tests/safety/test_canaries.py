@@ -18,7 +18,7 @@ import yaml
 
 from dsvl_pipeline.cli import main
 from dsvl_pipeline.table.reader import read_table
-from tests.pipeline.jobs import fake_job, jpeg
+from tests.jobs import fake_job, jpeg
 from tests.sources.test_passwords import encrypted
 
 pytestmark = pytest.mark.ray

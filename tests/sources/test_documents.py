@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dsvl_pipeline.config import DocumentConfig
 from dsvl_pipeline.errors import ConfigError, DocumentError
+from dsvl_pipeline.job.inputs import DocumentConfig
+from dsvl_pipeline.sandbox.child import Child
 from dsvl_pipeline.sources import documents
-from dsvl_pipeline.sources.child import Child
 from dsvl_pipeline.sources.documents import DocumentRenderer, document_rows
 
 COLOURS = ["red", "lime", "blue"]

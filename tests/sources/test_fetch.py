@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dsvl_pipeline.config import InputConfig
 from dsvl_pipeline.errors import FetchError
+from dsvl_pipeline.job.inputs import InputConfig
 from dsvl_pipeline.sources.fetch import Fetcher
 from dsvl_pipeline.sources.prefixes import Prefixes
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from dsvl_pipeline import storage
-from dsvl_pipeline.config import InputConfig
 from dsvl_pipeline.errors import ConfigError, FetchError
+from dsvl_pipeline.job.inputs import InputConfig
 from dsvl_pipeline.sources import listing, skips
 from dsvl_pipeline.sources.fetch import Fetcher
+from dsvl_pipeline.sources.formats.lake_tables import refuse_tables
 from dsvl_pipeline.sources.open import open_input, with_absolute_paths
 from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.sources.skips import Skips
-from dsvl_pipeline.sources.table_formats import refuse_tables
-from dsvl_pipeline.sources.uris import join, row_id_of
+from dsvl_pipeline.store import objects
+from dsvl_pipeline.store.uris import join, row_id_of
 
 
 def write(folder: Path, *names: str) -> None:
@@ -528,10 +528,10 @@ def test_names_in_a_store_keep_their_characters(directory: str, name: str, expec
 )
 def test_a_row_is_called_as_its_key_is(uri: str, name: str) -> None:
     """Web addresses have queries, which may be signatures; keys have none, but may look so."""
-    found = storage.name_of(uri)
+    found = objects.name_of(uri)
     assert found == name if not name.endswith("#") else found.startswith(name)
     assert len(found) == len(name) + 16 * name.endswith("#")
-    assert row_id_of(uri) == (uri if not storage.has_secret(uri) else found)
+    assert row_id_of(uri) == (uri if not objects.has_secret(uri) else found)
 
 
 KEYS = [
@@ -565,7 +565,7 @@ KEYS = [
 def test_objects_keep_their_names(s3_bucket: str) -> None:
     """In rows, in what is read, and alone among their neighbours."""
     for key in KEYS:
-        storage.put(f"{s3_bucket}/{key}", key.encode())
+        objects.put(f"{s3_bucket}/{key}", key.encode())
     rows = list(open_input(InputConfig(images=(f"{s3_bucket}",))).rows())
     listed = [key for key in KEYS if not key.endswith(" ")]
     assert [row.row_id for row in rows] == sorted(f"{s3_bucket}/{key}" for key in listed)
@@ -587,7 +587,7 @@ def test_rows_may_name_what_lies_where_a_job_s_patterns_look(s3_bucket: str) -> 
     """Where these have wildcards, in their directory; where they are names, there alone."""
     keys = ["a[1]/x.png", "a1/x.png", "a[1]/y[[]1].png", "a[1]/y[1].png", "d//x.png", "d/x.png"]
     for key in [*keys, "top.png", "d.png"]:
-        storage.put(f"{s3_bucket}/{key}", b"1")
+        objects.put(f"{s3_bucket}/{key}", b"1")
     for pattern, expected in {
         "a[1]": ["a[1]/x.png", "a[1]/y[[]1].png", "a[1]/y[1].png"],
         "a[1]/*.png": ["a[1]/x.png", "a[1]/y[[]1].png", "a[1]/y[1].png"],
@@ -613,7 +613,7 @@ def test_rows_may_name_what_lies_where_a_job_s_patterns_look(s3_bucket: str) -> 
 def test_a_prefix_that_exists_is_that_prefix(s3_bucket: str) -> None:
     """Also where it could be a pattern, and where a slash more is another place."""
     for key in ("a[1]/x.png", "a1/x.png", "*/y.png", "d//z.png", "d/z.png", "d/_t/u.png"):
-        storage.put(f"{s3_bucket}/{key}", b"1")
+        objects.put(f"{s3_bucket}/{key}", b"1")
 
     def keys(pattern: str) -> list[str]:
         job = InputConfig(images=(f"{s3_bucket}/{pattern}",))
@@ -710,7 +710,7 @@ def test_named_files_and_plain_directories_are_manifests(
 def test_a_table_of_another_format_in_a_store_is_no_manifest(s3_bucket: str) -> None:
     """Nor are its partitions."""
     for key in ("t/_delta_log/0.json", "t/y=1/a.parquet"):
-        storage.put(f"{s3_bucket}/{key}", b"1")
+        objects.put(f"{s3_bucket}/{key}", b"1")
     for pattern in ("t", "t/y=1/*.parquet", "**/*.parquet"):
         config = InputConfig.model_validate(
             {"manifest": f"{s3_bucket}/{pattern}", "columns": {"image": "image"}}

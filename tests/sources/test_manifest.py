@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dsvl_pipeline.columns import column_of
-from dsvl_pipeline.config import InputConfig
 from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.job.columns import column_of
+from dsvl_pipeline.job.inputs import InputConfig
 from dsvl_pipeline.keys import content_id_from, content_id_of_many, row_id_for
 from dsvl_pipeline.records import Row
-from dsvl_pipeline.sources import lines
+from dsvl_pipeline.sources.formats import lines, parquet, text_lines
 from dsvl_pipeline.sources.open import Input, open_input
 
 COLUMNS = {"id": "sku", "image": "image", "prompt": "question"}
@@ -106,7 +106,7 @@ def test_reading_in_small_batches_changes_nothing(
     path = write(tmp_path / name, records)
     whole = rows(path)
     monkeypatch.setattr(lines, "LINES_PER_BATCH", 7)
-    monkeypatch.setattr(lines, "PARQUET_ROWS_PER_BATCH", 7)
+    monkeypatch.setattr(parquet, "PARQUET_ROWS_PER_BATCH", 7)
     assert rows(path) == whole
     codes = [row.failure.code for row in whole if row.failure]
     assert codes == ["no_image", *["duplicate_id"] * 20]
@@ -276,7 +276,7 @@ def test_a_line_without_an_end_does_not_fill_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is passed over in pieces, and the next line is read."""
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(text_lines, "MAX_LINE_BYTES", 1000)
     path = tmp_path / "m.jsonl"
     record = '{"sku": "%s", "image": "a", "question": null}\n'
     path.write_text(record % "s0" + record % ("x" * 5000) + record % "s2")
@@ -306,7 +306,7 @@ def test_a_csv_record_without_an_end_stops_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each field is short, and each has a line break: one record would take the whole file."""
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(text_lines, "MAX_LINE_BYTES", 1000)
     path = tmp_path / "m.csv"
     path.write_text("sku,image,question\ns0,a,b\n" + '"x\n",' * 400 + "end\n")
     assert "the record that begins in line 3 is longer than" in refused(path)
@@ -559,7 +559,7 @@ def test_a_cut_gzip_file_stops_the_job(tmp_path: Path) -> None:
 
 def test_a_parquet_bomb_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long value repeated by a dictionary: kilobytes that expand to gigabytes."""
-    monkeypatch.setattr(lines, "FREE_EXPANSION_BYTES", 1 << 40)  # one batch is too much already
+    monkeypatch.setattr(parquet, "FREE_EXPANSION_BYTES", 1 << 40)  # one batch is too much already
     value = pa.array(["x" * 200_000]).dictionary_encode()
     column = pa.DictionaryArray.from_arrays(pa.array([0] * 4096, pa.int32()), value.dictionary)
     path = tmp_path / "m.parquet"
@@ -570,8 +570,8 @@ def test_a_parquet_bomb_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_bomb_of_short_values_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of millions of numbers from a few bytes would keep the planner busy for hours."""
-    monkeypatch.setattr(lines, "FREE_EXPANSION_BYTES", 1 << 20)
-    monkeypatch.setattr(lines, "MAX_EXPANSION", 10)
+    monkeypatch.setattr(parquet, "FREE_EXPANSION_BYTES", 1 << 20)
+    monkeypatch.setattr(parquet, "MAX_EXPANSION", 10)
     path = tmp_path / "m.parquet"
     table = pa.table({"sku": pa.array([7] * 1_000_000), "question": ["?"] * 1_000_000})
     pq.write_table(table, path, compression="zstd")
@@ -580,7 +580,7 @@ def test_a_bomb_of_short_values_ends_too(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_gzip_bomb_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A megabyte of it is a gigabyte of lines; the same text is read where it is given whole."""
-    monkeypatch.setattr(lines, "FREE_EXPANSION_BYTES", 1 << 10)
+    monkeypatch.setattr(text_lines, "FREE_EXPANSION_BYTES", 1 << 10)
     text = b'{"sku": 7, "question": "?"}\n' * 10_000
     path, whole = tmp_path / "m.jsonl.gz", tmp_path / "n.jsonl"
     path.write_bytes(gzip.compress(text))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dsvl_pipeline.config import InputConfig
 from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.job.inputs import InputConfig
 from dsvl_pipeline.keys import content_id_from
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.open import open_input, with_absolute_paths

@@ -11,8 +11,8 @@ from contextlib import closing
 
 import pytest
 
-from dsvl_pipeline.config import DocumentConfig
 from dsvl_pipeline.errors import DocumentError
+from dsvl_pipeline.job.inputs import DocumentConfig
 from dsvl_pipeline.sources.documents import DocumentRenderer
 from tests.sources.pdfs import page, pdf, stream, tree
 

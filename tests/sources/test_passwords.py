@@ -14,10 +14,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from dsvl_pipeline.config import DocumentConfig, JobConfig, load_job
 from dsvl_pipeline.errors import ConfigError, DocumentError
+from dsvl_pipeline.job.config import JobConfig
+from dsvl_pipeline.job.inputs import DocumentConfig
+from dsvl_pipeline.job.reading import load_job
 from dsvl_pipeline.sources.documents import DocumentRenderer
-from tests.pipeline.jobs import fake_job, parse
+from tests.jobs import fake_job, parse
 from tests.sources.pdfs import tree
 
 WORD = "hunter2-of-the-canary"

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dsvl_pipeline.columns import column_of
-from dsvl_pipeline.config import InputConfig
 from dsvl_pipeline.errors import ConfigError
+from dsvl_pipeline.job.columns import column_of
+from dsvl_pipeline.job.inputs import InputConfig
 from dsvl_pipeline.sources.open import Input, open_input
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from dsvl_pipeline.config import InputConfig
 from dsvl_pipeline.errors import FetchError
+from dsvl_pipeline.job.inputs import InputConfig
 from dsvl_pipeline.sources import web as web_module
 from dsvl_pipeline.sources.fetch import Fetcher
 from dsvl_pipeline.sources.web import WebReader, is_public

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from dsvl_pipeline.cli import main
-from dsvl_pipeline.config import load_job
-from dsvl_pipeline.kubernetes import render
+from dsvl_pipeline.job.reading import load_job
+from dsvl_pipeline.kuberay import render
 from tests.submit.api_server import ApiServer, api_server
 
 JOB = """\

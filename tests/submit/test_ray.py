@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 
 from dsvl_pipeline import read_table
 from dsvl_pipeline.cli import main
-from tests.pipeline.jobs import fake_job, write_manifest
+from tests.jobs import fake_job, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_ROWS = 20

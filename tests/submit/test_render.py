@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from dsvl_pipeline.config import JobConfig, load_job
 from dsvl_pipeline.errors import ConfigError
-from dsvl_pipeline.kubernetes import render, schedule
+from dsvl_pipeline.job.config import JobConfig
+from dsvl_pipeline.job.reading import load_job
+from dsvl_pipeline.kuberay import render, schedule
 from tools.render_k8s import rendered
 
 ROOT = Path(__file__).resolve().parents[2]

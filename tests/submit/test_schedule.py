@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from dsvl_pipeline.cli import main
-from dsvl_pipeline.config import load_job
 from dsvl_pipeline.errors import ConfigError
-from dsvl_pipeline.kubernetes import render, schedule
+from dsvl_pipeline.job.reading import load_job
+from dsvl_pipeline.kuberay import render, schedule
 from tests.submit.api_server import api_server
 
 ROOT = Path(__file__).resolve().parents[2]

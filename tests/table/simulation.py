@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import NotFoundError
-from dsvl_pipeline.stores.store import ObjectInfo
-from dsvl_pipeline.table import claim, compact, lease, reader, story, verify, writer
+from dsvl_pipeline.store import objects
+from dsvl_pipeline.store.backend import ObjectInfo
+from dsvl_pipeline.table import claim, compact, history, lease, reader, verify, writer
 
 URI = "/simulated/table"
 
@@ -125,7 +125,7 @@ class Simulation:
                 self._turn = self._last
             self._baton.notify_all()
 
-    # The store, as `dsvl_pipeline.stores.store.Store`.
+    # The store, as `dsvl_pipeline.store.backend.Store`.
 
     def read(self, uri: str, max_bytes: int | None) -> tuple[bytes, ObjectInfo]:
         def act() -> tuple[bytes, ObjectInfo]:
@@ -204,8 +204,8 @@ class _InLine:
 
 def install(monkeypatch: pytest.MonkeyPatch, simulation: Simulation) -> None:
     """Put the table on the simulated store and clock, each actor on a host of its own."""
-    monkeypatch.setattr(storage, "_LOCAL", simulation)
-    for module in (storage, claim, reader, writer, story, verify, compact):
+    monkeypatch.setattr(objects, "_LOCAL", simulation)
+    for module in (objects, claim, reader, writer, history, verify, compact):
         monkeypatch.setattr(module, "ThreadPoolExecutor", _InLine)
     monkeypatch.setattr(lease, "time", simulation)
     monkeypatch.setattr(lease, "_now", simulation.jumping_clock)

@@ -11,8 +11,8 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import LeaseError, NotFoundError, StorageError, TableError
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.compact import compact
 from dsvl_pipeline.table.lineage import read_run, write_run
 from dsvl_pipeline.table.log import list_versions, read_snapshot
@@ -190,7 +190,7 @@ def test_a_compaction_killed_anywhere_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between any two operations on the store, before or after the store has acted."""
-    real = {name: getattr(storage, name) for name in ("put", "put_if_absent", "delete")}
+    real = {name: getattr(objects, name) for name in ("put", "put_if_absent", "delete")}
     step = 0
     while True:
         uri = str(tmp_path / str(step))
@@ -212,14 +212,14 @@ def test_a_compaction_killed_anywhere_loses_nothing(
             return act
 
         for name in real:
-            monkeypatch.setattr(storage, name, dying(name))
+            monkeypatch.setattr(objects, name, dying(name))
         try:
             compact(uri)
             is_through = True
         except StorageError:
             is_through = False
         for name, function in real.items():
-            monkeypatch.setattr(storage, name, function)
+            monkeypatch.setattr(objects, name, function)
         assert payload_digest(read_table(uri)) == before, f"killed at operation {step // 2}"
         assert verify(uri).problems == ()
         if is_through:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import LeaseError, StorageError
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table import lease
 from dsvl_pipeline.table.lease import Holder, Lease
 
@@ -148,7 +148,7 @@ def test_trouble_with_the_store_does_not_end_the_renewals(
 ) -> None:
     """An outage shorter than the lease costs nothing."""
     held = Lease.acquire(str(tmp_path), run_id="a", time_s=0.2)
-    real = storage.put
+    real = objects.put
     calls: list[str] = []
 
     def fail_twice(uri: str, body: bytes) -> None:
@@ -157,7 +157,7 @@ def test_trouble_with_the_store_does_not_end_the_renewals(
             raise StorageError("no answer")
         real(uri, body)
 
-    monkeypatch.setattr(storage, "put", fail_twice)
+    monkeypatch.setattr(objects, "put", fail_twice)
     deadline = time.monotonic() + 10
     while len(calls) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -175,23 +175,23 @@ def test_a_lease_that_cannot_be_released_expires(
     def fail(uri: str, body: bytes) -> None:
         raise StorageError("no answer")
 
-    monkeypatch.setattr(storage, "put", fail)
+    monkeypatch.setattr(objects, "put", fail)
     held.release()
     assert "it will expire: no answer" in caplog.text
 
 
 def _win_twice(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Let the next claim of a name succeed although it is taken; the later body stands."""
-    real = storage.put_if_absent
+    real = objects.put_if_absent
 
     def forge(uri: str, body: bytes) -> bool:
-        if uri.endswith(name) and storage.exists(uri):
-            monkeypatch.setattr(storage, "put_if_absent", real)
-            storage.put(uri, body)
+        if uri.endswith(name) and objects.exists(uri):
+            monkeypatch.setattr(objects, "put_if_absent", real)
+            objects.put(uri, body)
             return True
         return real(uri, body)
 
-    monkeypatch.setattr(storage, "put_if_absent", forge)
+    monkeypatch.setattr(objects, "put_if_absent", forge)
 
 
 def _hold_the_same(monkeypatch: pytest.MonkeyPatch, uri: str) -> tuple[Lease, Lease]:
@@ -239,7 +239,7 @@ def test_a_damaged_lease_is_waited_for_and_followed(
     table_uri = str(tmp_path)
     Lease.acquire(table_uri, run_id="a", time_s=0.3)._released.set()
     for name in ("00000001.json", "00000001.renewed.json"):
-        storage.put(storage.join(table_uri, "_dsvl/lease", name), body)
+        objects.put(objects.join(table_uri, "_dsvl/lease", name), body)
     follower = Lease.acquire(table_uri, run_id="b", time_s=0.3)
     assert follower.number == 2
     assert "00000001.json: this file is damaged" in caplog.text
@@ -252,7 +252,7 @@ def test_strange_files_beside_the_leases_are_passed_over(
     """Whoever copies a table with a file manager leaves some."""
     names = ("README", ".DS_Store", "Thumbs.db", "00000009 (1).json", "7.json", "old/00000009.json")
     for name in names:
-        storage.put(storage.join(table_uri, "_dsvl/lease", name), b"x")
+        objects.put(objects.join(table_uri, "_dsvl/lease", name), b"x")
     held = Lease.acquire(table_uri, run_id="a")
     assert held.number == 1
     held.check()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dsvl_pipeline import storage
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.lineage import RunManifest, read_run, write_run
 
 RUN = RunManifest(
@@ -37,7 +37,7 @@ def test_a_manifest_holds_no_credentials(table_uri: str) -> None:
     """It lies beside the data, for everybody who may read them."""
     job = {"input": {"manifest": ["https://user:canary@host/x.csv?sig=canary"]}, "limit": 3}
     write_run(table_uri, replace(RUN, job=job))
-    assert b"canary" not in storage.read(storage.join(table_uri, "_dsvl/runs/b.json"))
+    assert b"canary" not in objects.read(objects.join(table_uri, "_dsvl/runs/b.json"))
     found = read_run(table_uri, "b")
     assert found is not None
     assert found.job == {"input": {"manifest": ["https://host/x.csv"]}, "limit": 3}

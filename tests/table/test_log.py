@@ -8,18 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import LeaseError, NotFoundError, StorageError, TableError
-from dsvl_pipeline.table import log
+from dsvl_pipeline.store import objects
+from dsvl_pipeline.table.checkpoints import repair_checkpoints
 from dsvl_pipeline.table.format import create_format, read_format
-from dsvl_pipeline.table.log import (
-    Author,
-    Log,
-    read_entries,
-    read_snapshot,
-    repair_checkpoints,
-)
+from dsvl_pipeline.table.log import Log, read_entries, read_snapshot
 from dsvl_pipeline.table.part import Receipt
+from dsvl_pipeline.table.snapshot import Author, Snapshot
 from tests.s3 import FaultyServer, Rule
 
 
@@ -80,27 +75,27 @@ def test_checkpoints_change_nothing_but_the_cost(
     table_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every version reads the same with them, without them, and while they are replaced."""
-    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 3)
+    monkeypatch.setattr(Snapshot, "ENTRIES_PER_CHECKPOINT", 3)
     written = _open(table_uri)
     receipts = [_receipt(str(index)) for index in range(11)]
     for index, receipt in enumerate(receipts):
         assert written.append([receipt], [receipts[index - 1].path] if index % 4 == 3 else [])
-    names = [i.uri for i in storage.list_objects(storage.join(table_uri, "_dsvl", "checkpoints"))]
+    names = [i.uri for i in objects.list_objects(objects.join(table_uri, "_dsvl", "checkpoints"))]
     assert [name[-13:] for name in names] == ["00000006.json", "00000009.json"]
 
     reads: list[str] = []
-    real = storage.read_many
+    real = objects.read_many
 
     def count(uris: list[str]) -> list[bytes]:
         reads.extend(uris)
         return real(uris)
 
-    monkeypatch.setattr(storage, "read_many", count)
+    monkeypatch.setattr(objects, "read_many", count)
     with_checkpoints = [read_snapshot(table_uri, version) for version in range(12)]
     reads.clear()
     assert read_snapshot(table_uri) == written.snapshot == with_checkpoints[11]
     assert len(reads) == 2
-    storage.delete(names)
+    objects.delete(names)
     assert [read_snapshot(table_uri, version) for version in range(12)] == with_checkpoints
 
 
@@ -108,16 +103,16 @@ def test_a_checkpoint_without_a_token_is_read(
     table_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Older versions wrote such; without it 100 entries more would be read."""
-    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 3)
+    monkeypatch.setattr(Snapshot, "ENTRIES_PER_CHECKPOINT", 3)
     written = _open(table_uri)
     for name in "abcd":
         written.append([_receipt(name)], [])
-    checkpoint = storage.join(table_uri, "_dsvl/checkpoints/00000003.json")
-    document = json.loads(storage.read(checkpoint))
+    checkpoint = objects.join(table_uri, "_dsvl/checkpoints/00000003.json")
+    document = json.loads(objects.read(checkpoint))
     assert document.pop("last_token")
-    storage.put(checkpoint, json.dumps(document).encode())
-    first = storage.join(table_uri, "_dsvl/log/00000001.json")
-    storage.delete([first])  # so that only the checkpoint knows of it
+    objects.put(checkpoint, json.dumps(document).encode())
+    first = objects.join(table_uri, "_dsvl/log/00000001.json")
+    objects.delete([first])  # so that only the checkpoint knows of it
     assert read_snapshot(table_uri) == written.snapshot
 
 
@@ -125,29 +120,29 @@ def test_a_driver_that_ended_on_a_full_hundred_costs_no_checkpoint(
     table_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was killed before it read its last entry back; the next one writes it."""
-    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 3)
+    monkeypatch.setattr(Snapshot, "ENTRIES_PER_CHECKPOINT", 3)
     killed = _open(table_uri)
     for name in "abc":
         killed.append([_receipt(name)], [])
-    checkpoint = storage.join(table_uri, "_dsvl/checkpoints/00000003.json")
-    assert not storage.exists(checkpoint)
+    checkpoint = objects.join(table_uri, "_dsvl/checkpoints/00000003.json")
+    assert not objects.exists(checkpoint)
     _open(table_uri, lease=2).take_over()
-    assert storage.exists(checkpoint)
+    assert objects.exists(checkpoint)
 
 
 def test_the_last_entry_can_be_moved_away_although_a_checkpoint_holds_it(
     table_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the advice for a damaged one says. Its number is taken again: the log has no hole."""
-    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 2)
+    monkeypatch.setattr(Snapshot, "ENTRIES_PER_CHECKPOINT", 2)
     written = _open(table_uri)
     for name in "abcd":
         written.append([_receipt(name)], [])
     written.confirm()
     before = read_snapshot(table_uri, 3)
-    storage.delete([storage.join(table_uri, "_dsvl/log/00000004.json")])
+    objects.delete([objects.join(table_uri, "_dsvl/log/00000004.json")])
     assert read_snapshot(table_uri) == before
-    checkpoint = storage.join(table_uri, "_dsvl/checkpoints/00000004.json")
+    checkpoint = objects.join(table_uri, "_dsvl/checkpoints/00000004.json")
     assert repair_checkpoints(before, is_dry=True) == [checkpoint]
     follower = _open(table_uri, lease=2)
     follower.take_over()
@@ -163,11 +158,11 @@ def test_a_damaged_entry_that_a_checkpoint_covers_is_only_named(
     table_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What it said is in the checkpoint; nothing would be won by an error."""
-    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 2)
+    monkeypatch.setattr(Snapshot, "ENTRIES_PER_CHECKPOINT", 2)
     written = _open(table_uri)
     for name in "abc":
         written.append([_receipt(name)], [])
-    storage.put(storage.join(table_uri, "_dsvl/log/00000002.json"), b"{")
+    objects.put(objects.join(table_uri, "_dsvl/log/00000002.json"), b"{")
     assert read_snapshot(table_uri) == written.snapshot
     assert "00000002.json: this file is damaged" in caplog.text
 
@@ -177,7 +172,7 @@ def test_a_hole_in_the_log_is_noticed(table_uri: str) -> None:
     written = _open(table_uri)
     for name in "abc":
         written.append([_receipt(name)], [])
-    storage.delete([storage.join(table_uri, "_dsvl/log/00000002.json")])
+    objects.delete([objects.join(table_uri, "_dsvl/log/00000002.json")])
     with pytest.raises(TableError, match="log entry 2 is missing, 3 is there"):
         read_snapshot(table_uri)
 
@@ -202,12 +197,12 @@ def _break_after(
     """Let the next claim fail for good, after or before the store has acted."""
 
     def claim(uri: str, body: bytes) -> bool:
-        monkeypatch.setattr(storage, "put_if_absent", real)
+        monkeypatch.setattr(objects, "put_if_absent", real)
         if is_done:
             real(uri, body)
         raise StorageError("the store has gone away")
 
-    monkeypatch.setattr(storage, "put_if_absent", claim)
+    monkeypatch.setattr(objects, "put_if_absent", claim)
 
 
 @pytest.mark.parametrize("is_done", [True, False])
@@ -216,7 +211,7 @@ def test_an_open_question_is_settled_by_the_next_append(
 ) -> None:
     """After an outage nobody knows whether the last entry stands; it must not be taken twice."""
     written = _open(table_uri)
-    real = storage.put_if_absent
+    real = objects.put_if_absent
     _break_after(monkeypatch, real, is_done)
     with pytest.raises(StorageError):
         written.append([_receipt("a")], [])

@@ -12,8 +12,8 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import TableError
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table import part
 from dsvl_pipeline.table.part import Receipt, lease_of, read_part, write_part
 from dsvl_pipeline.table.schema import KEY_COLUMNS
@@ -50,7 +50,7 @@ def test_receipt_says_what_is_in_the_file(table_uri: str) -> None:
     )
     assert receipt.statuses == {"ok": 3, "error": 1}
     assert receipt.error_codes == {"boom": 1}
-    assert receipt.num_bytes == storage.stat(storage.join(table_uri, receipt.path)).size
+    assert receipt.num_bytes == objects.stat(objects.join(table_uri, receipt.path)).size
     assert pickle.loads(pickle.dumps(receipt)) == receipt
     assert Receipt.from_json(json.loads(json.dumps(receipt.to_json()))) == receipt
 
@@ -148,13 +148,13 @@ def test_keys_are_read_without_the_answers(table_uri: str, monkeypatch: pytest.M
     rows = large_rows()
     receipt = write_part(table_uri, rows, shard=0, lease=1, metadata={})
     fetched: list[int] = []
-    read_range = storage.read_range
+    read_range = objects.read_range
 
     def counted(uri: str, start: int, length: int) -> bytes:
         fetched.append(length)
         return read_range(uri, start, length)
 
-    monkeypatch.setattr(storage, "read_range", counted)
+    monkeypatch.setattr(objects, "read_range", counted)
     names = [*KEY_COLUMNS, "recipe", "not there"]
     found = part.read_columns(table_uri, receipt, names)
     assert found.equals(rows.select([*KEY_COLUMNS, "recipe"]), check_metadata=False)
@@ -183,5 +183,5 @@ def test_columns_of_a_part_that_was_just_replaced_come_from_its_copy(table_uri: 
     rows = large_rows()
     receipt = write_part(table_uri, rows, shard=0, lease=1, metadata={})
     part.keep_superseded(table_uri, receipt.path)
-    storage.delete([storage.join(table_uri, receipt.path)])
+    objects.delete([objects.join(table_uri, receipt.path)])
     assert part.read_columns(table_uri, receipt, KEY_COLUMNS).num_rows == rows.num_rows

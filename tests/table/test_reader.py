@@ -5,12 +5,12 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import NotFoundError, TableError
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table import reader
-from dsvl_pipeline.table.log import Snapshot
 from dsvl_pipeline.table.reader import committed_keys, counts, read_table
 from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
+from dsvl_pipeline.table.snapshot import Snapshot
 from dsvl_pipeline.table.vacuum import vacuum
 from tests.table.rows import SCHEMA, image_rows, keys_of, open_table, page_rows, write
 
@@ -94,7 +94,7 @@ def test_counts_come_from_the_log_alone(table_uri: str) -> None:
     with open_table(table_uri) as writer:
         writer.commit([write(writer, image_rows({"a": "1", "b": "1"}))])
         writer.commit([write(writer, image_rows({"c": "", "d": ""}, status="error"))])
-    storage.delete([i.uri for i in storage.list_objects(storage.join(table_uri, "data"))])
+    objects.delete([i.uri for i in objects.list_objects(objects.join(table_uri, "data"))])
     found = counts(table_uri)
     assert (found.ok, found.degraded, found.errors, found.total) == (2, 0, 2, 4)
     assert found.error_codes == {"boom": 2}

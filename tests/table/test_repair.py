@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.cli import main
 from dsvl_pipeline.errors import ConfigError, LeaseError, NotFoundError, StorageError, TableError
-from dsvl_pipeline.report.export import export
-from dsvl_pipeline.table import log
+from dsvl_pipeline.export.export import export
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.compact import compact
 from dsvl_pipeline.table.failures import Selection, read_failures
+from dsvl_pipeline.table.history import tell
 from dsvl_pipeline.table.log import list_versions, read_snapshot
 from dsvl_pipeline.table.part import Receipt, keep_superseded, read_columns
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.repair import repair
-from dsvl_pipeline.table.story import tell
+from dsvl_pipeline.table.snapshot import Snapshot
 from dsvl_pipeline.table.verify import verify
 from tests.table.rows import image_rows, keys_of, open_table, write
 
@@ -49,29 +49,29 @@ def _compute(uri: str, wanted: list[str]) -> list[str]:
 
 
 def _delete(uri: str) -> None:
-    storage.delete([uri])
+    objects.delete([uri])
 
 
 def _cut(uri: str) -> None:
-    storage.put(uri, storage.read(uri)[:100])
+    objects.put(uri, objects.read(uri)[:100])
 
 
 def _empty(uri: str) -> None:
-    storage.put(uri, b"")
+    objects.put(uri, b"")
 
 
 def _flip(uri: str) -> None:
-    body = bytearray(storage.read(uri))
+    body = bytearray(objects.read(uri))
     body[len(body) // 2] ^= 1
-    storage.put(uri, bytes(body))
+    objects.put(uri, bytes(body))
 
 
 def _lengthen(uri: str) -> None:
-    storage.put(uri, storage.read(uri) + b"\n")
+    objects.put(uri, objects.read(uri) + b"\n")
 
 
 def _replace_by_text(uri: str) -> None:
-    storage.put(uri, b"Access denied. Please log in.")
+    objects.put(uri, b"Access denied. Please log in.")
 
 
 DAMAGES = [_delete, _cut, _empty, _flip, _lengthen, _replace_by_text]
@@ -82,7 +82,7 @@ def test_a_lost_or_damaged_part_heals(table_uri: str, damage: Callable[[str], No
     """One commit takes it out, the next run brings its rows back, each once."""
     receipts = _fill(table_uri)
     wanted = read_table(table_uri)["row_id"].to_pylist()
-    damage(storage.join(table_uri, receipts[1].path))
+    damage(objects.join(table_uri, receipts[1].path))
     version = read_snapshot(table_uri).version
     done = repair(table_uri)
     assert [d.part.path for d in done.dropped] == [receipts[1].path]
@@ -102,28 +102,28 @@ def test_a_lost_or_damaged_part_heals(table_uri: str, damage: Callable[[str], No
 def test_a_good_table_is_not_touched(table_uri: str) -> None:
     """No version, no lease, no time of a run's."""
     _fill(table_uri)
-    before = [info.uri for info in storage.list_objects(table_uri)]
+    before = [info.uri for info in objects.list_objects(table_uri)]
     done = repair(table_uri)
     assert (done.dropped, done.restored, done.checkpoints) == ((), (), ())
-    assert [info.uri for info in storage.list_objects(table_uri)] == before
+    assert [info.uri for info in objects.list_objects(table_uri)] == before
 
 
 def test_a_dry_repair_only_tells(table_uri: str) -> None:
     """Every damaged part, and nothing changes."""
     receipts = _fill(table_uri)
-    _delete(storage.join(table_uri, receipts[0].path))
-    _flip(storage.join(table_uri, receipts[2].path))
-    before = [info.uri for info in storage.list_objects(table_uri)]
+    _delete(objects.join(table_uri, receipts[0].path))
+    _flip(objects.join(table_uri, receipts[2].path))
+    before = [info.uri for info in objects.list_objects(table_uri)]
     done = repair(table_uri, is_dry=True)
     assert [d.part.path for d in done.dropped] == [receipts[0].path, receipts[2].path]
-    assert [info.uri for info in storage.list_objects(table_uri)] == before
+    assert [info.uri for info in objects.list_objects(table_uri)] == before
 
 
 def test_many_parts_leave_in_one_commit(table_uri: str) -> None:
     """All of them, so that a table may become empty and full again."""
     receipts = _fill(table_uri)
     wanted = read_table(table_uri)["row_id"].to_pylist()
-    storage.delete(storage.join(table_uri, receipt.path) for receipt in receipts)
+    objects.delete(objects.join(table_uri, receipt.path) for receipt in receipts)
     version = read_snapshot(table_uri).version
     assert repair(table_uri, is_sure=True).num_rows == 6
     assert read_snapshot(table_uri).version == version + 2
@@ -182,9 +182,9 @@ def test_a_part_of_which_there_is_a_copy_is_put_back(table_uri: str) -> None:
     receipts = _fill(table_uri)
     keep_superseded(table_uri, receipts[0].path)
     keep_superseded(table_uri, receipts[1].path)
-    _flip(storage.join(table_uri, "_dsvl/superseded", receipts[1].path))
+    _flip(objects.join(table_uri, "_dsvl/superseded", receipts[1].path))
     for receipt in receipts[:2]:
-        _delete(storage.join(table_uri, receipt.path))
+        _delete(objects.join(table_uri, receipt.path))
     done = repair(table_uri)
     assert [d.part.path for d in done.restored] == [receipts[0].path]
     assert [d.part.path for d in done.dropped] == [receipts[1].path]  # its copy is damaged as well
@@ -202,11 +202,11 @@ def test_after_the_last_entry_was_moved_away_repair_finds_the_parts_it_had_remov
         writer.commit([write(writer, rows)], superseded=keys_of(rows))
         writer.finish()
         version = writer.snapshot.version
-    entry = storage.join(table_uri, f"_dsvl/log/{version:08d}.json")
-    storage.put(entry, b"")
+    entry = objects.join(table_uri, f"_dsvl/log/{version:08d}.json")
+    objects.put(entry, b"")
     with pytest.raises(TableError, match=rf"{version:08d}\.json: .* `dsvl repair` the table"):
         repair(table_uri)
-    storage.delete([entry])
+    objects.delete([entry])
     assert len(repair(table_uri).restored) == 1
     assert sorted(set(read_table(table_uri)["text"].to_pylist())) == ["1"]
     assert verify(table_uri).problems == ()
@@ -216,7 +216,7 @@ def test_what_is_left_of_a_damaged_part_is_kept(tmp_path: Path) -> None:
     """One byte may be all that is wrong with answers that took a day."""
     uri = str(tmp_path)
     receipts = _fill(uri)
-    _flip(storage.join(uri, receipts[0].path))
+    _flip(objects.join(uri, receipts[0].path))
     body = (tmp_path / receipts[0].path).read_bytes()
     repair(uri)
     assert not (tmp_path / receipts[0].path).exists()
@@ -230,7 +230,7 @@ def test_a_store_that_does_not_answer_loses_nothing(
     uri = str(tmp_path)
     _fill(uri)
     version = read_snapshot(uri).version
-    real = storage.read
+    real = objects.read
 
     def fail(name: str, **kwargs: object) -> bytes:
         if name.endswith(".parquet"):
@@ -238,7 +238,7 @@ def test_a_store_that_does_not_answer_loses_nothing(
         return real(name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "read", fail)
+        patch.setattr(objects, "read", fail)
         with pytest.raises(StorageError, match="no answer"):
             repair(uri)
     assert read_snapshot(uri).version == version
@@ -250,7 +250,7 @@ def test_bytes_that_were_damaged_on_their_way_are_read_again(
     """Before anything leaves the table."""
     uri = str(tmp_path)
     receipts = _fill(uri)
-    real, damaged = storage.read, [receipts[0].path]
+    real, damaged = objects.read, [receipts[0].path]
 
     def flip(name: str, **kwargs: object) -> bytes:
         body = real(name)
@@ -259,7 +259,7 @@ def test_bytes_that_were_damaged_on_their_way_are_read_again(
             return body[:-1] + b"?"
         return body
 
-    monkeypatch.setattr(storage, "read", flip)
+    monkeypatch.setattr(objects, "read", flip)
     done = repair(uri)
     assert not damaged
     assert (done.dropped, done.restored) == ((), ())
@@ -288,11 +288,11 @@ def test_a_damaged_checkpoint_is_made_anew(
 ) -> None:
     """It is derived; readers do without it until then."""
     table_uri = str(tmp_path)
-    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 2)
+    monkeypatch.setattr(Snapshot, "ENTRIES_PER_CHECKPOINT", 2)
     _fill(table_uri)
     before = read_snapshot(table_uri)
-    checkpoint = storage.join(table_uri, "_dsvl/checkpoints/00000004.json")
-    storage.put(checkpoint, body)
+    checkpoint = objects.join(table_uri, "_dsvl/checkpoints/00000004.json")
+    objects.put(checkpoint, body)
     assert read_snapshot(table_uri) == before
     assert repair(table_uri, is_dry=True).checkpoints == (checkpoint,)
     assert repair(table_uri).checkpoints == (checkpoint,)
@@ -305,10 +305,10 @@ def test_a_checkpoint_of_an_entry_that_was_moved_away_is_made_anew(
 ) -> None:
     """The advice for a damaged last entry ends with `dsvl repair`."""
     uri = str(tmp_path)
-    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 2)
+    monkeypatch.setattr(Snapshot, "ENTRIES_PER_CHECKPOINT", 2)
     receipts = _fill(uri)
     (tmp_path / "_dsvl/log/00000004.json").unlink()
-    checkpoint = storage.join(uri, "_dsvl/checkpoints/00000004.json")
+    checkpoint = objects.join(uri, "_dsvl/checkpoints/00000004.json")
     assert repair(uri).checkpoints == (checkpoint,)
     assert repair(uri, is_dry=True).checkpoints == ()
     assert list(read_snapshot(uri).parts) == [receipt.path for receipt in receipts[:2]]
@@ -342,7 +342,7 @@ def test_whoever_finds_such_a_part_advises_repair(
     """The message is where people learn of the command."""
     uri = str(tmp_path / "table")
     receipts = _fill(uri)
-    damage(storage.join(uri, receipts[0].path))
+    damage(objects.join(uri, receipts[0].path))
     with pytest.raises(TableError, match=rf"{receipts[0].path}.*`dsvl repair {uri}` take it out"):
         READERS[name](uri)
 
@@ -355,7 +355,7 @@ def test_what_verify_and_repair_print_names_a_part_once(
     uri = str(tmp_path / "table")
     receipts = _fill(uri)
     for receipt in receipts[:2]:
-        damage(storage.join(uri, receipt.path))
+        damage(objects.join(uri, receipt.path))
     assert main.main(["verify", uri]) == 1
     out = capsys.readouterr().out
     assert [out.count(receipt.path) for receipt in receipts] == [1, 1, 0]
@@ -375,7 +375,7 @@ def test_a_large_part_of_which_columns_are_read_is_named_too(
     monkeypatch.setattr("dsvl_pipeline.table.part._WHOLE_BYTES", 0)
     monkeypatch.setattr("dsvl_pipeline.table.part._FOOTER_BYTES", 1 << 20)
     (receipt, *_) = _fill(table_uri)
-    damage(storage.join(table_uri, receipt.path))
+    damage(objects.join(table_uri, receipt.path))
     with pytest.raises(TableError, match="dsvl repair"):
         read_columns(table_uri, receipt, ["row_id"])
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsvl_pipeline.errors import ConfigError
-from dsvl_pipeline.fields import FieldType
+from dsvl_pipeline.job.fields import FieldType
 from dsvl_pipeline.table import schema
 from tests.table.rows import image_rows
 

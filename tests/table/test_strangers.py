@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.cli import main
 from dsvl_pipeline.errors import TableError
-from dsvl_pipeline.table import lineage, log
+from dsvl_pipeline.store import objects
+from dsvl_pipeline.table import lineage
 from dsvl_pipeline.table.log import list_versions, read_snapshot
 from dsvl_pipeline.table.reader import read_table
+from dsvl_pipeline.table.snapshot import Snapshot
 from dsvl_pipeline.table.vacuum import vacuum
 from dsvl_pipeline.table.verify import verify
 from tests.table.rows import image_rows, open_table, write
@@ -226,7 +227,7 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(
 ) -> None:
     """The one before serves, then the log alone; a run goes on and writes the next one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 2)
+    monkeypatch.setattr(Snapshot, "ENTRIES_PER_CHECKPOINT", 2)
     uri = str(tmp_path / "table")
     with open_table(uri) as writer:
         for name in "abcd":
@@ -246,7 +247,7 @@ def test_a_checkpoint_of_another_version_is_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copy under a later name would hide the entries in between."""
-    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 2)
+    monkeypatch.setattr(Snapshot, "ENTRIES_PER_CHECKPOINT", 2)
     uri = str(tmp_path)
     with open_table(uri) as writer:
         for name in "abcd":
@@ -338,12 +339,12 @@ def test_foreign_files_in_data_are_a_problem(tmp_path: Path, name: str, is_live:
         writer.commit([write(writer, image_rows({"a": "1"}))])
         if not is_live:
             writer.finish()
-        uri = storage.join(table_uri, "data", name)
-        storage.put(uri, b"somebody's")
+        uri = objects.join(table_uri, "data", name)
+        objects.put(uri, b"somebody's")
         problems = verify(table_uri).problems
         assert [problem.where for problem in problems] == [f"data/{name}"]
         assert "move it away" in str(problems[0])
-    assert storage.exists(uri)
+    assert objects.exists(uri)
 
 
 @pytest.mark.parametrize("name", [".DS_Store", "_SUCCESS", "00000/._x", "_temporary/0/part.txt"])
@@ -353,7 +354,7 @@ def test_files_that_tools_pass_over_are_no_problem(tmp_path: Path, name: str) ->
     with open_table(table_uri) as writer:
         writer.commit([write(writer, image_rows({"a": "1"}))])
         writer.finish()
-    storage.put(storage.join(table_uri, "data", name), b"1")
+    objects.put(objects.join(table_uri, "data", name), b"1")
     assert verify(table_uri).problems == ()
 
 
@@ -367,8 +368,8 @@ def test_a_copy_of_a_part_is_a_problem(table_uri: str, folder: str) -> None:
     name = receipt.path.rpartition("/")[2]
     if folder == "00000":
         name = name[:-12] + "0000000.parquet"
-    body = storage.read(storage.join(table_uri, receipt.path))
-    storage.put(storage.join(table_uri, "data", folder, name), body)
+    body = objects.read(objects.join(table_uri, receipt.path))
+    objects.put(objects.join(table_uri, "data", folder, name), body)
     assert [p.where for p in verify(table_uri).problems] == [f"data/{folder}/{name}"]
 
 

@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import ConfigError, LeaseError, TableError
-from dsvl_pipeline.table import lease, log
+from dsvl_pipeline.store import objects
+from dsvl_pipeline.table import checkpoints, lease
+from dsvl_pipeline.table.checkpoints import repair_checkpoints
 from dsvl_pipeline.table.claim import check_claims
 from dsvl_pipeline.table.lease import Lease
-from dsvl_pipeline.table.log import Author, Log, read_snapshot, repair_checkpoints
+from dsvl_pipeline.table.log import Log, read_snapshot
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.repair import repair
+from dsvl_pipeline.table.snapshot import Author, Snapshot
 from dsvl_pipeline.table.verify import verify
 from dsvl_pipeline.table.writer import TableWriter
 from tests.table.rows import image_rows, open_table, write
@@ -28,17 +30,17 @@ from tests.table.rows import image_rows, open_table, write
 def two_win(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Ends of names whose next claim succeeds although they are taken; the later body stands."""
     names: list[str] = []
-    real = storage.put_if_absent
+    real = objects.put_if_absent
 
     def forge(uri: str, body: bytes) -> bool:
         for name in names:
-            if uri.endswith(name) and storage.exists(uri):
+            if uri.endswith(name) and objects.exists(uri):
                 names.remove(name)
-                storage.put(uri, body)
+                objects.put(uri, body)
                 return True
         return real(uri, body)
 
-    monkeypatch.setattr(storage, "put_if_absent", forge)
+    monkeypatch.setattr(objects, "put_if_absent", forge)
     return names
 
 
@@ -140,14 +142,14 @@ def overwritten(
     table_uri: str, two_win: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Log, Log, str]:
     """Two who were told that entry 2, after which a checkpoint is due, is their own; its name."""
-    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 2)
+    monkeypatch.setattr(Snapshot, "ENTRIES_PER_CHECKPOINT", 2)
     open_table(table_uri).close()
     loser, winner = _log(table_uri, 2), _log(table_uri, 3)
     with open_table(table_uri + "-parts") as parts:
         assert loser.append([write(parts, image_rows({"a": "1"}))], [])
         two_win.append("log/00000002.json")
         winner.take_over()
-    return loser, winner, storage.join(table_uri, "_dsvl/checkpoints/00000002.json")
+    return loser, winner, objects.join(table_uri, "_dsvl/checkpoints/00000002.json")
 
 
 def test_who_lost_an_entry_leaves_no_checkpoint_of_it(overwritten: tuple[Log, Log, str]) -> None:
@@ -155,9 +157,9 @@ def test_who_lost_an_entry_leaves_no_checkpoint_of_it(overwritten: tuple[Log, Lo
     loser, winner, checkpoint = overwritten
     with pytest.raises(LeaseError, match="the store let two drivers"):
         loser.confirm()
-    assert not storage.exists(checkpoint)
+    assert not objects.exists(checkpoint)
     winner.confirm()
-    assert storage.exists(checkpoint)
+    assert objects.exists(checkpoint)
 
 
 @pytest.mark.parametrize("then", ["append", "confirm", "take over"])
@@ -165,7 +167,7 @@ def test_no_checkpoint_hides_an_earlier_entry_that_was_overwritten(
     table_uri: str, two_win: list[str], then: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The driver has built on it since; so it is with one that it only read when it came."""
-    monkeypatch.setattr(log, "ENTRIES_PER_CHECKPOINT", 4)
+    monkeypatch.setattr(Snapshot, "ENTRIES_PER_CHECKPOINT", 4)
     open_table(table_uri).close()
     loser, late = _log(table_uri, 2), _log(table_uri, 3)
     with open_table(table_uri + "-parts") as parts:
@@ -183,7 +185,7 @@ def test_no_checkpoint_hides_an_earlier_entry_that_was_overwritten(
     }
     with pytest.raises(LeaseError, match=r"00000002\.json: .* run run-3 .*; the store let two"):
         act[then]()
-    assert list(storage.list_objects(storage.join(table_uri, "_dsvl/checkpoints"))) == []
+    assert list(objects.list_objects(objects.join(table_uri, "_dsvl/checkpoints"))) == []
     assert len(read_snapshot(table_uri).parts) == 2
 
 
@@ -193,11 +195,11 @@ def test_readers_pass_over_the_checkpoint_of_who_lost_its_entry(
 ) -> None:
     """It looked just before the other's entry came; or an older version, which never looked."""
     loser, winner, checkpoint = overwritten
-    log._write_checkpoint(loser.snapshot)
+    checkpoints.write_checkpoint(loser.snapshot)
     if not has_token:
-        document = json.loads(storage.read(checkpoint))
+        document = json.loads(objects.read(checkpoint))
         del document["last_token"]
-        storage.put(checkpoint, json.dumps(document).encode())
+        objects.put(checkpoint, json.dumps(document).encode())
     assert len(loser.snapshot.parts) == 1
     assert read_snapshot(table_uri) == winner.snapshot
     assert repair(table_uri, is_dry=True).checkpoints == (checkpoint,)
@@ -222,7 +224,7 @@ def test_the_format_that_stands_counts(tmp_path: Path, monkeypatch: pytest.Monke
 
     def acquire(*args: Any, **kwargs: Any) -> Lease:
         other = b'{"layout_version": 1, "table_id": "other", "num_shards": 8}'
-        storage.put(storage.join(uri, "_dsvl/format.json"), other)
+        objects.put(objects.join(uri, "_dsvl/format.json"), other)
         return real(*args, **kwargs)
 
     monkeypatch.setattr(Lease, "acquire", acquire)
@@ -236,13 +238,13 @@ def test_a_store_that_looks_and_then_writes_is_refused(
     """One after the other its writers are refused; at once, several win."""
 
     def weak(uri: str, body: bytes) -> bool:
-        if storage.exists(uri):
+        if objects.exists(uri):
             return False
         time.sleep(0.02)
-        storage.put(uri, body)
+        objects.put(uri, body)
         return True
 
-    monkeypatch.setattr(storage, "put_if_absent", weak)
+    monkeypatch.setattr(objects, "put_if_absent", weak)
     with pytest.raises(ConfigError, match=r"of 4 writers of one object [234] were told .* first"):
         check_claims(str(tmp_path), "token")
     assert list((tmp_path / "_dsvl").iterdir()) == []
@@ -252,7 +254,7 @@ def test_a_store_that_lets_two_win_in_one_race_of_three_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first race may look good: connections are opened one by one."""
-    real, lock, lies = storage.put_if_absent, threading.Lock(), ["-2.json"]
+    real, lock, lies = objects.put_if_absent, threading.Lock(), ["-2.json"]
 
     def lie_once(uri: str, body: bytes) -> bool:
         with lock:
@@ -262,7 +264,7 @@ def test_a_store_that_lets_two_win_in_one_race_of_three_is_refused(
                 return True
             return won
 
-    monkeypatch.setattr(storage, "put_if_absent", lie_once)
+    monkeypatch.setattr(objects, "put_if_absent", lie_once)
     with pytest.raises(ConfigError, match="of 4 writers of one object 2 were told"):
         check_claims(str(tmp_path), "token")
 
@@ -270,4 +272,4 @@ def test_a_store_that_lets_two_win_in_one_race_of_three_is_refused(
 def test_a_good_store_passes_the_races(table_uri: str) -> None:
     """And nothing is left of them."""
     check_claims(table_uri, "token")
-    assert list(storage.list_objects(table_uri)) == []
+    assert list(objects.list_objects(table_uri)) == []

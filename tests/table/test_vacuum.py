@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import LeaseError
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table import lease
 from dsvl_pipeline.table.log import list_versions, read_snapshot
 from dsvl_pipeline.table.reader import read_table
@@ -22,16 +22,16 @@ def test_vacuum_deletes_unlogged_parts_only(table_uri: str) -> None:
     """Named first when asked to; committed rows and other files stay."""
     with open_table(table_uri) as writer:
         writer.commit([write(writer, image_rows({"a": "1"}))])
-        lost = storage.join(table_uri, write(writer, image_rows({"b": "1"})).path)
-    notes = storage.join(table_uri, "data", "notes.txt")
-    storage.put(notes, b"1")
+        lost = objects.join(table_uri, write(writer, image_rows({"b": "1"})).path)
+    notes = objects.join(table_uri, "data", "notes.txt")
+    objects.put(notes, b"1")
     assert [info.uri for info in vacuum(table_uri, is_dry=True)] == [lost]
-    assert storage.exists(lost)
+    assert objects.exists(lost)
     assert any("no log entry names this part" in p.what for p in verify(table_uri).problems)
     assert [info.uri for info in vacuum(table_uri)] == [lost]  # however young: nobody is at work
     assert [problem.where for problem in verify(table_uri).problems] == ["data/notes.txt"]
-    assert not storage.exists(lost)
-    assert storage.exists(notes)
+    assert not objects.exists(lost)
+    assert objects.exists(notes)
     assert read_table(table_uri)["row_id"].to_pylist() == ["a"]
 
 
@@ -96,7 +96,7 @@ def test_files_that_a_clock_dated_wrong_are_safe_while_their_run_is_at_work(
 def test_what_killed_runs_left_goes_while_another_run_is_at_work(table_uri: str) -> None:
     """Whose lease is lower than that of the log's last entry can commit nothing more."""
     killed = open_table(table_uri, "killed")
-    lost = storage.join(table_uri, write(killed, image_rows({"a": "1"})).path)
+    lost = objects.join(table_uri, write(killed, image_rows({"a": "1"})).path)
     killed.close()
     with open_table(table_uri, "at work") as writer:
         receipt = write(writer, image_rows({"b": "1"}))
@@ -154,7 +154,7 @@ def test_a_dry_vacuum_neither_writes_nor_waits(
         write(writer, image_rows({"a": "1"}))
         with monkeypatch.context() as patch:
             for name in ("put", "put_if_absent", "delete"):
-                patch.setattr(storage, name, refuse)
+                patch.setattr(objects, name, refuse)
             patch.setattr(time, "sleep", refuse)
             assert vacuum(table_uri, grace_s=-60, is_dry=True) == []
         assert "whether it is alive was not waited for" in caplog.text
@@ -164,9 +164,9 @@ def test_a_dry_vacuum_takes_nothing_over(table_uri: str) -> None:
     """It only tells: neither lease nor log nor parts change."""
     with open_table(table_uri) as writer:
         write(writer, image_rows({"a": "1"}))
-    before = [info.uri for info in storage.list_objects(table_uri)]
+    before = [info.uri for info in objects.list_objects(table_uri)]
     assert len(vacuum(table_uri, grace_s=-60, is_dry=True)) == 1
-    assert [info.uri for info in storage.list_objects(table_uri)] == before
+    assert [info.uri for info in objects.list_objects(table_uri)] == before
 
 
 def test_a_vacuum_is_a_version_of_its_own_only_where_it_had_to_take_over(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_strange_files_beside_superseded_parts_stay(table_uri: str) -> None:
         rows = image_rows({"a": "2"})
         writer.commit([write(writer, rows)], superseded=keys_of(rows))
         writer.finish()
-    notes = storage.join(table_uri, "_dsvl/superseded/README")
-    storage.put(notes, b"1")
+    notes = objects.join(table_uri, "_dsvl/superseded/README")
+    objects.put(notes, b"1")
     assert len(vacuum(table_uri, grace_s=-60)) == 1
-    assert storage.exists(notes)
+    assert objects.exists(notes)

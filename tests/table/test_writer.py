@@ -19,8 +19,8 @@ import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 
-from dsvl_pipeline import storage
 from dsvl_pipeline.errors import AccessError, ConfigError, LeaseError, StorageError
+from dsvl_pipeline.store import objects
 from dsvl_pipeline.table import lease
 from dsvl_pipeline.table.lease import Lease
 from dsvl_pipeline.table.reader import counts, read_table
@@ -46,19 +46,19 @@ def _bury_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_place_that_holds_something_else_is_refused(table_uri: str) -> None:
     """Readers of ``data/`` would take a stranger's files for the table's; nothing is written."""
-    stranger = storage.join(table_uri, "data", "photo.parquet")
-    storage.put(stranger, b"1")
+    stranger = objects.join(table_uri, "data", "photo.parquet")
+    objects.put(stranger, b"1")
     with pytest.raises(ConfigError, match=r"output\.uri: .* neither empty nor a table") as caught:
         open_table(table_uri)
     assert stranger in str(caught.value)
-    assert [info.uri for info in storage.list_objects(table_uri)] == [stranger]
+    assert [info.uri for info in objects.list_objects(table_uri)] == [stranger]
 
 
 def test_a_table_stays_one_whatever_is_laid_beside_it(table_uri: str) -> None:
     """Also a file that sorts before all of ours, and a driver that died before the format."""
-    storage.put(storage.join(table_uri, "_dsvl", "probe-killed.json"), b"first")
+    objects.put(objects.join(table_uri, "_dsvl", "probe-killed.json"), b"first")
     open_table(table_uri).close()
-    storage.put(storage.join(table_uri, "A-NOTE.txt"), b"mine")
+    objects.put(objects.join(table_uri, "A-NOTE.txt"), b"mine")
     open_table(table_uri).close()
 
 
@@ -92,8 +92,8 @@ def test_a_probe_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyP
         refused.extend(uris)
         raise AccessError("delete: refused")
 
-    monkeypatch.setattr(storage, "put_if_absent", refuse)
-    monkeypatch.setattr(storage, "delete", fail)
+    monkeypatch.setattr(objects, "put_if_absent", refuse)
+    monkeypatch.setattr(objects, "delete", fail)
     with pytest.raises(ConfigError, match=r"put .*refused"):
         open_table(str(tmp_path / "table"))
     assert refused
@@ -174,21 +174,21 @@ def test_after_a_good_end_the_directory_is_the_table(table_uri: str, tmp_path: P
     with open_table(table_uri) as writer:
         writer.commit([write(writer, image_rows({"a": "1", "b": "1"}))])
         write(writer, image_rows({"lost": "receipt"}))
-    notes = storage.join(table_uri, "data", "00000", "notes.txt")
-    storage.put(notes, b"somebody's")
+    notes = objects.join(table_uri, "data", "00000", "notes.txt")
+    objects.put(notes, b"somebody's")
     with open_table(table_uri) as writer:
         new = image_rows({"a": "2", "c": "1"})
         writer.commit([write(writer, new)], superseded=keys_of(new))
         write(writer, image_rows({"lost": "too"}))
         assert len(verify(table_uri).unlogged) == 3
         writer.finish()
-    parts = [i.uri for i in storage.glob_objects(storage.join(table_uri, "data/**/*.parquet"))]
+    parts = [i.uri for i in objects.glob_objects(objects.join(table_uri, "data/**/*.parquet"))]
     assert len(parts) == len(writer.snapshot.parts)
-    assert storage.read(notes) == b"somebody's"
+    assert objects.read(notes) == b"somebody's"
     copy = tmp_path / "plain" / "data"
     copy.mkdir(parents=True)
     for index, uri in enumerate(parts):
-        (copy / f"{index}.parquet").write_bytes(storage.read(uri))
+        (copy / f"{index}.parquet").write_bytes(objects.read(uri))
     plain = pyarrow.dataset.dataset(str(copy)).to_table().replace_schema_metadata(None)
     assert plain.sort_by("row_id").equals(read_table(table_uri).sort_by("row_id"))
 
@@ -252,10 +252,10 @@ def test_a_store_without_conditions_is_refused(
     """Some stores ignore If-None-Match and overwrite."""
 
     def overwrite(uri: str, body: bytes) -> bool:
-        storage.put(uri, body)
+        objects.put(uri, body)
         return True
 
-    monkeypatch.setattr(storage, "put_if_absent", overwrite)
+    monkeypatch.setattr(objects, "put_if_absent", overwrite)
     with pytest.raises(ConfigError, match="does not honour conditional writes"):
         open_table(str(tmp_path))
     assert list((tmp_path / "_dsvl").iterdir()) == []
@@ -265,12 +265,12 @@ def test_a_table_that_cannot_be_opened_is_given_back(table_uri: str) -> None:
     """A damaged log must not look like a living driver."""
     with open_table(table_uri) as writer:
         writer.commit([write(writer, image_rows({"a": "1"}))])
-    entry = storage.join(table_uri, "_dsvl/log/00000001.json")
-    body = storage.read(entry)
-    storage.delete([entry])
+    entry = objects.join(table_uri, "_dsvl/log/00000001.json")
+    body = objects.read(entry)
+    objects.delete([entry])
     with pytest.raises(Exception, match="log entry 1 is missing"):
         open_table(table_uri)
-    storage.put(entry, body)
+    objects.put(entry, body)
     started = time.monotonic()
     open_table(table_uri).close()
     assert time.monotonic() - started < lease.LEASE_TIME_S / 4  # nobody's lease was waited for
@@ -293,12 +293,12 @@ def test_whatever_happens_the_table_equals_a_dictionary_on_s3(
 
 
 def _live(uri: str, chance: random.Random, monkeypatch: pytest.MonkeyPatch, *, lives: int) -> None:
-    real = storage.put_if_absent
+    real = objects.put_if_absent
     _bury_all(monkeypatch)
     model: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         for life in range(lives):
-            monkeypatch.setattr(storage, "put_if_absent", real)
+            monkeypatch.setattr(objects, "put_if_absent", real)
             writer = open_table(uri, f"run-{life}")
             stack.callback(writer.close)
             _run_once(writer, f"run-{life}", model, chance, real, monkeypatch)
@@ -350,7 +350,7 @@ def _cause(
     """Let the next claim meet trouble, after or before the store has acted."""
 
     def claim(uri: str, body: bytes) -> bool:
-        monkeypatch.setattr(storage, "put_if_absent", real)
+        monkeypatch.setattr(objects, "put_if_absent", real)
         if trouble in ("lost answer", "gone after"):
             real(uri, body)
         if trouble == "lost answer":
@@ -358,12 +358,12 @@ def _cause(
         raise StorageError("gone away")
 
     if trouble != "none":
-        monkeypatch.setattr(storage, "put_if_absent", claim)
+        monkeypatch.setattr(objects, "put_if_absent", claim)
 
 
 _DRIVER = """
 import json, sys
-from dsvl_pipeline.stores import s3
+from dsvl_pipeline.store import s3
 s3.FIRST_DELAY_S = 0.01
 from dsvl_pipeline.table.reader import committed_keys
 from tests.table.rows import image_rows, open_table, write

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log2
-from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from dsvl_pipeline.ops.attention import SharedPages
+from dsvl_pipeline.ops.values import SharedPages
 
 LOG2_E = log2(2.718281828459045)
 MOST_DECODE_ROWS = 32

@@ -10,15 +10,12 @@ again, several times, and then finds them in the L2 cache.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from dsvl_pipeline.ops.sampling import SamplingTensors
+from dsvl_pipeline.ops.values import SamplingTensors
 
 # Sums depend on how they are split: tiles and warps must not follow the number of rows, or a row
 # alone could be cut elsewhere than in a batch.

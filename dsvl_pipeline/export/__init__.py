@@ -1,0 +1,1 @@
+"""Copies of a table in other shapes."""

@@ -1,0 +1,1 @@
+"""Processes that may be lost: for code that may hang, crash or eat memory."""

@@ -1,0 +1,173 @@
+"""The Arrow tables that travel between the stages.
+
+Pixels are lists of fixed-size ``uint8`` lists: any number of images a row, one flat buffer a
+block, and no copy on either side of the object store (rows of ragged tensors cost a copy each).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dsvl_pipeline import keys
+from dsvl_pipeline.job.columns import column_of
+from dsvl_pipeline.records import ImageInput, Row
+
+CARRY = "carry."
+"""Prefix of carried columns until the output row is made: their names are the user's."""
+_PLACE = "place"
+
+
+def work_schema(carry: pa.Schema) -> pa.Schema:
+    """Columns of a work row: one (row, prompt), or one (document, prompt) before it is opened.
+
+    ``schema`` and ``regex`` are what the answer must satisfy, if anything (at most one of them).
+    ``row_key`` is null for documents (their pages have keys, not they); ``done_pages`` lists the
+    pages that need not run again, and ``num_pages`` says of how many they were.
+    """
+    return pa.schema(
+        [
+            ("row_id", pa.string()),
+            ("kind", pa.string()),
+            ("sources", pa.list_(pa.string())),
+            ("content_id", pa.binary()),
+            ("prompt_id", pa.string()),
+            ("prompt", pa.string()),
+            ("schema", pa.string()),
+            ("regex", pa.string()),
+            ("page_index", pa.int32()),
+            ("num_pages", pa.int32()),
+            ("done_pages", pa.list_(pa.int32())),
+            ("row_key", pa.binary(16)),
+            ("error_code", pa.string()),
+            ("error_message", pa.string()),
+            ("is_retryable", pa.bool_()),
+            *((CARRY + field.name, field.type) for field in carry),
+        ]
+    )
+
+
+def work_row(row: Row, carry_names: Sequence[str]) -> dict[str, Any]:
+    """The columns of a work row that its input row determines."""
+    failure = row.failure
+    return {
+        "row_id": row.row_id,
+        "kind": row.kind,
+        "sources": list(row.sources),
+        "content_id": row.content_id,
+        "prompt_id": "",
+        "prompt": None,
+        "schema": None,
+        "regex": None,
+        "page_index": None,
+        "num_pages": None,
+        "done_pages": [],
+        "row_key": None,
+        "error_code": failure.code if failure else None,
+        "error_message": failure.message if failure else None,
+        "is_retryable": failure.is_retryable if failure else False,
+        # A bad line carries nothing.
+        **dict(zip((CARRY + name for name in carry_names), row.carry, strict=failure is None)),
+    }
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Make a table of work rows as `work_row` begins them."""
+    columns = []
+    for field in schema:
+        values = [row[field.name] for row in rows]
+        is_carried = field.name.startswith(CARRY)
+        columns.append(
+            column_of(values, field.type) if is_carried else pa.array(values, field.type)
+        )
+    return pa.table(columns, schema=schema)
+
+
+def plain_rows(work: pa.Table) -> list[dict[str, Any]]:
+    """Give work rows without their carried columns, of which Python cannot hold all values."""
+    plain = work.drop_columns([name for name in work.column_names if name.startswith(CARRY)])
+    rows: list[dict[str, Any]] = plain.to_pylist()
+    for place, row in enumerate(rows):
+        row[_PLACE] = place
+    return rows
+
+
+def work_table(rows: Sequence[Mapping[str, Any]], work: pa.Table) -> pa.Table:
+    """Make a table of rows that were made from `plain_rows`, each with what its origin carries.
+
+    Args:
+        rows: In any order and number; keys beyond the columns are left out.
+        work: What they were made from.
+    """
+    plain = pa.schema([field for field in work.schema if not field.name.startswith(CARRY)])
+    table = pa.Table.from_pylist(rows, schema=plain)
+    places = pa.array([row[_PLACE] for row in rows], pa.int64())
+    for field in work.schema:
+        if field.name.startswith(CARRY):
+            table = table.append_column(field, work[field.name].take(places))
+    return table.select(work.column_names)
+
+
+def prompt_digest_of(row: Mapping[str, Any]) -> bytes:
+    """Digest what a work row asks: its prompt, and what the answer must satisfy."""
+    return keys.prompt_digest(row["prompt"], schema=row["schema"], regex=row["regex"])
+
+
+def image_columns(rows: Sequence[Sequence[ImageInput]]) -> dict[str, pa.Array]:
+    """Pack each row's images into the columns ``digests``, ``high_res`` and ``low_res``.
+
+    ``high_res`` is left out for single-tower models.
+    """
+    offsets = pa.array(np.cumsum([0, *map(len, rows)]), pa.int32())
+    images = [image for row in rows for image in row]
+    digests = pa.array([image.digest for image in images], pa.binary())
+    columns = {
+        "digests": pa.ListArray.from_arrays(offsets, digests),
+        "low_res": _pixel_column(offsets, [image.low_res for image in images]),
+    }
+    high_res = [image.high_res for image in images if image.high_res is not None]
+    if len(high_res) == len(images):
+        columns["high_res"] = _pixel_column(offsets, high_res)
+    return columns
+
+
+def images_of(block: pa.Table) -> list[tuple[ImageInput, ...]]:
+    """Undo `image_columns` without copying a pixel; the arrays are read-only views."""
+    digests = block["digests"].to_pylist()
+    low_res = _pixels_by_row(block, "low_res")
+    if "high_res" not in block.column_names:
+        high_res: list[list[NDArray[np.uint8] | None]] = [[None] * len(row) for row in low_res]
+    else:
+        high_res = [list(row) for row in _pixels_by_row(block, "high_res")]
+    return [
+        tuple(
+            ImageInput(digest=digest, high_res=high, low_res=low)
+            for digest, high, low in zip(*row, strict=True)
+        )
+        for row in zip(digests, high_res, low_res, strict=True)
+    ]
+
+
+def _pixel_column(offsets: pa.Array, images: Sequence[NDArray[np.uint8]]) -> pa.Array:
+    size = images[0].size if images else 0
+    flat = np.stack(images).reshape(-1) if images else np.empty(0, np.uint8)
+    pixels = pa.FixedSizeListArray.from_arrays(pa.array(flat), size or 1)
+    return pa.ListArray.from_arrays(offsets, pixels)
+
+
+def _pixels_by_row(block: pa.Table, name: str) -> list[list[NDArray[np.uint8]]]:
+    column = block[name]
+    column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    size = column.type.value_type.list_size
+    side = round((size / 3) ** 0.5)
+    flat = column.values.values.to_numpy(zero_copy_only=True)
+    pixels = flat[: len(flat) // size * size].reshape(-1, size)
+    starts = column.offsets.to_numpy()
+    return [
+        [pixels[i].reshape(side, side, 3) for i in range(starts[row], starts[row + 1])]
+        for row in range(len(column))
+    ]

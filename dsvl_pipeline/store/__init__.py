@@ -1,0 +1,1 @@
+"""Bytes on a store, by URI: local files, S3, and what fsspec reads."""

@@ -1,1 +1,0 @@
-"""What `dsvl_pipeline.storage` talks to: the local file system and S3."""
