@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,15 @@ NOT_JOBS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "half-a-pair": (_holding('name: "\\uD800"'), "unable to parse raw data as a unicode string"),
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_collection_in_the_depth() -> Iterator[None]:
+    """Where nothing more can be called, what others have left cannot be closed either."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.mark.parametrize("kind", NOT_JOBS)

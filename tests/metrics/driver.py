@@ -50,8 +50,9 @@ def job(folder: Path) -> JobConfig:
     orphan.parent.mkdir(parents=True)
     orphan.write_bytes(b"what a killed run left")
     (folder / "crashes").mkdir()
-    # With this seed one row of the 150 kills its engine.
-    fake = {"mean_delay_s": 0.2, "crash_rate": 0.003, "seed": 3}
+    # With this seed one row of the 150 kills its engine. Each takes its time: gauges are looked at
+    # every second, and on a busy machine not even that.
+    fake = {"mean_delay_s": 1.0, "crash_rate": 0.003, "seed": 3}
     values = fake_job(source, str(folder / "out"), crash_dir=str(folder / "crashes"), **fake)
     values["cluster"] |= {"batches_in_flight": 2}
     values["output"] |= {"seconds_per_part": 2}

@@ -272,7 +272,8 @@ class Scheduler:
         # What runs holds; shared pages count once.
         pages = self.num_pages_used if self._running else 0
         pages += sum(map(self._promised_pages, known))
-        capacity = self._pool.num_pages * len(known) // pages
+        # Those that wait may have all the pages that they need, and nothing that runs has any.
+        capacity = self._pool.num_pages * len(known) // max(pages, 1)
         tiles, rest = divmod(capacity, self._rows_per_tile)
         if tiles and rest < self._rows_per_tile / 2:
             return tiles * self._rows_per_tile

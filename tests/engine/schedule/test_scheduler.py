@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dsvl_pipeline.engine.schedule.drafts import Draft
@@ -206,6 +206,16 @@ ARRIVALS = st.lists(
     lag=st.integers(0, 1),
     shares=st.booleans(),
     expected=st.sampled_from([None, 0, 5]),
+)
+@example(  # the last one waits with the page that it shares, and nothing runs
+    arrivals=[(0, 1, 1, 0, 0, 0, False)] * 13 + [(0, 2, 2, 0, 0, 1, False)],
+    pages=1,
+    page_size=4,
+    lanes=2,
+    step_tokens=1,
+    lag=0,
+    shares=True,
+    expected=None,
 )
 def test_every_sequence_finishes_exactly_once(
     arrivals: list[tuple[int, int, int, int, int, int, bool]],
