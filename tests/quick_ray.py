@@ -1,6 +1,6 @@
 """A Ray that starts in less time, and so do its workers: most of a small run is nothing else.
 
-python -m tests.quick_ray run job.yaml    # is `dsvl run job.yaml` on such a Ray
+``python -m tests.quick_ray run job.yaml`` is ``dsvl run job.yaml`` on such a Ray.
 """
 
 from __future__ import annotations

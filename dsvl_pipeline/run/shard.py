@@ -168,6 +168,7 @@ class ShardRun:
         for _ in rewrite(self._prepared, self._plan, patiently=patiently, stop=self._stop):
             self._progress.show("rewriting")
             self._stall.moved()
+        self._stall.moved()  # the last of them may have taken long
 
     def _check_complete(self) -> None:
         """Make sure that nothing was lost or doubled on its way through the graph.
