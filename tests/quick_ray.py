@@ -1,6 +1,7 @@
 """A Ray that starts in less time, and so do its workers: most of a small run is nothing else.
 
-``python -m tests.quick_ray run job.yaml`` is ``dsvl run job.yaml`` on such a Ray.
+``python -m tests.quick_ray run job.yaml`` is ``dsvl run job.yaml`` on such a Ray, and ``python -m
+tests.quick_ray ray start`` a node of that kind.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _FORKED_WORKERS = Path(__file__).with_name("start_worker.py")
 @contextmanager
 def quick_ray() -> Iterator[None]:
     """Let a Ray that is started meanwhile be quick; `tests.start_worker` starts its workers."""
-    with few_processes(), patch.object(own_cluster, "_START_WORKER", _FORKED_WORKERS):
+    forked = patch.object(own_cluster, "_START_WORKER", _FORKED_WORKERS)
+    with few_processes(), forked, own_cluster.quick_workers():
         yield
 
 
@@ -39,7 +41,12 @@ def _do_without(node: Node, **_: Any) -> None:
 
 
 if __name__ == "__main__":
-    from dsvl_pipeline.cli.main import main
+    if sys.argv[1] == "ray":
+        from ray.scripts.scripts import main
+
+        sys.argv.pop(1)
+    else:
+        from dsvl_pipeline.cli.main import main
 
     with quick_ray():
         sys.exit(main())

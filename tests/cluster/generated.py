@@ -13,7 +13,7 @@ LOG = "DSVL_TEST_GENERATED"
 
 
 def install() -> None:
-    """Run in each worker of Ray as it starts (``worker_process_setup_hook``)."""
+    """Let the fake engine of this process write down what it is asked."""
     submit = FakeEngine.submit
 
     def written_down(self: FakeEngine, request: Request) -> None:
@@ -22,6 +22,10 @@ def install() -> None:
         submit(self, request)
 
     FakeEngine.submit = written_down  # type: ignore[method-assign]
+
+
+if LOG in os.environ:  # imported where workers are forked from, see `tests.start_worker`
+    install()
 
 
 def requests(log: Path) -> Counter[str]:

@@ -25,6 +25,7 @@ from dsvl_pipeline.table.verify import verify
 from tests.cluster import generated
 from tests.fault.cluster import LocalCluster, wait_until
 from tests.jobs import fake_job, parse, write_manifest
+from tests.quick_ray import quick_ray
 
 pytestmark = pytest.mark.ray
 
@@ -47,20 +48,17 @@ def cluster(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loc
     ray.shutdown()
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        # Workers import the hook.
+        # Workers are forked from a process that imports it.
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        patch.setenv("DSVL_TEST_ALSO_PRELOADED", generated.__name__)
         # Sockets below it have short names or none.
         patch.setenv("RAY_TMPDIR", os.environ.get("RAY_TMPDIR", "/tmp/ray-drain"))
         patch.setenv(generated.LOG, str(log))
         patch.setenv("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", str(DRAIN_S))
         Path(os.environ["RAY_TMPDIR"]).mkdir(exist_ok=True)
-        cluster = LocalCluster(num_cpus=2)
-        hook = f"{generated.__name__}.{generated.install.__name__}"
-        ray.init(
-            cluster.address,
-            runtime_env={"worker_process_setup_hook": hook},
-            logging_level="WARNING",
-        )
+        with quick_ray():
+            cluster = LocalCluster(num_cpus=2)
+        ray.init(cluster.address, logging_level="WARNING")
         yield cluster
         ray.shutdown()
         cluster.close()
@@ -70,7 +68,7 @@ def cluster(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loc
 def node(cluster: LocalCluster) -> Iterator[subprocess.Popen[bytes]]:
     """A second node, as KubeRay starts it: the process that the kubelet sends its SIGTERM."""
     options = f"--address={cluster.address} --num-cpus=2 --object-store-memory=200000000"
-    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options.split()]
+    start = [sys.executable, "-m", "tests.quick_ray", "ray", "start", "--block", *options.split()]
     process = subprocess.Popen(start, stdout=subprocess.DEVNULL)
     try:
         assert wait_until(lambda: sum(node["Alive"] for node in ray.nodes()) == 2, LIMIT_S)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from dsvl_pipeline.cluster import graph, ledger, stream
-from dsvl_pipeline.cluster.own_cluster import quick_workers
 from dsvl_pipeline.run.prepare import prepare
 from tests.jobs import fake_job, parse, write_manifest
 from tests.quick_ray import quick_ray
@@ -24,7 +23,7 @@ def _cluster_with_a_gpu() -> Iterator[None]:
     import ray
 
     ray.shutdown()
-    with quick_workers(), quick_ray():
+    with quick_ray():
         ray.init("local", num_cpus=3, num_gpus=1, include_dashboard=False)
     yield
     ray.shutdown()

@@ -185,7 +185,7 @@ def test_grammars_hold_whoever_else_is_there(
     assert sum(request.schema is not None or request.regex is not None for request in ended) >= 3
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 def test_drafts_change_no_token(
     model: DeepseekVL, requests: list[Request], alone: dict[str, Completion], rate: float
 ) -> None:

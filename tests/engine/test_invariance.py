@@ -182,7 +182,7 @@ def test_no_schedule_changes_what_a_request_gets(tiny: Tiny) -> None:
     preemptions: list[float] = []
 
     @settings(
-        max_examples=15,
+        max_examples=10,
         deadline=None,
         derandomize=True,
         suppress_health_check=[HealthCheck.too_slow],

@@ -45,8 +45,8 @@ NOT_JOBS: dict[str, tuple[Callable[[Path], object], str]] = {
     "binary": (_holding(bytes(range(256))), "it is not UTF-8 text (byte 0x80 at 128)"),
     "nul": (_holding(GOOD.replace("x/", "x\0/")), "unacceptable character #x0000"),
     "escaped-nul": (_holding(GOOD.replace("x/", "x\\0/")), "input.images: holds a NUL character"),
-    "deep-lists": (_holding("[" * 4000), "nested too deeply"),
-    "deep-maps": (_holding("{a: " * 4000 + "}" * 4000), "nested too deeply"),
+    "deep-lists": (_holding("[" * 1000), "nested too deeply"),
+    "deep-maps": (_holding("{a: " * 1000 + "}" * 1000), "nested too deeply"),
     "deep-blocks": (_holding("\n".join(" " * i + "a:" for i in range(1000))), "nested too deeply"),
     "deep-json": (_holding('{"a":' * 9000 + "1" + "}" * 9000), "nested too deeply"),
     "bad-date": (_holding("name: 2024-99-99"), "a value cannot be read: month must be in 1..12"),
@@ -64,8 +64,11 @@ NOT_JOBS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.fixture(autouse=True)
-def _no_collection_in_the_depth() -> Iterator[None]:
+def _no_collection_in_the_depth(request: pytest.FixtureRequest) -> Iterator[None]:
     """Where nothing more can be called, what others have left cannot be closed either."""
+    if "deep" not in request.node.name:
+        yield
+        return
     gc.collect()
     gc.disable()
     yield
@@ -110,7 +113,7 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("name=" + "[" * 5000, "the value is nested too deeply"),
+        ("name=" + "[" * 1000, "the value is nested too deeply"),
         ("name=2024-99-99", "month must be in 1..12"),
         ("name=" + "9" * 5000, "Exceeds the limit"),
         ('output.uri="a\\0b"', r"output.uri: holds a NUL character"),

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import ray
 
-from dsvl_pipeline.cluster.own_cluster import quick_workers
 from dsvl_pipeline.job.config import JobConfig
 from dsvl_pipeline.run import commits, watch
 from dsvl_pipeline.run.run import run_job
@@ -27,7 +26,7 @@ def main(folder: Path, port: int) -> None:
     """Run the job on a Ray that offers its metrics at a port."""
     watch.LOOK_EVERY_S = 0.3
     commits.COMMIT_EVERY_S = 1.0
-    with quick_workers(), quick_ray():
+    with quick_ray():
         ray.init(
             address="local",
             num_cpus=3,
