@@ -9,9 +9,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from ray._private import ray_constants, services
 from ray.cluster_utils import Cluster
 
 from dsvl_pipeline import read_table
@@ -32,8 +34,16 @@ def head() -> Iterator[str]:
         patch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
         patch.delenv("PYTHONPATH", raising=False)
         patch.delenv("RAY_ADDRESS", raising=False)
-        # A dashboard is ten processes, which take their time on a busy machine.
+        # A dashboard is ten processes, which take their time on a busy machine; three are asked.
         patch.setattr("ray._private.ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S", 240)
+        start = services.start_ray_process
+
+        def of_jobs_only(command: list[str], process_type: str, **options: Any) -> Any:
+            if process_type == ray_constants.PROCESS_TYPE_DASHBOARD:
+                command = [*command, "--modules-to-load=JobHead,NodeHead,ReportHead"]
+            return start(command, process_type, **options)
+
+        patch.setattr(services, "start_ray_process", of_jobs_only)
         ports = ("dashboard_port", "dashboard_agent_listen_port")
         arguments = {"num_cpus": 3, "include_dashboard": True, "object_store_memory": 200 << 20}
         arguments |= {name: free_port() for name in ports}
