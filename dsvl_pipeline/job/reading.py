@@ -18,6 +18,7 @@ from pydantic import (
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.job.config import JobConfig, grammar_problems
 from dsvl_pipeline.job.mistakes import MOST_SHOWN, explain_all, is_secret, place_of
+from dsvl_pipeline.job.renamed import replace_old_names
 from dsvl_pipeline.job.section import KeyPath
 from dsvl_pipeline.job.text_files import read_text
 
@@ -44,6 +45,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
     values, lines = _parse(path, text)
     for override in overrides:
         lines[_apply(values, override)] = 0
+    replace_old_names(path, values, lines)
     if holders := [key for key, text in _texts(values, ()) if "\0" in text]:
         name = ".".join(map(str, holders[0]))
         raise ConfigError(

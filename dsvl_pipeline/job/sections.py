@@ -112,10 +112,11 @@ class LimitsConfig(Section):
     """When a run that has gone wrong stops itself: exit code 3, and what was committed is safe.
 
     Attributes:
-        max_error_fraction: Stop where more of the last ``window_rows`` rows fail. Without it the
-            job's own ``max_error_fraction`` counts. Rows that had failed before, for a passing
-            reason, may fail again.
-        window_rows: How many rows back that looks; fewer never stop a run by their share of errors.
+        stop_above_error_fraction: Stop when a larger share of the last ``window_rows`` rows are
+            errors. The default is the job's ``max_error_fraction``. Rows that failed in an earlier
+            run, and are tried again, may fail again.
+        window_rows: Number of rows over which the share of errors is taken. A run with fewer rows
+            is never stopped by that share.
         first_rows: Stop where the first so many rows of a run all fail with one code; 0: never.
         stall_timeout_s: Stop when no row has finished for so long; the first ones wait for nodes
             and for the model to load.
@@ -123,7 +124,7 @@ class LimitsConfig(Section):
             full disk or missing permission ends the run at once.
     """
 
-    max_error_fraction: float | None = Field(default=None, ge=0, le=1)
+    stop_above_error_fraction: float | None = Field(default=None, ge=0, le=1)
     window_rows: AtLeastOne = 10_000
     first_rows: int = Field(default=1000, ge=0)
     stall_timeout_s: float = Field(default=1800.0, gt=0)
