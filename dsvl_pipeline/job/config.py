@@ -36,19 +36,21 @@ class JobConfig(Section):
     """A whole job file. See ``configs/`` for commented examples.
 
     Attributes:
-        name: Of the job: lower case letters, digits and dashes, at most 40. On Kubernetes also of
-            what is created there.
+        name: Name of the job: at most 40 lower case letters, digits and dashes. On Kubernetes it
+            names what is created there.
         input: What the job reads.
-        prompts: What is asked of every row; may be empty where ``input.columns.prompt`` is given.
+        prompts: What is asked of every row. The list may be empty if ``input.columns.prompt`` is
+            given.
         model: Which checkpoint runs.
         generation: How answers are decoded.
         output: Where the table goes.
         engine: What one engine may use.
         cluster: How much of the cluster the job takes.
         kubernetes: The job's own cluster on Kubernetes.
-        limits: When a run that has gone wrong stops itself.
-        max_error_fraction: Of the rows that the job wants; where more are errors in the end, the
-            exit code is 1.
+        limits: When a run stops itself.
+        max_error_fraction: A run ends with exit code 1 if a larger share of its rows are errors.
+            This is also the default of ``limits.stop_above_error_fraction``, which ends a run
+            early.
     """
 
     name: str = Field(pattern=JOB_NAME)
