@@ -76,7 +76,7 @@ class Key:
 
     @property
     def section(self) -> type | None:
-        """The class of the section that this key is, if it is one."""
+        """Return the class of the section that this key is, if it is one."""
         found = [one for one in _parts(self.annotation) if _is_section(one)]
         return found[0] if found and found[0] is not FromEnvironment else None
 
@@ -124,7 +124,7 @@ def sections(section: type) -> Iterator[type]:
 
 
 def meanings_of(section: type) -> dict[str, str]:
-    """Read what the ``Attributes:`` of a class's docstring say, by name."""
+    """Return what the ``Attributes:`` of a class's docstring say, by name."""
     _, _, text = (inspect.getdoc(section) or "").partition("\nAttributes:\n")
     found: dict[str, str] = {}
     name = ""

@@ -67,14 +67,14 @@ class JobConfig(Section):
 
     @property
     def fields(self) -> dict[str, FieldType]:
-        """The output's columns for answers that satisfy the prompts' schemas."""
+        """Return the output's columns for answers that satisfy the prompts' schemas."""
         return merged((prompt.id, prompt.fields) for prompt in self.prompts)
 
     def as_yaml(self) -> str:
-        """Write a job file that means the same, with ``--set`` and the files of schemas in it.
+        """Return a job file that means the same, with ``--set`` and the files of schemas in it.
 
         Raises:
-            ConfigError: It has a password in it, which would then stand where the file goes.
+            ConfigError: It holds a password, which would go wherever the file goes.
         """
         if isinstance(self.input.document.password, SecretStr):
             raise ConfigError(
@@ -85,7 +85,7 @@ class JobConfig(Section):
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
     def with_password(self) -> JobConfig:
-        """The same job for workers, whose environment is another: with the password itself.
+        """Return the job with the password itself, for workers, which have another environment.
 
         Raises:
             ConfigError: See `DocumentConfig.password_text`.
@@ -120,7 +120,7 @@ class JobConfig(Section):
 
 
 def check_grammars(job: JobConfig) -> None:
-    """Refuse schemas and regular expressions that cannot be enforced; `load_job` does that too.
+    """Check that schemas and regular expressions can be enforced; `load_job` does so too.
 
     Raises:
         ConfigError: The message lists every mistake.
@@ -131,7 +131,7 @@ def check_grammars(job: JobConfig) -> None:
 
 
 def grammar_problems(job: JobConfig) -> Iterator[tuple[KeyPath, str]]:
-    """Give what no answer could satisfy: where it stands, and what is wrong with it."""
+    """Return schemas and regular expressions that cannot be enforced: key, and what is wrong."""
     for index, prompt in enumerate(job.prompts):
         try:
             prompt.check_grammar()

@@ -102,7 +102,7 @@ class DocumentConfig(Section):
 
     @property
     def password_text(self) -> str | None:
-        """The password itself.
+        """Return the password itself, or None.
 
         Raises:
             ConfigError: The environment variable is not set, or holds no password.
@@ -121,7 +121,7 @@ class DocumentConfig(Section):
 
 
 def _is_password(value: Any) -> bool:
-    """Tell whether something can be one: text that PDFs can hold."""
+    """Return whether a value can be a password: text that PDFs can hold."""
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     # Surrogates are what Python makes of bytes that are no UTF-8.

@@ -41,21 +41,21 @@ class PromptConfig(Section):
 
     @property
     def schema_text(self) -> str | None:
-        """The schema as the engine and the row's key take it."""
+        """Return the schema as the engine and the row's key take it."""
         if self.json_schema is None:
             return None
         return grammar.normal_schema(json.dumps(self.json_schema))
 
     @property
     def fields(self) -> dict[str, FieldType]:
-        """The output's columns for the answers to this prompt."""
+        """Return the output's columns for the answers to this prompt."""
         return fields_of(self.json_schema or {})
 
     def check_grammar(self) -> None:
-        """Refuse a schema or regular expression that cannot be enforced.
+        """Check that the schema or regular expression can be enforced.
 
         Raises:
-            GrammarError: It cannot, or llguidance is missing, without which nobody knows.
+            GrammarError: It cannot, or llguidance is missing, which checks it.
         """
         if self.json_schema is not None or self.regex is not None:
             grammar.check(self.schema_text, self.regex)

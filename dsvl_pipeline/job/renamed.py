@@ -1,4 +1,4 @@
-"""Settings that were called otherwise: the old name still reads."""
+"""Settings that have a new name. The old name still reads."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def replace_old_names(path: Path, values: dict[str, Any], lines: dict[KeyPath, i
 
 @functools.cache
 def _note(text: str) -> None:
-    """Tell once: a command may read its job file more than once."""
+    """Write a note once, as a command may read its job file more than once."""
     _logger.warning(text)

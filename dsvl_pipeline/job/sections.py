@@ -84,7 +84,7 @@ class ClusterConfig(Section):
     currency: str = Field(default="USD", pattern=CURRENCY)
 
     def price(self, replicas: int, seconds: float) -> float | None:
-        """Give what engines cost over some time, in ``currency``; None without a price."""
+        """Return what engines cost over some time, in ``currency``; None without a price."""
         if self.price_per_gpu_hour is None:
             return None
         return self.price_per_gpu_hour * replicas * seconds / 3600
