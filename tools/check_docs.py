@@ -143,7 +143,7 @@ def unnamed_figures(text: str) -> Iterator[str]:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Split a page into paragraphs, list items and table cells."""
+    """Return the paragraphs, list items and table cells of a page."""
     block: list[str] = []
     for line in (*text.splitlines(), ""):
         starts_anew = re.match(r"\s*(?:[-*]|\d+\.)\s|#|\||\s*$", line)
@@ -179,7 +179,7 @@ def _value(file: Path, way: str) -> Any:
 
 
 def _is_rounded(shown: str, value: Any, *, is_share: bool) -> bool:
-    """Tell whether a number is a value, rounded; of a share also in percent."""
+    """Return whether a number is a value, rounded; a share may be in percent."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     number = float(shown.replace(",", ""))
