@@ -1,4 +1,4 @@
-"""The stage that every ``error_code`` belongs to, which is where to look for the cause."""
+"""Which stage every ``error_code`` belongs to: where to look for the cause."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ CODES = tuple(_STAGE_OF)
 
 
 def stage_of(code: str) -> Stage:
-    """Return the stage of a code; ``other`` for a code of a newer version."""
+    """Name the stage of a code; ``other`` for one of a newer version."""
     return _STAGE_OF.get(code, "other")

@@ -48,7 +48,7 @@ _HOPPER = 9.0
 
 
 def check_job(job: JobConfig) -> Iterator[Finding]:
-    """Check what a job names, by using it: objects are listed and read, and one is written."""
+    """Look at what a job names, by using it: objects are listed and read, one is written."""
     uris = [*job.input.manifest, *job.input.images, *job.input.documents, job.output.uri]
     if any(uri.startswith("s3://") for uri in uris):
         yield _credentials()
@@ -190,7 +190,7 @@ def _fits(job: JobConfig, num_bytes: int) -> Iterator[Finding]:
 
 
 def _on_disk(name: str, revision: str | None) -> Path | None:
-    """Return the directory of a checkpoint, or None if it is only on the hub."""
+    """Give the directory of a checkpoint without downloading it; None if it is only on the hub."""
     if name == hub.DEMO or Path(name).expanduser().is_dir() or "/" not in name.strip("/."):
         return hub.resolve(name, revision)
     from huggingface_hub import errors, snapshot_download
