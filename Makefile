@@ -85,10 +85,11 @@ test-ceph: $(READY)  ## what touches S3, the short fault campaign too, on a real
 image-check:  ## the Dockerfile's CPU target without Docker: its steps in a chroot, then a job in it (minutes)
 	"$(PYTHON)" tools/image_check.py $(if $(TORCH_INDEX),--build-arg TORCH_INDEX="$(TORCH_INDEX)")
 
-check: $(READY)  ## format, lint, types
+check: $(READY)  ## format, lint, types, documents
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m tools.check_docs
 
 # Markers choose per Python and platform, so one file serves all of them.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-annotate \

@@ -47,7 +47,7 @@ class TooLargeError(StorageError):
     """An object holds more bytes than the caller is ready to read.
 
     Attributes:
-        size: How many it holds.
+        size: How many bytes it holds.
     """
 
     def __init__(self, message: str, size: int) -> None:
@@ -66,7 +66,7 @@ class PartError(TableError):
     """A part of the table is missing or damaged.
 
     Attributes:
-        found: What is wrong, for who names the part and says what to do himself.
+        found: What is wrong, without the part's name and advice, which ``str`` has.
     """
 
     def __init__(self, message: str, found: str) -> None:

@@ -7,16 +7,16 @@ from importlib.util import find_spec
 from dsvl_pipeline.errors import ConfigError
 
 _MODEL = ("torch", "safetensors")
-"""Without llguidance only schemas cannot be had, and whoever asks for one is told."""
+"""llguidance is needed for schemas only; whoever asks for one is told that it is missing."""
 
 
 def missing_for_model() -> list[str]:
-    """Name the packages without which no engine with a model starts in this environment."""
+    """Return the packages that an engine with a model needs and this environment lacks."""
     return [name for name in _MODEL if not _is_there(name)]
 
 
 def check_model() -> None:
-    """Say at once what an engine on this machine lacks, rather than when it starts.
+    """Check that this machine has the packages an engine needs, before one starts.
 
     Raises:
         ConfigError: A package is missing.

@@ -63,32 +63,34 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How one completion is decoded. The defaults are greedy decoding of 128 tokens.
+    """How one completion is decoded. The default is greedy decoding of 128 tokens.
 
     The same class is the ``generation:`` section of a job file, so its names are what users write.
 
     Attributes:
-        max_new_tokens: Most tokens produced; reaching it ends with ``finish_reason="length"``. At
-            least 1.
-        temperature: Divides the logits; 0 means greedy (the other filters are then ignored). Not
-            between 0 and 1e-5, where quotients overflow.
-        top_k: Keep the k likeliest tokens; 0 keeps all. Below 2**31.
-        top_p: Keep the smallest set of tokens whose probabilities reach this sum; above 0, and 1
+        max_new_tokens: Most tokens of an answer, at least 1. An answer that reaches it has the
+            ``finish_reason`` ``length``.
+        temperature: Divides the logits before a token is drawn, and must be 0 or at least 1e-5. 0
+            is greedy decoding, which ignores ``top_k``, ``top_p`` and ``min_p``.
+        top_k: Draw from the k likeliest tokens, below 2**31. 0 keeps all.
+        top_p: Draw from the smallest set of tokens whose probabilities add up to this, above 0. 1
             keeps all.
-        min_p: Drop tokens less likely than this share of the likeliest one; from 0 (keeps all) to
-            below 1.
-        repetition_penalty: Above 1 makes tokens of prompt and completion less likely to come
-            again, below 1 more likely; 1 changes nothing. Also where decoding is greedy.
-        seed: Randomness is a function of (seed, position) alone, hence independent of the batch.
-        stop: Texts that end the completion; the text is cut before them.
-        stop_token_ids: Ids that end the completion, besides the checkpoint's end of sequence.
-        max_loop_tokens: A completion that does nothing but repeat itself ends with
-            ``finish_reason="repetition"``: a text of less than 16 tokens over so many tokens, a
-            longer one (up to 64) over half as many. 0 lets it loop, as transformers does; in a job
-            file the default is 256. At least 32.
-        ignore_eos: Go on after the end of sequence, up to ``max_new_tokens``; for benchmarks.
-        logprobs: Whether to return the log-probability of each produced token: the columns
-            ``mean_logprob``, ``min_logprob`` and ``logprobs``, which are null without.
+        min_p: Leave out tokens less likely than this share of the likeliest one, from 0 to below 1.
+            0 keeps all.
+        repetition_penalty: Above 1, tokens of prompt and answer become less likely to come again;
+            below 1, more likely. 1 changes nothing. It counts for greedy decoding as well.
+        seed: Seed of the random draws. A draw depends on the seed and the position alone, not on
+            other rows.
+        stop: Texts that end an answer. The answer is cut before them.
+        stop_token_ids: Token ids that end an answer, besides the checkpoint's end of sequence.
+        max_loop_tokens: An answer that only repeats itself for this many tokens ends with the
+            ``finish_reason`` ``repetition``. A repeated text of 16 to 64 tokens ends it after half
+            as many. Use 0 to turn this off, or at least 32. The default in a job file is 256;
+            elsewhere it is 0, as in transformers.
+        ignore_eos: Whether to go on after the end of sequence, up to ``max_new_tokens``. For
+            benchmarks.
+        logprobs: Whether to keep the log-probability of each token of an answer. They fill the
+            columns ``mean_logprob``, ``min_logprob`` and ``logprobs``, which else are null.
     """
 
     max_new_tokens: int = 128
@@ -136,19 +138,20 @@ class EngineConfig:
     """What one engine may use. The ``engine:`` section of a job file.
 
     Attributes:
-        kind: ``model`` runs the checkpoint; ``fake`` answers with seeded text, for tests.
-        kv_cache_gib: Memory for keys and values; ``auto`` takes what is free on a GPU (keeping a
-            reserve), and 1 GiB on a CPU.
-        max_num_sequences: Most answers decoded in one step; ``auto`` is 256 on a GPU, 512 with
-            fp8, 16 on a CPU.
+        kind: ``model`` runs the checkpoint. ``fake`` answers with random text, for tests.
+        kv_cache_gib: Memory for keys and values. ``auto`` takes what is free on a GPU, except for a
+            reserve, and 1 GiB on a CPU.
+        max_num_sequences: Most answers that are decoded in one step. ``auto`` is 256 on a GPU, 512
+            with fp8, and 16 on a CPU.
         max_step_tokens: Most prompt tokens that one step reads.
-        page_size_tokens: Tokens in one page of the memory for keys and values.
-        quantization: ``fp8`` runs the language model's matrix products and keeps keys and values
-            in eight bits: faster, with slightly other answers.
-        prefix_sharing: Compute what prompts have in common at their beginning once.
-        cuda_graphs: Replay decode steps as CUDA graphs; only on a GPU.
-        step_timeout_s: A step that takes longer means that the device hangs; the engine then
-            fails, and its process is replaced.
+        page_size_tokens: Number of tokens in one page of the memory for keys and values.
+        quantization: ``fp8`` uses eight bits for the language model's matrix products, keys and
+            values. It is faster, needs a Hopper GPU, and changes answers slightly.
+        prefix_sharing: Whether to compute a beginning that several prompts share only once.
+        cuda_graphs: Whether to run decode steps as CUDA graphs, which saves time on the host. It
+            has no effect on a CPU.
+        step_timeout_s: Longest time of one step. If a step takes longer, the device is taken to
+            hang: the engine fails, and its process is replaced.
         fake: Settings of the fake engine, see `FakeEngineConfig`.
     """
 
@@ -192,15 +195,16 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeEngineConfig:
-    """An engine without a model: text, delay and faults are functions of the request alone.
+    """An engine without a model, for tests. Its answers depend on the request and the seed alone.
 
     Attributes:
-        mean_delay_s: Mean of the seeded (exponential) time a request takes.
-        mean_completion_tokens: Mean length of the seeded text.
-        crash_rate: Share of requests that kill their process when they are due.
-        crash_dir: Local directory that keeps a marker per killed process, so that the second
-            attempt at a request passes. Without one every attempt kills.
-        seed: Seed of all of the above.
+        mean_delay_s: Mean time that a request takes. Single times are drawn from an exponential
+            distribution.
+        mean_completion_tokens: Mean length of the answers.
+        crash_rate: Share of the requests, from 0 to 1, that kill the engine's process.
+        crash_dir: Local directory in which a killed process leaves a marker, so that the next
+            attempt succeeds. Without it every attempt is killed.
+        seed: Seed of texts, delays and crashes.
     """
 
     mean_delay_s: float = 0.0

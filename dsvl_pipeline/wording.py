@@ -1,4 +1,4 @@
-"""What messages have in common: amounts, and the name that somebody may have meant."""
+"""Parts of messages: amounts, and the name that somebody may have meant."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import heapq
 from collections.abc import Iterable
 
 _MOST_COMPARED = 50_000
-"""Of more names only those are found that end alike: comparing letters takes its time."""
+"""Beyond so many names only their ends are compared: comparing all letters takes long."""
 _CUTOFF = 0.75
 
 
 def amount(count: int, noun: str) -> str:
-    """Give ``1 row``, ``2,000 rows``."""
+    """Return a count with its noun: ``1 row``, ``2,000 rows``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def nearest(named: str, names: Iterable[str], *, most: int = 3) -> list[str]:
-    """Find the names that end as a path does (``a.jpg``, ``photos/a.jpg``), else alike ones.
+    """Return the names that end in the path that somebody wrote, or else similar names.
 
-    Where the very name is among them, no other was meant.
+    ``photos/a.jpg`` finds ``/data/photos/a.jpg``. If the very name is among them, nothing is
+    returned, as no other was meant.
 
     Args:
         named: What somebody wrote.
-        names: All there are, in any number, also repeated. Read once.
-        most: So many at most, the nearest first.
+        names: All there are, in any number, repeated or not. Read once.
+        most: How many to return, the nearest first.
     """
     given = named.removeprefix("./").lstrip("/").lower()
     file = given.rpartition("/")[2]
@@ -47,13 +48,13 @@ def nearest(named: str, names: Iterable[str], *, most: int = 3) -> list[str]:
 
 
 def hint(named: str, names: Iterable[str]) -> str:
-    """Give ``did you mean 'a' or 'b'? `` for a message; nothing where no name is near."""
+    """Return ``did you mean 'a' or 'b'? `` for a message, or an empty text."""
     found = [repr(name) for name in nearest(named, names)]
     return f"did you mean {' or '.join(found)}? " if found else ""
 
 
 def _share(matcher: difflib.SequenceMatcher[str]) -> float:
-    """Give the share of letters that two names have in common; 0 where it is surely too small."""
+    """Return the share of letters that two names have in common, or 0 if it is below the cutoff."""
     for ratio in (matcher.real_quick_ratio, matcher.quick_ratio):
         if ratio() < _CUTOFF:
             return 0.0

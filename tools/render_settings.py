@@ -1,8 +1,8 @@
-"""``docs/settings.md``: every key of a job file, from the classes that check it.
+"""Write ``docs/job-file.md``: every setting of a job file, from the classes that check it.
 
 Use:  python -m tools.render_settings
-after a change of the sections in ``dsvl_pipeline/job/``, or of those in ``records.py``; a test
-compares.
+after a change of the sections in ``dsvl_pipeline/job/`` or ``dsvl_pipeline/records.py``. A test
+compares the page with what this prints.
 """
 
 from __future__ import annotations
@@ -23,18 +23,27 @@ from pydantic_core import PydanticUndefined
 
 from dsvl_pipeline.job.config import JobConfig
 from dsvl_pipeline.job.inputs import FromEnvironment
+from dsvl_pipeline.job.renamed import RENAMED
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "job-file.md"
 _HEAD = """\
-# Every key of a job file
+# The job file
 
-A job file is YAML. A dot stands for a section: `input.document.dpi` is `dpi` in `document` in
-`input`, and `dsvl run job.yaml --set input.document.dpi=200` wins over the file. In `input`, a text
-alone stands for a list of one. GiB and MiB are 2^30 and 2^20 bytes. Examples with comments are in
-[configs/](../configs).
+A job file is YAML. This page lists every setting with its type, default and meaning.
 
-Made by `python -m tools.render_settings` from the sections in `dsvl_pipeline/job/` and
-`dsvl_pipeline/records.py`; change those.
+- A dot stands for a section: `input.document.dpi` is `dpi` in `document` in `input`.
+- `--set input.document.dpi=200` on the command line wins over the file. It can be repeated, and
+  `--set prompts.0.text=...` reaches into a list.
+- A wrong key or value stops the run before anything starts. The message has file, line and key,
+  what is allowed, and the nearest right key.
+- In `input`, one text stands for a list of one.
+- GiB and MiB are 2^30 and 2^20 bytes.
+
+The files in [configs/](../configs) are examples with comments. [inputs.md](inputs.md) says what
+`input` may name, and [running.md](running.md) what a run does.
+
+`python -m tools.render_settings` makes this page from docstrings in `dsvl_pipeline/job/` and
+`dsvl_pipeline/records.py`. Change those.
 """
 _UNITS = {"_s": "seconds", "_gib": "GiB", "_bytes": "bytes", "_px": "pixels", "_tokens": "tokens"}
 _NAMES = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`"}
@@ -67,18 +76,18 @@ class Key:
 
     @property
     def section(self) -> type | None:
-        """The class of the section that this key is, if it is one."""
+        """Return the class of the section that this key is, if it is one."""
         found = [one for one in _parts(self.annotation) if _is_section(one)]
         return found[0] if found and found[0] is not FromEnvironment else None
 
 
 def rendered() -> str:
-    """Give the page."""
-    return "\n".join([_HEAD, *_section(JobConfig, "", None)])
+    """Return the text of the page."""
+    return "\n".join([_HEAD, *_section(JobConfig, "", None), *_old_names()])
 
 
 def keys_of(section: Any, defaults: Any = None) -> Iterator[Key]:
-    """Give a section's keys in their order.
+    """Return a section's keys in their order.
 
     Args:
         section: A pydantic model or a dataclass.
@@ -106,8 +115,16 @@ def keys_of(section: Any, defaults: Any = None) -> Iterator[Key]:
         )
 
 
+def sections(section: type) -> Iterator[type]:
+    """Return a section and all within it."""
+    yield section
+    for key in keys_of(section):
+        if key.section is not None:
+            yield from sections(key.section)
+
+
 def meanings_of(section: type) -> dict[str, str]:
-    """Read what the ``Attributes:`` of a class's docstring say, by name."""
+    """Return what the ``Attributes:`` of a class's docstring say, by name."""
     _, _, text = (inspect.getdoc(section) or "").partition("\nAttributes:\n")
     found: dict[str, str] = {}
     name = ""
@@ -135,6 +152,13 @@ def _section(section: type, prefix: str, defaults: Any) -> Iterator[str]:
         if key.section is not None:
             inner = f"{prefix}{key.name}" + ("[]" if _is_list(key) else "")
             yield from _section(key.section, f"{inner}.", key.default)
+
+
+def _old_names() -> Iterator[str]:
+    yield "## Old names\n\nThese still read, with a note. Write the new name.\n"
+    yield "| old | new |\n|---|---|"
+    yield from (f"| `{name}.{old}` | `{name}.{new}` |" for (name, old), new in RENAMED.items())
+    yield ""
 
 
 def _row(key: Key, prefix: str) -> str:

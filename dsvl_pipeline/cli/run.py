@@ -13,7 +13,7 @@ examples:
   dsvl run job.yaml --set generation.max_new_tokens=64 --set output.uri=s3://bucket/try --limit 100
   dsvl run job.yaml --set 'prompts=[{id: caption, text: "Describe the image."}]'
 
-docs/settings.md lists every key of a job file. Progress and log lines go to standard error, results
+docs/job-file.md lists every key of a job file. Progress and log lines go to standard error, results
 to standard output. On a terminal progress is one live line; elsewhere (a pipe, a file, a pod) it is
 a line of JSON at the start, one a minute and one at the end, and then one with the event "summary"
 that holds all figures. The table for people goes to standard output in both cases.

@@ -1,1 +1,1 @@
-"""What would keep a job from running here, found before it is started."""
+"""Checks of what would keep a job from running here, before it is started."""

@@ -1,4 +1,4 @@
-"""What a check of the doctor has found."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Grade = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        about: What, in one or two words.
+        about: What was checked, in one or two words.
         grade: ``problem`` keeps the job from running; ``warning`` makes it slow or surprising.
         text: What was found.
         advice: What to do; empty where nothing is wrong.

@@ -42,7 +42,7 @@ from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.wording import amount
 
 PACKAGES = "model packages"
-"""What the finding of the missing extra is about."""
+"""Subject of the finding that packages of the extra ``model`` are missing."""
 PDFS = (".pdf",)
 _HOPPER = 9.0
 

@@ -28,7 +28,7 @@ _QUERY = "name,memory.total,driver_version,compute_cap"
 
 
 def check_machine() -> Iterator[Finding]:
-    """Look at what every job needs."""
+    """Check what every job needs."""
     yield check_versions()
     yield check_gpu()
     yield check_shared_memory()
@@ -42,7 +42,7 @@ def check_machine() -> Iterator[Finding]:
 
 
 def check_versions() -> Finding:
-    """Compare what is installed with the lock that everything was tested with."""
+    """Check that the versions are those of the lock, with which everything was tested."""
     text = resources.files(__package__).joinpath("locked.txt").read_text(encoding="utf-8")
     locked = [Requirement(line) for line in text.splitlines() if line and line[0] != "#"]
     wanted = {
@@ -69,7 +69,7 @@ def check_versions() -> Finding:
 
 
 def check_gpu() -> Finding:
-    """Look for GPUs, and whether this torch can use them."""
+    """Check that there are GPUs, and that this torch can use them."""
     cards = gpus()
     if not cards:
         return Finding(
@@ -106,7 +106,7 @@ def check_gpu() -> Finding:
 
 
 def gpus() -> list[list[str]]:
-    """Give name, memory in MiB, driver's version and compute capability of each GPU."""
+    """Return name, memory in MiB, driver's version and compute capability of each GPU."""
     command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
     try:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
@@ -117,7 +117,7 @@ def gpus() -> list[list[str]]:
 
 
 def check_shared_memory() -> Finding:
-    """Look whether Ray's object store fits into /dev/shm."""
+    """Check that Ray's object store fits into /dev/shm."""
     memory = memory_bytes()
     try:
         size = shutil.disk_usage(_SHARED_MEMORY).total
@@ -139,7 +139,7 @@ def check_shared_memory() -> Finding:
 
 
 def check_reach() -> Finding:
-    """Look who else may reach a Ray that a run starts on this machine."""
+    """Check that only this machine can reach a Ray that a run starts."""
     about, shown = "Ray's reach", "a run's own Ray listens on loopback only"
     told = os.environ.get(_REACH, "0")
     if told.lower() in ("0", "false"):
@@ -153,7 +153,7 @@ def check_reach() -> Finding:
 
 
 def memory_bytes() -> int:
-    """Give this machine's memory, or this container's limit."""
+    """Return this machine's memory, or this container's limit, in bytes."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         limit = _MEMORY_LIMIT.read_text(encoding="utf-8").strip()
@@ -163,7 +163,7 @@ def memory_bytes() -> int:
 
 
 def check_disk(place: str, purpose: str, setting: str, needed_bytes: int = _SPILL_BYTES) -> Finding:
-    """Look for free disk.
+    """Check that a disk has room.
 
     Args:
         place: A directory, which need not exist yet.
@@ -188,7 +188,7 @@ def check_disk(place: str, purpose: str, setting: str, needed_bytes: int = _SPIL
 
 
 def as_size(num_bytes: float) -> str:
-    """Give ``15 MiB``, ``6.9 GiB``, ``139 GiB``."""
+    """Return a size as ``15 MiB``, ``6.9 GiB`` or ``139 GiB``."""
     if num_bytes < GIB:
         return f"{num_bytes / (1 << 20):.0f} MiB"
     return f"{num_bytes / GIB:.{0 if num_bytes >= 10 * GIB else 1}f} GiB"

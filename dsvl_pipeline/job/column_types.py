@@ -1,4 +1,4 @@
-"""Types of users' columns: those that any tool reads, and one that holds several."""
+"""Types of carried columns: types that every Parquet reader knows, and common types."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIMPLE = (
 
 
 def portable_type(found: pa.DataType) -> pa.DataType:
-    """Give the type that a user's column of this type has in the output.
+    """Return the type that a carried column of this type has in the output.
 
     Nanoseconds become microseconds (Python's own clock has no more), dictionaries, views and
     extensions what they stand for, also within lists and structs.
@@ -71,7 +71,7 @@ def portable_type(found: pa.DataType) -> pa.DataType:
 
 
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """Give the portable type that holds the values of two; None if there is none.
+    """Return the portable type that holds the values of two types, or None.
 
     Whole numbers and floats have a common one, although it does not hold every whole number:
     `convert` refuses those. Decimals and floats have none, nor text and anything else.
@@ -108,24 +108,24 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def is_nested_type(kind: pa.DataType) -> bool:
-    """Tell whether values hold others."""
+    """Return whether values hold other values."""
     return bool(pa.types.is_nested(kind))
 
 
 def is_list_type(kind: pa.DataType) -> bool:
-    """Tell of lists of each kind."""
+    """Return whether this is a list of any kind."""
     return bool(
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )
 
 
 def is_text_type(kind: pa.DataType) -> bool:
-    """Tell of text, short or large."""
+    """Return whether this is text, short or large."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def is_bytes_type(kind: pa.DataType) -> bool:
-    """Tell of bytes of each kind."""
+    """Return whether this is bytes of any kind."""
     return bool(
         pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)
@@ -161,7 +161,7 @@ def _common_decimal(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def _portable_zone(kind: pa.TimestampType) -> str | None:
-    """Give a time zone that readers know; the moments are the same in any other one."""
+    """Return a time zone that readers know; the moments are the same in any zone."""
     try:
         zone: str | None = kind.tz
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Users' columns: types that every reader of Parquet knows, and changes of type that lose nothing.
+"""Carried columns: their values in other types, without loss.
 
 Values stay in Arrow all the way: Python has no date after the year 9999, and no longer duration
 than 2.7 million years, but a manifest may.
@@ -32,13 +32,13 @@ from dsvl_pipeline.job.column_types import (
 def holding_all(
     kinds: Iterable[pa.DataType], columns: Iterable[pa.Array | pa.ChunkedArray] = ()
 ) -> pa.DataType:
-    """Give the type that holds all: the one that is common to all types, at worst text.
+    """Return the type that holds the values of all columns: a common type, or text.
 
     Whole numbers are floats only where none of them is changed by it.
 
     Args:
-        kinds: Of columns that may hold whatever values their types have.
-        columns: Those whose own values are all that matters.
+        kinds: Types of columns that may hold any value of their type.
+        columns: Columns of which only the values that are there matter.
     """
     kinds, columns = list(kinds), list(columns)
     found = {*kinds, *(column.type for column in columns)}
@@ -54,7 +54,7 @@ def holding_all(
 
 
 def convert(column: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    """Give a column in a portable type, with the very same values; only times are cut, to µs.
+    """Return a column in a portable type, with the same values; only times are cut, to µs.
 
     Raises:
         pa.ArrowInvalid: A value does not fit.
@@ -71,7 +71,7 @@ def convert(column: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array
 
 
 def as_text(column: pa.Array) -> pa.Array:
-    """Give a column as strings: numbers as they are written, bytes in hex, lists as JSON."""
+    """Return a column as strings: numbers as they are written, bytes in hex, lists as JSON."""
     column = _plain(column)
     if pa.types.is_null(column.type) or not (
         is_nested_type(column.type) or is_bytes_type(column.type)
@@ -83,7 +83,7 @@ def as_text(column: pa.Array) -> pa.Array:
 
 
 def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """Give values for people and JSON: those that Python cannot hold as text, bytes in hex."""
+    """Return values for people and JSON: as text what Python cannot hold, and bytes in hex."""
     if isinstance(column, pa.ChunkedArray):
         return [value for chunk in column.chunks for value in python_values(chunk)]
     column = _plain(column)
@@ -112,7 +112,7 @@ def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
 
 
 class Cell(NamedTuple):
-    """One value that stays in Arrow, with the others of its column; about how large it is."""
+    """One value that stays in Arrow: its column, its place there, and about how large it is."""
 
     column: pa.Array
     at: int
@@ -120,9 +120,9 @@ class Cell(NamedTuple):
 
 
 def cells(column: pa.Array) -> list[Any]:
-    """Give a column's values one by one, as `column_of` takes them back.
+    """Return a column's values one by one, as `column_of` takes them back.
 
-    Those that Python holds and makes fast are its own, the others a `Cell` each.
+    Values of simple types are Python's own. Each of the others is a `Cell`.
     """
     if any(is_one(column.type) for is_one in SIMPLE):
         return list(column.to_pylist())
@@ -131,7 +131,7 @@ def cells(column: pa.Array) -> list[Any]:
 
 
 def column_of(values: Iterable[Any], kind: pa.DataType) -> pa.ChunkedArray:
-    """Make a column of cells, and of values that `pa.array` takes."""
+    """Return a column of cells, and of values that `pa.array` takes."""
     pieces = []
     for _, group in itertools.groupby(values, lambda v: id(v.column) if type(v) is Cell else None):
         run = list(group)
@@ -143,7 +143,7 @@ def column_of(values: Iterable[Any], kind: pa.DataType) -> pa.ChunkedArray:
 
 
 def differs(before: pa.Array, now: pa.Array) -> pa.Array:
-    """Tell for each place whether two columns of one portable type hold other values there.
+    """Return for each place whether two columns of one portable type differ there: ``bool[N]``.
 
     NaN is itself, 0.0 is not -0.0, and null is only null.
     """
@@ -172,7 +172,7 @@ def differs(before: pa.Array, now: pa.Array) -> pa.Array:
 
 
 def _plain(array: pa.Array) -> pa.Array:
-    """Give an array without dictionaries, views and extensions; of Arrow's own casts some err."""
+    """Return an array without dictionaries, views and extensions; some of Arrow's casts fail."""
     kind = array.type
     if isinstance(kind, pa.BaseExtensionType):
         return _plain(array.storage)
@@ -215,14 +215,14 @@ def _python_value(value: pa.Scalar) -> Any:
 
 
 def _cut(values: list[Any], lists: pa.Array) -> list[Any]:
-    """Cut the values of all lists into those of each."""
+    """Return the values of all lists, list by list."""
     offsets, is_valid = lists.offsets.to_pylist(), lists.is_valid().to_pylist()
     spans = zip(offsets, offsets[1:], is_valid, strict=False)
     return [values[start:end] if there else None for start, end, there in spans]
 
 
 def _offsets(lists: pa.Array) -> pa.Array:
-    """Give a list's offsets as an array that is no slice, as Arrow takes them beside a mask."""
+    """Return a list's offsets as an array that is no slice, as Arrow needs them with a mask."""
     return pc.add(lists.offsets, pa.scalar(0, lists.offsets.type))
 
 
@@ -237,7 +237,7 @@ def _json(value: Any) -> str:
 
 
 def _may_not_fit(kind: pa.DataType, wanted: pa.DataType) -> bool:
-    """Tell whether a type has values that `convert` to a common type refuses; text takes all."""
+    """Return whether a type has values that `convert` to a common type refuses."""
     if is_text_type(wanted):
         return False
     if is_list_type(kind):

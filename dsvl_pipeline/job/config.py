@@ -36,19 +36,21 @@ class JobConfig(Section):
     """A whole job file. See ``configs/`` for commented examples.
 
     Attributes:
-        name: Of the job: lower case letters, digits and dashes, at most 40. On Kubernetes also of
-            what is created there.
+        name: Name of the job: at most 40 lower case letters, digits and dashes. On Kubernetes it
+            names what is created there.
         input: What the job reads.
-        prompts: What is asked of every row; may be empty where ``input.columns.prompt`` is given.
+        prompts: What is asked of every row. The list may be empty if ``input.columns.prompt`` is
+            given.
         model: Which checkpoint runs.
         generation: How answers are decoded.
         output: Where the table goes.
         engine: What one engine may use.
         cluster: How much of the cluster the job takes.
         kubernetes: The job's own cluster on Kubernetes.
-        limits: When a run that has gone wrong stops itself.
-        max_error_fraction: Of the rows that the job wants; where more are errors in the end, the
-            exit code is 1.
+        limits: When a run stops itself.
+        max_error_fraction: A run ends with exit code 1 if a larger share of its rows are errors.
+            This is also the default of ``limits.stop_above_error_fraction``, which ends a run
+            early.
     """
 
     name: str = Field(pattern=JOB_NAME)
@@ -65,14 +67,14 @@ class JobConfig(Section):
 
     @property
     def fields(self) -> dict[str, FieldType]:
-        """The output's columns for answers that satisfy the prompts' schemas."""
+        """Return the output's columns for answers that satisfy the prompts' schemas."""
         return merged((prompt.id, prompt.fields) for prompt in self.prompts)
 
     def as_yaml(self) -> str:
-        """Write a job file that means the same, with ``--set`` and the files of schemas in it.
+        """Return a job file that means the same, with ``--set`` and the files of schemas in it.
 
         Raises:
-            ConfigError: It has a password in it, which would then stand where the file goes.
+            ConfigError: It holds a password, which would go wherever the file goes.
         """
         if isinstance(self.input.document.password, SecretStr):
             raise ConfigError(
@@ -83,7 +85,7 @@ class JobConfig(Section):
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
     def with_password(self) -> JobConfig:
-        """The same job for workers, whose environment is another: with the password itself.
+        """Return the job with the password itself, for workers, which have another environment.
 
         Raises:
             ConfigError: See `DocumentConfig.password_text`.
@@ -118,7 +120,7 @@ class JobConfig(Section):
 
 
 def check_grammars(job: JobConfig) -> None:
-    """Refuse schemas and regular expressions that cannot be enforced; `load_job` does that too.
+    """Check that schemas and regular expressions can be enforced; `load_job` does so too.
 
     Raises:
         ConfigError: The message lists every mistake.
@@ -129,7 +131,7 @@ def check_grammars(job: JobConfig) -> None:
 
 
 def grammar_problems(job: JobConfig) -> Iterator[tuple[KeyPath, str]]:
-    """Give what no answer could satisfy: where it stands, and what is wrong with it."""
+    """Return schemas and regular expressions that cannot be enforced: key, and what is wrong."""
     for index, prompt in enumerate(job.prompts):
         try:
             prompt.check_grammar()

@@ -1,4 +1,4 @@
-"""Fields of answers that are JSON objects: which columns a schema promises, and their values."""
+"""Fields of answers that are JSON objects: the columns that a schema gives, and their values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _INT64 = range(-(2**63), 2**63)
 
 
 def fields_of(schema: Mapping[str, Any]) -> dict[str, FieldType]:
-    """Give the top-level properties of a JSON schema that hold one kind of scalar, and its kind.
+    """Return the top-level properties of a JSON schema that have a scalar type, with that type.
 
     They are what becomes a column of the table. The value may also be null; lists and objects, and
     properties that may hold several kinds, are in the answer's text only. A reference to the
@@ -26,7 +26,7 @@ def fields_of(schema: Mapping[str, Any]) -> dict[str, FieldType]:
 
 
 def merged(fields: Iterable[tuple[str, Mapping[str, FieldType]]]) -> dict[str, FieldType]:
-    """Give the fields of several prompts, in their order.
+    """Return the fields of several prompts, in their order.
 
     Prompts may share a field, which then is one column. It must have one type.
 
@@ -50,7 +50,7 @@ def merged(fields: Iterable[tuple[str, Mapping[str, FieldType]]]) -> dict[str, F
 
 
 def read_fields(text: str, fields: Mapping[str, FieldType]) -> dict[str, Any]:
-    """Read the fields from an answer; what it leaves out is None.
+    """Read the fields from an answer; a field that it leaves out is None.
 
     Raises:
         ValueError: The answer is not JSON, or a value does not fit its column.
@@ -89,7 +89,7 @@ def _value(name: str, value: Any, kind: FieldType) -> Any:
 
 
 def _kinds_of(value: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
-    """Names of JSON types that a schema allows; ``any`` where it does not say."""
+    """Return the names of the JSON types that a schema allows; ``any`` if it does not say."""
     # Deep enough for what pydantic writes for an optional enumeration.
     if not isinstance(value, Mapping) or depth > 2:
         return {"any"}

@@ -1,4 +1,4 @@
-"""JSON schemas and regular expressions that an answer must satisfy, as far as no tokenizer counts.
+"""JSON schemas and regular expressions that an answer must satisfy; without a tokenizer.
 
 `dsvl_pipeline.engine.schedule.structured` enforces them, token by token; jobs are checked with what
 is here before anything starts. Both use llguidance, which is loaded only where a schema is to be
@@ -21,7 +21,7 @@ _WHITESPACE = " "
 
 
 def normal_schema(schema: str) -> str:
-    """Write a JSON schema without needless blanks; the order of its keys stays, as it counts.
+    """Return a JSON schema without needless blanks. The order of its keys stays, as it matters.
 
     Answers hold an object's properties in the order in which the schema lists them.
 
@@ -43,7 +43,9 @@ def normal_schema(schema: str) -> str:
 
 
 def grammar_of(schema: str | None, regex: str | None) -> str:
-    """Write a JSON schema or a regular expression as llguidance wants it; exactly one is given.
+    """Return a JSON schema or a regular expression as a grammar for llguidance.
+
+    Exactly one of the two is given.
 
     Raises:
         GrammarError: Code ``schema_invalid``, or ``schema_unsupported`` where llguidance is
@@ -64,7 +66,7 @@ def grammar_of(schema: str | None, regex: str | None) -> str:
 
 
 def check(schema: str | None, regex: str | None) -> None:
-    """Refuse a schema or a regular expression that cannot be enforced.
+    """Check that a schema or a regular expression can be enforced.
 
     Raises:
         GrammarError: See `grammar_of`.
@@ -76,7 +78,7 @@ def check(schema: str | None, regex: str | None) -> None:
 
 
 def refused(problem: str, *, is_regex: bool) -> GrammarError:
-    """Say in a sentence what llguidance says in many lines."""
+    """Return an error that says in a sentence what llguidance says in many lines."""
     if is_regex:
         # "at 1(8): invalid regex "(" (in regex): regex parse error: ..., then the place, drawn.
         _, _, details = problem.partition(" (in regex): ")
@@ -93,7 +95,7 @@ def refused(problem: str, *, is_regex: bool) -> GrammarError:
 
 
 def load_llguidance() -> Any:
-    """The library.
+    """Return the module llguidance.
 
     Raises:
         GrammarError: Code ``schema_unsupported``: it is not installed.

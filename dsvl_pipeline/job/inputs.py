@@ -21,17 +21,19 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class ColumnsConfig(Section):
-    """Which manifest column holds what.
+    """Which column of the manifest holds what.
 
     Attributes:
-        id: Unique name of the row; without it a digest of images and prompt.
-        image: URI, or a list of URIs; none for text prompts.
-        document: URI of a PDF; then a row stands for all its pages.
-        prompt: The row's own prompt, asked as ``prompt_id="column"``.
-        schema: JSON schema, as text, that the row's answers must satisfy: to its own prompt, and to
-            those of the job that have neither schema nor regex.
-        sha256: Digest of the content, where the manifest knows it: changed bytes run again.
-        etag: The same with an object store's etag.
+        id: Column with the row's name, which must be unique. Without it a digest of images and
+            prompt is the name.
+        image: Column with a URI, or a list of URIs. Leave it out for prompts without a picture.
+        document: Column with the URI of a PDF. Each of its pages becomes a row of the table.
+        prompt: Column with a prompt of the row's own. Its answers have the ``prompt_id``
+            ``column``.
+        schema: Column with a JSON schema, as text. The row's answers follow it, except to prompts
+            that have a schema or regex of their own.
+        sha256: Column with the sha256 of the file. A row runs again when it changes.
+        etag: Column with the object store's etag of the file. A row runs again when it changes.
     """
 
     id: str | None = None
@@ -57,22 +59,21 @@ Password = SecretStr | FromEnvironment | None
 
 
 class DocumentConfig(Section):
-    """How pages are rendered.
+    """How pages of documents are rendered.
 
     Attributes:
-        dpi: Resolution in dots per inch; the longer edge is never more than ``max_page_px``.
+        dpi: Resolution of a rendered page, in dots per inch. ``max_page_px`` may lower it.
         max_page_px: Longest edge of a rendered page.
-        max_pages: A document or TIFF with more pages is an error row, never cut silently.
-        page_timeout_s: Wall-clock limit for opening a document or rendering one page.
-        memory_gib: Address space of the rendering process.
-        draft: Whether the engine gets each page's text layer as a draft of the answer. It then
-            verifies several of its tokens a step, which makes transcription up to three times as
-            fast and changes no answer. Off by default: where something else is asked, reading
-            the text layer and trying it costs a little for nothing.
-        password: For documents that need one: the text itself, in quotes, or ``{env: NAME}`` for
-            what an environment variable of the driver holds (and of `dsvl report`, which else
-            shows no page that needs it). It changes no row that was read without it, and stands in
-            no table, log or message; Ray hands it to its tasks in clear.
+        max_pages: A document or TIFF with more pages is one error row. It is never cut short.
+        page_timeout_s: Longest time to open a document, or to render one page.
+        memory_gib: Most memory (address space) of the process that renders pages.
+        draft: Whether the engine gets each page's text layer as a draft of the answer.
+            Transcription is then faster, and the answers stay the same. Leave it off for other
+            questions: the draft then costs a little and saves nothing.
+        password: Password for documents that need one. Write the text itself, in quotes, or ``{env:
+            NAME}`` for an environment variable of the driver. It is never written to a table, log
+            or message. Ray passes it to its tasks unencrypted. ``dsvl report`` needs the variable
+            too. Rows that were read without a password are not run again.
     """
 
     dpi: int = Field(default=144, ge=18, le=1200)
@@ -101,7 +102,7 @@ class DocumentConfig(Section):
 
     @property
     def password_text(self) -> str | None:
-        """The password itself.
+        """Return the password itself, or None.
 
         Raises:
             ConfigError: The environment variable is not set, or holds no password.
@@ -120,7 +121,7 @@ class DocumentConfig(Section):
 
 
 def _is_password(value: Any) -> bool:
-    """Tell whether something can be one: text that PDFs can hold."""
+    """Return whether a value can be a password: text that PDFs can hold."""
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     # Surrogates are what Python makes of bytes that are no UTF-8.
@@ -128,33 +129,37 @@ def _is_password(value: Any) -> bool:
 
 
 class InputConfig(Section):
-    """What the job reads. At least one of manifest, images and documents; several are chained.
+    """What the job reads: a manifest, images, documents, or several of them together.
 
     Attributes:
-        manifest: Parquet, JSONL or CSV files (globs); each of their rows is one thing to ask.
-        images: Image files (globs); each is a row.
-        documents: PDFs (globs); each page is a row.
-        columns: What the manifest's columns mean.
-        carry: Manifest columns copied to the output. Where their values change, rows are written
-            again with the answers that they have.
-        check_changes: Whether to ask the store about each ``s3://`` object that a manifest names
-            (one request each), so that changed ones run again. Local files always do; a digest
-            in ``columns`` serves without a request. Listed images and documents need neither.
-        allow_http: Whether rows may name http(s) URLs (public addresses only).
-        allowed_roots: Local directories that rows may name besides those of the input itself.
-        allowed_prefixes: Where rows of a manifest may name objects: s3://BUCKET, s3://BUCKET/PREFIX,
-            or s3:// for whatever the credentials may read. The manifests' own buckets by default.
-        max_image_bytes: A larger file is an error row.
-        max_document_bytes: The same for documents.
-        frames: What becomes of an image file that holds several pictures. ``pages``: a TIFF gives a
-            row for each page, as a PDF does (by its name, .tif or .tiff; one with a single page
-            stays a row without a page index), and of an animation the first frame is asked;
-            ``first``: of a TIFF too; ``error``: such files are error rows. The output's
-            ``num_frames`` says how many there were.
-        image_timeout_s: Wall-clock limit for decoding one image.
-        image_memory_gib: Memory that decoding one image may take.
-        fetch_timeout_s: Limit for reading one file or object, retries not counted.
-        document: How pages are rendered.
+        manifest: Parquet, JSONL or CSV files, as paths, URIs or glob patterns. Each of their rows
+            is one thing to ask.
+        images: Image files, directories or glob patterns. Each image is a row.
+        documents: PDF files, directories or glob patterns. Each page is a row.
+        columns: What the columns of the manifest mean.
+        carry: Columns of the manifest that are copied to the output. If a value changes, the row is
+            written again with the answer that it has.
+        check_changes: Whether to ask the store if ``s3://`` objects named in a manifest have
+            changed. This costs a request for each object. A column with a digest
+            (``columns.sha256``, ``columns.etag``) does the same without requests. Local files, and
+            listed images and documents, are always checked.
+        allow_http: Whether rows may name ``http`` and ``https`` URLs. Only public addresses are
+            fetched.
+        allowed_roots: Local directories whose files rows may name. The directories of the input
+            itself are always allowed.
+        allowed_prefixes: Prefixes of objects that rows may name: ``s3://BUCKET``,
+            ``s3://BUCKET/PREFIX``, or ``s3://`` for all that the credentials may read. The default
+            is the buckets of the manifests.
+        max_image_bytes: An image file that is larger is an error row.
+        max_document_bytes: A document that is larger is an error row.
+        frames: How to treat a file that holds several pictures. ``pages``: each page of a TIFF is a
+            row, and of an animation the first frame is used. ``first``: the first picture is used.
+            ``error``: the file is an error row. docs/pictures.md lists the cases.
+        image_timeout_s: Longest time to decode one image.
+        image_memory_gib: Most memory for decoding one image.
+        fetch_timeout_s: Longest time of one download over ``http`` or ``https``, redirects
+            included. A retry has the whole time again. Object stores have fixed limits instead.
+        document: How pages of documents are rendered.
     """
 
     manifest: tuple[str, ...] = ()

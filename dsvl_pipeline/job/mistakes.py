@@ -1,4 +1,4 @@
-"""Mistakes in a job file, in sentences for those who wrote it."""
+"""Mistakes in a job file, as sentences for those who wrote it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _IN_WORDS = {
 
 
 def explain_all(path: Path, lines: dict[KeyPath, int], error: ValidationError) -> list[str]:
-    """Give a sentence for each mistake that pydantic found, in the order of the file."""
+    """Return a sentence for each mistake that pydantic found, in the order of the file."""
     by_place: dict[KeyPath, list[dict[str, Any]]] = {}
     for problem in error.errors():  # a union reports every alternative it tried: one mistake
         where = tuple(part for part in problem["loc"] if not _is_union_tag(part))
@@ -44,7 +44,7 @@ def explain_all(path: Path, lines: dict[KeyPath, int], error: ValidationError) -
 def _explain(
     path: Path, lines: dict[KeyPath, int], where: KeyPath, problems: list[dict[str, Any]]
 ) -> str:
-    """One mistake as ``file:line: key: what was found, what is allowed, the nearest right key``."""
+    """Return ``file:line: key: what was found, what is allowed, the nearest right key``."""
     problem = problems[0]
     place = place_of(path, lines, where)
     name = ".".join(map(str, where)) or "the job"
@@ -80,7 +80,7 @@ def _wanted(problem: Mapping[str, Any]) -> str:
 
 
 def _near_choice(found: Any, problems: list[dict[str, Any]]) -> str:
-    """Ask whether one of the texts was meant that are allowed here; nothing if none is near."""
+    """Return a question after the nearest of the allowed texts, or an empty text."""
     choices = {
         choice.lower(): choice
         for problem in problems
@@ -99,7 +99,7 @@ def _found(name: str, value: Any) -> str:
 
 
 def is_secret(text: str) -> bool:
-    """Tell whether a piece of a job may hold a password, which no message repeats."""
+    """Return whether a piece of a job may hold a password, which no message repeats."""
     return "password" in text.lower()
 
 
@@ -111,14 +111,14 @@ def _as_text(value: Any) -> str:
 
 
 def place_of(path: Path, lines: dict[KeyPath, int], where: KeyPath) -> str:
-    """The file and line of a key; of its section where the key is missing."""
+    """Return the file and line of a key, or of its section if the key is missing."""
     known = next((where[:n] for n in range(len(where), 0, -1) if where[:n] in lines), ())
     line = lines.get(known, 1)
     return f"{path}:{line}" if line else f"{path} (--set)"
 
 
 def _is_union_tag(part: str | int) -> bool:
-    """Pydantic adds the tried alternative to the place, e.g. ``float`` or ``literal['auto']``."""
+    """Return whether pydantic added this to a place, such as ``float`` or ``literal['auto']``."""
     return isinstance(part, str) and (
         part in ("int", "float", "str", "constrained-int") or part.startswith("literal[")
     )

@@ -23,14 +23,15 @@ PROMPT_ID = r"^[A-Za-z0-9_.-]{1,64}$"
 
 
 class PromptConfig(Section):
-    """One question asked of every row.
+    """One question that is asked of every row.
 
     Attributes:
-        id: Part of the row's key in the table; keep it when only the wording changes.
-        text: What the user says; the images come before it.
-        schema: JSON schema that every answer satisfies, or a file that holds it. Each top-level
-            property of a scalar type becomes a column of the output.
-        regex: Regular expression that every answer matches as a whole; not besides a schema.
+        id: Name of the prompt, and part of the row's key. Keep it when only the wording changes.
+        text: The user's message. The row's images come before it.
+        schema: JSON schema that every answer follows, or the path of a file with one. Each
+            top-level property of a scalar type becomes a column of the output.
+        regex: Regular expression that the whole answer matches. A prompt has a schema or a regex,
+            not both.
     """
 
     id: str = Field(pattern=PROMPT_ID)
@@ -40,21 +41,21 @@ class PromptConfig(Section):
 
     @property
     def schema_text(self) -> str | None:
-        """The schema as the engine and the row's key take it."""
+        """Return the schema as the engine and the row's key take it."""
         if self.json_schema is None:
             return None
         return grammar.normal_schema(json.dumps(self.json_schema))
 
     @property
     def fields(self) -> dict[str, FieldType]:
-        """The output's columns for the answers to this prompt."""
+        """Return the output's columns for the answers to this prompt."""
         return fields_of(self.json_schema or {})
 
     def check_grammar(self) -> None:
-        """Refuse a schema or regular expression that cannot be enforced.
+        """Check that the schema or regular expression can be enforced.
 
         Raises:
-            GrammarError: It cannot, or llguidance is missing, without which nobody knows.
+            GrammarError: It cannot, or llguidance is missing, which checks it.
         """
         if self.json_schema is not None or self.regex is not None:
             grammar.check(self.schema_text, self.regex)

@@ -18,6 +18,7 @@ from pydantic import (
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.job.config import JobConfig, grammar_problems
 from dsvl_pipeline.job.mistakes import MOST_SHOWN, explain_all, is_secret, place_of
+from dsvl_pipeline.job.renamed import replace_old_names
 from dsvl_pipeline.job.section import KeyPath
 from dsvl_pipeline.job.text_files import read_text
 
@@ -44,6 +45,7 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
     values, lines = _parse(path, text)
     for override in overrides:
         lines[_apply(values, override)] = 0
+    replace_old_names(path, values, lines)
     if holders := [key for key, text in _texts(values, ()) if "\0" in text]:
         name = ".".join(map(str, holders[0]))
         raise ConfigError(
@@ -71,7 +73,7 @@ def _texts(value: Any, at: KeyPath) -> Iterator[tuple[KeyPath, str]]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without aliases (a small file must not expand to a large one) or repeated keys."""
+    """YAML without aliases: a small file must not expand to a large one."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -114,7 +116,7 @@ def _parse(path: Path, text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
 
 
 def _around(text: str, line: int) -> str:
-    """Give a line of YAML, the one before it, and those that it stands below by indentation."""
+    """Return a line of YAML, the one before it, and the keys that it is indented under."""
     lines = text.splitlines()[:line]
     found, depth = lines[-1:], len(text)
     above = [each for each in lines if each.strip() and not each.lstrip().startswith("#")]
@@ -152,7 +154,7 @@ def _in_a_line(error: Exception) -> str:
 
 
 def _apply(values: dict[str, Any], override: str) -> KeyPath:
-    """Put one ``--set`` in its place, and tell which that is."""
+    """Write one ``--set`` into the values, and return the way to its key."""
     name, equals, text = override.partition("=")
     hides = is_secret(override)
     if hides:

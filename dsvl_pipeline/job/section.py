@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 KeyPath = tuple[str | int, ...]
-"""The way to a value: keys and indices."""
+"""The keys and indices that lead to a value."""
 
 AtLeastOne = Annotated[int, Field(ge=1)]
 

@@ -22,9 +22,10 @@ class ModelSection(Section):
     """Which checkpoint runs.
 
     Attributes:
-        checkpoint: ``demo``, a directory, or a hub id.
-        revision: Commit of a hub id; pin it, or a changed hub changes your results.
-        dtype: Arithmetic of the weights. ``auto`` is bfloat16 on a GPU and float32 on a CPU.
+        checkpoint: ``demo``, a local directory, or the id of a repository on the Hugging Face hub.
+        revision: Commit of the hub repository. Give one: otherwise a change on the hub changes your
+            results.
+        dtype: Number format of the weights. ``auto`` is bfloat16 on a GPU and float32 on a CPU.
     """
 
     checkpoint: str
@@ -36,12 +37,16 @@ class OutputConfig(Section):
     """Where the table goes.
 
     Attributes:
-        uri: Directory or s3:// prefix of the table.
-        num_shards: Bounded pieces the rows are dealt into; fixed when the table is made.
-        rows_per_part: Most results in one Parquet file.
-        seconds_per_part: Results wait no longer than this, in seconds, for their commit.
-        vanished: What becomes of rows whose input is no longer there: ``keep``, or ``drop`` from
-            the table. A run with ``--limit`` keeps them: it has not seen the whole input.
+        uri: Directory or s3:// prefix of the table. It must be new, empty, or a table of this
+            project.
+        num_shards: Number of shards, into which rows are divided by a hash of ``row_id``. It is
+            fixed when the table is made. ``auto`` chooses it from the number of rows.
+        rows_per_part: Most rows in one Parquet file.
+        seconds_per_part: Longest time, in seconds, that finished rows wait before they are
+            committed.
+        vanished: What happens to rows whose input is gone. ``keep`` leaves them in the table, and
+            ``drop`` removes them. A run with ``--limit`` always keeps them, because it has not read
+            the whole input.
     """
 
     uri: str
@@ -55,15 +60,19 @@ class ClusterConfig(Section):
     """How much of the cluster the job takes.
 
     Attributes:
-        replicas: Engines, one GPU each; ``auto`` is every GPU of the cluster, or one CPU engine.
-        rows_per_batch: Rows that travel together from preprocessing to an engine.
-        batches_in_flight: Batches an engine works on at once; ``auto`` keeps it fed.
-        cpus_per_engine: CPUs reserved for a CPU engine.
-        address: Ray cluster to join, as ``host:port``; ``local`` starts one on this machine, and
-            ``auto`` does unless the environment variable ``RAY_ADDRESS`` names one.
-        price_per_gpu_hour: What a GPU costs, with its share of the machine around it; where engines
-            have none, what an engine costs. For the plan's prediction and the run's summary.
-        currency: Of the price: the three letters of ISO 4217.
+        replicas: Number of engines. Each takes one GPU. ``auto`` is one for every GPU of the
+            cluster, or a single engine on CPUs.
+        rows_per_batch: Number of rows that go from preprocessing to an engine in one call.
+        batches_in_flight: Number of batches that an engine works on at once. ``auto`` takes as many
+            as keep it busy.
+        cpus_per_engine: Number of CPUs reserved for an engine that runs without a GPU.
+        address: Ray cluster to join, as ``host:port``. ``local`` starts a cluster on this machine.
+            ``auto`` joins the one that the environment variable ``RAY_ADDRESS`` names, or else
+            starts one.
+        price_per_gpu_hour: Price of one GPU for an hour, with its share of the machine. Where
+            engines have no GPU, the price of one engine for an hour. It is used for costs in ``dsvl
+            plan`` and in the run's summary.
+        currency: Currency of the price, as three letters of ISO 4217.
     """
 
     replicas: AtLeastOne | Literal["auto"] = "auto"
@@ -75,7 +84,7 @@ class ClusterConfig(Section):
     currency: str = Field(default="USD", pattern=CURRENCY)
 
     def price(self, replicas: int, seconds: float) -> float | None:
-        """Give what engines cost over some time, in ``currency``; None without a price."""
+        """Return what engines cost over some time, in ``currency``; None without a price."""
         if self.price_per_gpu_hour is None:
             return None
         return self.price_per_gpu_hour * replicas * seconds / 3600
@@ -85,12 +94,14 @@ class KubernetesConfig(Section):
     """The job's own Ray cluster on Kubernetes (``dsvl submit --target k8s``).
 
     Attributes:
-        image: What the pods run, by tag or digest.
-        namespace: Where the job is created; the one of the current kubeconfig context by default.
-        workers: Pods that hold engines.
-        gpus_per_worker: GPUs of each; 0 for a cluster that only has CPUs.
-        cpus_per_worker: CPUs of each: one for the engine of each GPU, the others preprocess.
-        memory_gib_per_worker: Memory of each, in GiB; a third of it is Ray's object store.
+        image: Container image of all pods, with a tag or a digest.
+        namespace: Namespace in which the job is created. The default is that of the current
+            kubeconfig context.
+        workers: Number of worker pods, which hold the engines.
+        gpus_per_worker: GPUs of each worker pod. Use 0 for a cluster without GPUs.
+        cpus_per_worker: CPUs of each worker pod. Each engine takes one; the others prepare rows.
+        memory_gib_per_worker: Memory of each worker pod, in GiB. A third of it is for Ray's object
+            store.
     """
 
     image: str = Field(default="dsvl-pipeline:0.1.0", pattern=IMAGE_NAME)
@@ -109,21 +120,23 @@ class KubernetesConfig(Section):
 
 
 class LimitsConfig(Section):
-    """When a run that has gone wrong stops itself: exit code 3, and what was committed is safe.
+    """When a run stops itself, with exit code 3. What was committed stays.
 
     Attributes:
-        max_error_fraction: Stop where more of the last ``window_rows`` rows fail. Without it the
-            job's own ``max_error_fraction`` counts. Rows that had failed before, for a passing
-            reason, may fail again.
-        window_rows: How many rows back that looks; fewer never stop a run by their share of errors.
-        first_rows: Stop where the first so many rows of a run all fail with one code; 0: never.
-        stall_timeout_s: Stop when no row has finished for so long; the first ones wait for nodes
+        stop_above_error_fraction: Stop when a larger share of the last ``window_rows`` rows are
+            errors. The default is the job's ``max_error_fraction``. Rows that failed in an earlier
+            run, and are tried again, may fail again.
+        window_rows: Number of rows over which the share of errors is taken. A run with fewer rows
+            is never stopped by that share.
+        first_rows: Stop when this many first rows of a run all fail with the same error code. 0
+            turns this off.
+        stall_timeout_s: Stop when no row has finished for this long. It covers the wait for nodes
             and for the model to load.
-        store_patience_s: Go on trying for so long where the table's store does not answer; a
-            full disk or missing permission ends the run at once.
+        store_patience_s: How long to try again when the table's store does not answer. A full disk
+            or a missing permission ends the run at once.
     """
 
-    max_error_fraction: float | None = Field(default=None, ge=0, le=1)
+    stop_above_error_fraction: float | None = Field(default=None, ge=0, le=1)
     window_rows: AtLeastOne = 10_000
     first_rows: int = Field(default=1000, ge=0)
     stall_timeout_s: float = Field(default=1800.0, gt=0)

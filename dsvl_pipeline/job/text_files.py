@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 MAX_BYTES = 4 << 20
-"""Of a job file; prompts by the thousand belong into a manifest."""
+"""Largest job file. Prompts by the thousand belong in a manifest."""
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -20,7 +20,7 @@ _KINDS = {
 
 
 def read_text(path: Path) -> str:
-    """Read a file of at most `MAX_BYTES`; a byte order mark of UTF-8 is left out.
+    """Read a file of at most `MAX_BYTES`, without a byte order mark.
 
     Raises:
         OSError: It cannot be opened or read.

@@ -27,7 +27,7 @@ class ErrorLimits:
         limits = job.limits
         self._job = job
         self._num_retried = 0
-        self._most = limits.max_error_fraction
+        self._most = limits.stop_above_error_fraction
         if self._most is None:
             self._most = job.max_error_fraction
         self._recent: deque[_Rows] = deque()
@@ -82,8 +82,8 @@ class ErrorLimits:
             raise RunStoppedError(
                 f"stopped: {num_errors:,} of the last {self._num_recent:,} rows failed "
                 f"({num_errors / self._num_recent:.1%}, at most {self._most:.1%} are allowed): "
-                f"{found}; {self._look()}, mend the cause or raise limits.max_error_fraction; "
-                f"{SAFE}"
+                f"{found}; {self._look()}, mend the cause or raise "
+                f"limits.stop_above_error_fraction; {SAFE}"
             )
 
     def _look(self) -> str:

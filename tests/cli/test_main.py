@@ -168,7 +168,7 @@ def test_every_command_teaches(capsys: pytest.CaptureFixture[str], command: str)
         ("plan", "starts one on this machine, as a run does, however few the rows are"),
         ("plan", "of a file that no setting reads why it is skipped"),
         ("vacuum", "(default 168, a week; at least 1, for who reads"),
-        ("run", "docs/settings.md lists every key of a job file"),
+        ("run", "docs/job-file.md lists every key of a job file"),
         ("run", "a line of JSON at the start, one a minute and one at the end"),
         ("redrive", "Progress and results as of `dsvl run`"),
     ],

@@ -93,7 +93,7 @@ def test_the_share_is_the_job_s_own_unless_it_says_otherwise() -> None:
     bad = [part(2000, not_found=500)] * 8
     job = fake_job({"images": "x/*.jpg"}, "out") | {"max_error_fraction": 0.3}
     add(ErrorLimits(parse(job)), *bad)
-    job["limits"] = {"max_error_fraction": 0.2}
+    job["limits"] = {"stop_above_error_fraction": 0.2}
     with pytest.raises(RunStoppedError, match=r"at most 20\.0% are allowed"):
         add(ErrorLimits(parse(job)), *bad)
 
