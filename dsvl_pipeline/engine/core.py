@@ -21,8 +21,9 @@ from dsvl_pipeline.engine.schedule.drafts import Draft
 from dsvl_pipeline.engine.schedule.pages import PagePool
 from dsvl_pipeline.engine.schedule.prefix import page_keys, text_before_images
 from dsvl_pipeline.engine.schedule.repetition import RepetitionGuard
-from dsvl_pipeline.engine.schedule.scheduler import Chunk, Decode, Prefill, Scheduler, Step
+from dsvl_pipeline.engine.schedule.scheduler import Scheduler
 from dsvl_pipeline.engine.schedule.sequence import Sequence
+from dsvl_pipeline.engine.schedule.step import Chunk, Decode, Prefill, Step
 from dsvl_pipeline.engine.schedule.stop_text import DecodeIds, StopText, cut_before
 from dsvl_pipeline.engine.schedule.structured import Grammars, Matcher
 from dsvl_pipeline.errors import CapacityError, EngineError, GrammarError

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsvl_pipeline.engine.device.transfer import upload
-from dsvl_pipeline.engine.schedule.scheduler import Chunk
+from dsvl_pipeline.engine.schedule.step import Chunk
 from dsvl_pipeline.ops.values import PackedInputs
 
 MOST_SHARING = 16

@@ -28,8 +28,8 @@ from dsvl_pipeline.engine.device.step_rows import (
 )
 from dsvl_pipeline.engine.device.timing import Mark, mark
 from dsvl_pipeline.engine.device.transfer import Download, upload
-from dsvl_pipeline.engine.schedule.scheduler import Chunk, Decode, Prefill, Step
 from dsvl_pipeline.engine.schedule.sequence import Sequence
+from dsvl_pipeline.engine.schedule.step import Chunk, Decode, Prefill, Step
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL, LastRows
 from dsvl_pipeline.ops.sampling import sample, sample_with_logprobs
 from dsvl_pipeline.ops.values import KVPages, PackedInputs

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsvl_pipeline.engine.device.batch import MOST_SHARING, fill_tables, shared_groups, token_ids
-from dsvl_pipeline.engine.schedule.scheduler import MAX_DRAFT_TOKENS, Chunk
+from dsvl_pipeline.engine.schedule.step import MAX_DRAFT_TOKENS, Chunk
 from dsvl_pipeline.ops.values import PackedInputs, SharedPages
 
 NUM_QUERIES = MAX_DRAFT_TOKENS + 1

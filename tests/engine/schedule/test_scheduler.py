@@ -13,8 +13,9 @@ from dsvl_pipeline.engine.schedule.drafts import Draft
 from dsvl_pipeline.engine.schedule.lengths import ExpectedLength
 from dsvl_pipeline.engine.schedule.pages import PagePool
 from dsvl_pipeline.engine.schedule.prefix import page_keys
-from dsvl_pipeline.engine.schedule.scheduler import Decode, Prefill, Scheduler, Step
+from dsvl_pipeline.engine.schedule.scheduler import Scheduler
 from dsvl_pipeline.engine.schedule.sequence import Sequence
+from dsvl_pipeline.engine.schedule.step import Decode, Prefill, Step
 from dsvl_pipeline.errors import CapacityError
 from dsvl_pipeline.records import ImageInput, Request, SamplingParams
 
