@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.engine.device.memory import kv_gib_for
 from dsvl_pipeline.engine.engine import ModelEngine
 from dsvl_pipeline.errors import PromptError
@@ -160,12 +161,16 @@ def answer(
         )
         for index, prompt in enumerate(prompts)
     ]
+    config = _engine_config(model, [len(prompt) + settings.max_new_tokens for prompt in prompts])
     engine = ModelEngine(
-        model,
-        _engine_config(model, [len(prompt) + settings.max_new_tokens for prompt in prompts]),
-        decode=lambda _: "",  # nobody reads the text
-        eos_token_ids=(),  # each request names its own
-        image_config=image_config,
+        EngineCore(
+            model,
+            config,
+            decode=lambda _: "",  # nobody reads the text
+            eos_token_ids=(),  # each request names its own
+            image_config=image_config,
+        ),
+        step_timeout_s=config.step_timeout_s,
     )
     try:
         completions = engine.generate(requests)

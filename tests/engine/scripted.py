@@ -146,14 +146,8 @@ def make_core(model: ScriptedModel | None = None, **settings: int) -> EngineCore
 
 def make_engine(model: ScriptedModel | None = None, **settings: int) -> ModelEngine:
     """Make an engine around a scripted model."""
-    return ModelEngine(
-        model or ScriptedModel(),
-        engine_config(**settings),
-        decode=decode,
-        bytes_of=bytes_of,
-        eos_token_ids=[EOS],
-        image_config=IMAGE_CONFIG,
-    )
+    step_timeout_s = engine_config(**settings).step_timeout_s
+    return ModelEngine(make_core(model, **settings), step_timeout_s=step_timeout_s)
 
 
 def make_request(request_id: str = "row", *prompt_ids: int, **sampling: Any) -> Request:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsvl_pipeline.engine.device.batch import pack
+from dsvl_pipeline.engine.device.events import TimingEvent, record_event
 from dsvl_pipeline.engine.device.features import ImageFeatures
 from dsvl_pipeline.engine.device.graphs import StepGraphs, round_up
 from dsvl_pipeline.engine.device.lanes import Lanes
@@ -26,7 +27,6 @@ from dsvl_pipeline.engine.device.step_rows import (
     unpack_decode,
     unpack_verify,
 )
-from dsvl_pipeline.engine.device.timing import Mark, mark
 from dsvl_pipeline.engine.device.transfer import Download, upload
 from dsvl_pipeline.engine.schedule.sequence import Sequence
 from dsvl_pipeline.engine.schedule.step import Chunk, Decode, Prefill, Step
@@ -46,7 +46,7 @@ class Forwarded:
         positions: Place of each row's new token in its sequence.
         logits: ``[B, V]``, good until the next step.
         num_encoded: Images that had to be encoded for it.
-        marks: Begin, end of vision.
+        events: When the step begins, and when its vision ends.
     """
 
     step: Step
@@ -55,7 +55,7 @@ class Forwarded:
     positions: NDArray[np.int64]
     logits: Tensor | None
     num_encoded: int
-    marks: tuple[Mark, Mark]
+    events: tuple[TimingEvent, TimingEvent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Launched:
     forwarded: Forwarded
     token_ids: Download
     logprobs: Download | None
-    end: Mark
+    end: TimingEvent
 
 
 class Runner:
@@ -133,13 +133,13 @@ class Runner:
             step: What was planned.
             upcoming: Sequences that will start soon; their images may be encoded along.
         """
-        begin = mark(self._device)
+        begin = record_event(self._device)
         num_encoded = 0
         new: list[Sequence] = []
         if isinstance(step, Prefill):
             new = [c.sequence for c in step.chunks if c.start == c.sequence.num_reused]
             num_encoded = self._features.hold([s for s in new if self._shows_images(s)], upcoming)
-        seen = mark(self._device) if num_encoded else begin
+        seen = record_event(self._device) if num_encoded else begin
         match step:
             case Prefill(chunks, copies):
                 self._copy_pages(copies)
@@ -169,7 +169,7 @@ class Runner:
         if logits is None:
             # On the device: its reader waits for the step, without which there are no times.
             nothing = torch.empty(0, dtype=torch.int64, device=self._device)
-            end = mark(self._device)
+            end = record_event(self._device)
             return Launched(forwarded, Download(nothing), None, end)
         lanes = upload(forwarded.lanes, self._device)
         settings = self._lanes.settings(
@@ -186,7 +186,9 @@ class Runner:
             ids = sample(logits, settings)
         if not (isinstance(forwarded.step, Decode) and forwarded.step.has_drafts):
             self._lanes.record(lanes, ids)  # else the host tells which of the tokens counts
-        end = mark(self._device)  # before the copies: who has read them may ask for the time
+        end = record_event(
+            self._device
+        )  # before the copies: who has read them may ask for the time
         at_host = None if logprobs is None else Download(logprobs)
         return Launched(forwarded, Download(ids), at_host, end)
 
