@@ -15,9 +15,10 @@ from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.engine.device.memory import kv_gib_for
 from dsvl_pipeline.engine.engine import ModelEngine
 from dsvl_pipeline.errors import PromptError
-from dsvl_pipeline.model.config import ImageConfig, ModelConfig
+from dsvl_pipeline.model.config import ModelConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.model.generation_defaults import GenerationDefaults
+from dsvl_pipeline.model.image_config import ImageConfig
 from dsvl_pipeline.records import EngineConfig, ImageInput, Request, SamplingParams
 
 PromptIds = NDArray[np.int32]

@@ -20,9 +20,9 @@ from dsvl_pipeline import hub
 from dsvl_pipeline.api import generation
 from dsvl_pipeline.api.config import DeepseekVLConfig, DeepseekVLHybridConfig, read_config
 from dsvl_pipeline.model.checkpoint import load_model
-from dsvl_pipeline.model.config import read_image_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.model.generation_defaults import read_generation_config
+from dsvl_pipeline.model.image_config import read_image_config
 from dsvl_pipeline.model.tensors import list_tensors
 
 _logger = logging.getLogger(__name__)

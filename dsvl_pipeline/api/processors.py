@@ -18,7 +18,7 @@ from dsvl_pipeline import hub
 from dsvl_pipeline.api.config import read_config
 from dsvl_pipeline.api.inputs import ImageSource, ModelInputs, TensorKind, flatten, load, stack
 from dsvl_pipeline.errors import PromptError
-from dsvl_pipeline.model.config import ImageConfig, TowerImageConfig, read_image_config
+from dsvl_pipeline.model.image_config import ImageConfig, TowerImageConfig, read_image_config
 from dsvl_pipeline.processor import chat
 from dsvl_pipeline.processor.image import image_input
 from dsvl_pipeline.processor.processor import IMAGE_TOKEN, Processor

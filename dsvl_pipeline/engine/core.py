@@ -23,8 +23,8 @@ from dsvl_pipeline.engine.schedule.structured import Grammars
 from dsvl_pipeline.engine.sequences import SequenceFactory
 from dsvl_pipeline.engine.stats import EngineStats
 from dsvl_pipeline.errors import CapacityError, EngineError, GrammarError
-from dsvl_pipeline.model.config import ImageConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.model.image_config import ImageConfig
 from dsvl_pipeline.records import Completion, EngineConfig, FinishReason, Request, RowFailure
 from dsvl_pipeline.wording import amount
 

@@ -20,9 +20,9 @@ from dsvl_pipeline.engine.schedule.cut_character import bytes_of_tokens
 from dsvl_pipeline.engine.schedule.structured import Grammars
 from dsvl_pipeline.errors import CheckpointError, EngineError
 from dsvl_pipeline.model.checkpoint import load_model
-from dsvl_pipeline.model.config import read_image_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.model.generation_defaults import read_generation_config
+from dsvl_pipeline.model.image_config import read_image_config
 from dsvl_pipeline.records import Completion, EngineConfig, Request
 
 

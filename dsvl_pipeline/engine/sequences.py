@@ -12,7 +12,8 @@ from dsvl_pipeline.engine.schedule.sequence import Sequence
 from dsvl_pipeline.engine.schedule.stop_text import DecodeIds, StopText
 from dsvl_pipeline.engine.schedule.structured import Grammars, Matcher
 from dsvl_pipeline.errors import GrammarError
-from dsvl_pipeline.model.config import ImageConfig, ModelConfig
+from dsvl_pipeline.model.config import ModelConfig
+from dsvl_pipeline.model.image_config import ImageConfig
 from dsvl_pipeline.records import Request, RowFailure
 
 

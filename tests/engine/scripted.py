@@ -16,13 +16,8 @@ from torch import Tensor, nn
 
 from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.engine.engine import ModelEngine
-from dsvl_pipeline.model.config import (
-    ImageConfig,
-    LlamaConfig,
-    ModelConfig,
-    SiglipConfig,
-    TowerImageConfig,
-)
+from dsvl_pipeline.model.config import LlamaConfig, ModelConfig, SiglipConfig
+from dsvl_pipeline.model.image_config import ImageConfig, TowerImageConfig
 from dsvl_pipeline.records import Completion, EngineConfig, Request, SamplingParams
 
 VOCAB_SIZE, EOS, IMAGE_TOKEN, SIDE_PX = 400, 1, 2, 32

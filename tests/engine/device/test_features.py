@@ -11,8 +11,8 @@ import torch
 from dsvl_pipeline.engine.device.features import ImageFeatures
 from dsvl_pipeline.engine.schedule.sequence import Sequence
 from dsvl_pipeline.model.checkpoint import load_model
-from dsvl_pipeline.model.config import read_image_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.model.image_config import read_image_config
 from dsvl_pipeline.records import ImageInput, Request
 from tests.checkpoints import (
     HIGH_RES_PX,
