@@ -36,6 +36,18 @@ class EngineCore:
     """Everything an engine does, one call at a time; not thread-safe.
 
     Each request becomes exactly one completion, be it an answer, a cancellation or a refusal.
+
+    Args:
+        model: On its device, in evaluation mode.
+        config: How much of the device may be used; KV pages are taken at once.
+        decode: Token ids to text without special tokens.
+        eos_token_ids: Any of them ends a completion.
+        image_config: How bytes become pixel values.
+        grammars: For requests with a JSON schema or a regular expression.
+        bytes_of: Tells where an answer that is cut ends inside a character.
+
+    Raises:
+        ConfigError: Not even one KV page fits into the memory.
     """
 
     def __init__(
@@ -49,20 +61,6 @@ class EngineCore:
         grammars: Grammars | None = None,
         bytes_of: BytesOf | None = None,
     ) -> None:
-        """Take memory for KV pages.
-
-        Args:
-            model: On its device, in evaluation mode.
-            config: How much of the device may be used.
-            decode: Token ids to text without special tokens.
-            eos_token_ids: Any of them ends a completion.
-            image_config: How bytes become pixel values.
-            grammars: For requests with a JSON schema or a regular expression.
-            bytes_of: Tells where an answer that is cut ends inside a character.
-
-        Raises:
-            ConfigError: Not even one KV page fits into the memory.
-        """
         self.device = next(model.parameters()).device
         is_cuda = self.device.type == "cuda"
         num_lanes = config.num_sequences(has_gpu=self.device.type != "cpu")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -113,17 +114,10 @@ class Runner:
         self._decode_graphs: StepGraphs | None = None
         self._verify_graphs: StepGraphs | None = None
         if use_graphs and self._device.type == "cuda":
-            self._decode_graphs = StepGraphs(
-                self._decode_rows,
-                max_rows=num_lanes,
-                width=self._layout.decode_width,
-                device=self._device,
-            )
-            self._verify_graphs = StepGraphs(
-                lambda rows, _: self._verify_rows(rows),
-                max_rows=num_lanes,
-                width=self._layout.verify_width,
-                device=self._device,
+            graphs_of = partial(StepGraphs, max_rows=num_lanes, device=self._device)
+            self._decode_graphs = graphs_of(self._decode_rows, width=self._layout.decode_width)
+            self._verify_graphs = graphs_of(
+                lambda rows, _: self._verify_rows(rows), width=self._layout.verify_width
             )
 
     def forward(self, step: Step, upcoming: Seq[Sequence] = ()) -> Forwarded:

@@ -62,12 +62,9 @@ def decode(
     """
     tiles = tiles or choose_tiles(q, k, DECODE, DECODE_FLOAT8, DECODE_FLOAT32)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    compute = compute_type(q, k)
-    is_float8 = k.dtype == torch.float8_e4m3fn and q.dtype != torch.float32
-    is_float8 = is_float8 and q.shape[2] >= 32  # half the channels are still a matrix unit's 16
-    if is_float8:
+    constants = _constants(q, k, tiles, max_query_len, shared)
+    if constants["IS_FLOAT8"]:
         k, v = k.view(torch.int16), v.view(torch.int16)
-    where = (query_starts, page_table, kv_lens)
     if shared is None:
         groups, num_programs = (kv_lens, kv_lens), kv_lens.shape[0]  # not read
     else:
@@ -75,10 +72,8 @@ def decode(
         num_programs = shared.shared_lens.shape[0]
     strides = (*q.stride()[:2], out.stride(0), *k.stride()[:3], page_table.stride(0))
     _decode_kernel[(num_programs, k.shape[1])](
-        *(q, k, v, out, *where, *groups, scale * LOG2_E, *strides),
-        **_constants(q, k, tiles, max_query_len, shared),
-        COMPUTE=compute,
-        IS_FLOAT8=is_float8,
+        *(q, k, v, out, query_starts, page_table, kv_lens, *groups, scale * LOG2_E, *strides),
+        **constants,
     )
     return out
 
@@ -86,7 +81,8 @@ def decode(
 def _constants(
     q: Tensor, k: Tensor, tiles: Tiles, max_query_len: int, shared: SharedPages | None
 ) -> dict[str, Any]:
-    """Return what the kernel is compiled for, but for dtypes."""
+    """Return what the kernel is compiled for."""
+    is_float8 = k.dtype == torch.float8_e4m3fn and q.dtype != torch.float32
     group, page_size = q.shape[1] // k.shape[1], k.shape[2]
     num_rows = max_query_len * group * (1 if shared is None else shared.max_group_size)
     return {
@@ -95,6 +91,9 @@ def _constants(
         "PAGE": page_size,
         "ROWS": max(tiles.queries, triton.next_power_of_2(num_rows)),
         "KEYS": min(page_size, tiles.keys),
+        "COMPUTE": compute_type(q, k),
+        # half the channels are still a matrix unit's 16
+        "IS_FLOAT8": is_float8 and q.shape[2] >= 32,
         "IS_SHARED": shared is not None,
         "MOST_QUERIES": 0 if shared is None else max_query_len,
         "num_warps": tiles.num_warps,

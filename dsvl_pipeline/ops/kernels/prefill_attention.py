@@ -53,9 +53,8 @@ def prefill(
         pages, where = k.shape[2], (query_starts, page_table, kv_lens)
         key_strides = (*k.stride()[:3], page_table.stride(0))
     num_heads, num_tiles = q.shape[1], triton.cdiv(max_query_len, tiles.queries)
-    strides = (*q.stride()[:2], out.stride(0), *key_strides)
     _prefill_kernel[(num_tiles, num_heads, query_starts.shape[0] - 1)](
-        *(q, k, v, out, *where, scale * LOG2_E, *strides),
+        *(q, k, v, out, *where, scale * LOG2_E, *q.stride()[:2], out.stride(0), *key_strides),
         GROUP=num_heads // k.shape[1],
         D=q.shape[2],
         PAGE=pages,
