@@ -76,7 +76,7 @@ class Settings:
     pad_token_id: int
 
     def sampling(self, seed: int) -> SamplingParams:
-        """The same for the engine."""
+        """Return the same for the engine, with a seed if it is sampled."""
         if not self.is_sampled:
             return SamplingParams(
                 max_new_tokens=self.max_new_tokens,
@@ -154,7 +154,7 @@ def _num_new_tokens(
 
 
 def infer_mask(input_ids: Tensor, pad: int | None, eos_token_ids: Sequence[int]) -> Tensor:
-    """Say what is padding where nobody did, as transformers does: what has the pad id.
+    """Return a mask where nobody gave one, as transformers does: padding is what has the pad id.
 
     Unless that may as well be the end of sequence of a chat's earlier answer.
     """

@@ -64,7 +64,7 @@ class Lanes:
     def settings(
         self, chunks: Seq[Chunk], lanes: Tensor, positions: Tensor, allowed: Tensor | None
     ) -> SamplingTensors:
-        """Gather what `sample` reads.
+        """Return what `sample` reads.
 
         Args:
             chunks: Whose tokens the rows are.

@@ -88,7 +88,7 @@ class Runner:
         features: ImageFeatures,
         use_graphs: bool,
     ) -> None:
-        """Prepare.
+        """Take memory for the lanes; graphs are captured as they are needed.
 
         Args:
             model: On its device.

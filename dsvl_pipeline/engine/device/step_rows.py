@@ -104,7 +104,7 @@ def unpack_decode(rows: Tensor, layout: Layout, is_shared: bool) -> tuple[Tensor
 
 
 def can_verify_as_rows(chunks: Seq[Chunk]) -> bool:
-    """Say whether ``Q`` queries for each waste little, and none would stand before position 0."""
+    """Return whether ``Q`` queries for each waste little, and none stands before position 0."""
     num_queries = sum(chunk.end - chunk.start for chunk in chunks)
     is_long = all(chunk.end >= NUM_QUERIES for chunk in chunks)
     return is_long and 2 * num_queries >= NUM_QUERIES * len(chunks)

@@ -42,7 +42,7 @@ class RunningSequences:
 
     @property
     def num_pages_used(self) -> int:
-        """By running sequences; what is kept to be shared is there for the asking."""
+        """Pages of running sequences; what is kept to be shared is there for the asking."""
         return self._pool.num_used - len(self._prefixes)
 
     def start(self, sequence: Sequence, num_reused: int) -> None:
