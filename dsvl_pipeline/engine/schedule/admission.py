@@ -52,7 +52,7 @@ class Admission:
         A prefill of a few thousand tokens costs less for each sequence than one alone.
         """
         running, lanes = self._running.sequences, self._running.free_lanes
-        spare_pages, most = self._spare_pages(), self._most_running()
+        spare_pages, most = self._limits()
         num_tokens = 0
         for number, sequence in enumerate(self._waiting):
             spare_pages -= self._pool.pages_for(self._expected_tokens(sequence))
@@ -76,7 +76,7 @@ class Admission:
         waiting, running = self._waiting, self._running
         if not (waiting and running.free_lanes):
             return
-        spare_pages, most = self._spare_pages(), self._most_running()
+        spare_pages, most = self._limits()
         while waiting and running.free_lanes and len(running.sequences) < most:
             (sequence,), num_free = waiting.first(1), self._pool.num_free
             num_shared = self._take_pages(sequence, spare_pages) if sequence.is_settled else None
@@ -124,7 +124,13 @@ class Admission:
         least = sequence.num_planned + self._pool.page_size
         return int(min(max(probable, least), sequence.max_tokens))
 
-    def _most_running(self) -> int:
+    def _limits(self) -> tuple[int, int]:
+        """Return pages that no running sequence will probably need, and how many should run."""
+        running = self._running.sequences
+        promised = sum(map(self._promised_pages, running))
+        return self._pool.num_free - promised, self._most_running(promised)
+
+    def _most_running(self, promised: int) -> int:
         """As many as there probably are pages for, in whole tiles of matrix products.
 
         A few sequences more than a tile holds would make each step as long as a whole tile more.
@@ -133,19 +139,16 @@ class Admission:
         known = running or self._waiting.first(self._rows_per_tile)
         if not known or any(sequence.has_draft for sequence in known):
             return len(running) + len(self._running.free_lanes)  # several rows for each sequence
-        # What runs holds; shared pages count once.
-        pages = self._running.num_pages_used if running else 0
-        pages += sum(map(self._promised_pages, known))
+        if running:  # what runs holds; shared pages count once
+            pages = self._running.num_pages_used + promised
+        else:
+            pages = sum(map(self._promised_pages, known))
         # Those that wait may have all the pages that they need, and nothing that runs has any.
         capacity = self._pool.num_pages * len(known) // max(pages, 1)
         tiles, rest = divmod(capacity, self._rows_per_tile)
         if tiles and rest < self._rows_per_tile / 2:
             return tiles * self._rows_per_tile
         return capacity + 1
-
-    def _spare_pages(self) -> int:
-        """Pages that are free and that no running sequence will probably need."""
-        return self._pool.num_free - sum(map(self._promised_pages, self._running.sequences))
 
     def _promised_pages(self, sequence: Sequence) -> int:
         expected = self._pool.pages_for(self._expected_tokens(sequence))
