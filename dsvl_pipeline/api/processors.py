@@ -142,10 +142,11 @@ class DeepseekVLProcessor:
         """
         is_batch = not isinstance(conversation[0], Mapping)
         split = [_split(one) for one in (conversation if is_batch else [conversation])]
-        write = self._processor.prompt_ids if tokenize else self._processor.prompt_text
-        prompts = [write(m, add_generation_prompt=add_generation_prompt) for m, _ in split]
+        wanted = {"add_generation_prompt": add_generation_prompt}
         if not tokenize:
-            return prompts if is_batch else prompts[0]
+            texts = [self._processor.prompt_text(messages, **wanted) for messages, _ in split]
+            return texts if is_batch else texts[0]
+        prompts = [self._processor.prompt_ids(messages, **wanted) for messages, _ in split]
         for messages, sources in split:
             _check_count(messages, sources)
         images = [source for _, sources in split for source in sources]

@@ -36,7 +36,6 @@ class Scheduler:
         max_num_sequences: int,
         max_step_tokens: int,
         rows_per_tile: int = 1,
-        lengths: ExpectedLength | None = None,
     ) -> None:
         """Start without sequences.
 
@@ -46,11 +45,10 @@ class Scheduler:
             max_step_tokens: Most tokens of a prefill.
             rows_per_tile: Sequences that a decode step's matrix products take at no more cost
                 than one; one more of them costs as much as that many.
-            lengths: Of completions so far.
         """
         self._pool = pool
         self._prefixes = PrefixCache(pool)
-        self._lengths = lengths or ExpectedLength()
+        self._lengths = ExpectedLength()
         self._waiting = WaitingQueue(max_num_sequences=max_num_sequences)
         self._running = RunningSequences(
             self._waiting,

@@ -48,7 +48,7 @@ def prefill(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if page_table is None or kv_lens is None:
         pages, where = 0, (query_starts, query_starts, query_starts)  # the last two are not read
-        key_strides = (0, k.stride(1), k.stride(0), 0)
+        key_strides: tuple[int, ...] = (0, k.stride(1), k.stride(0), 0)
     else:
         pages, where = k.shape[2], (query_starts, page_table, kv_lens)
         key_strides = (*k.stride()[:3], page_table.stride(0))

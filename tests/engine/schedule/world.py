@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from dsvl_pipeline.engine.schedule.drafts import Draft
-from dsvl_pipeline.engine.schedule.lengths import ExpectedLength
 from dsvl_pipeline.engine.schedule.pages import PagePool
 from dsvl_pipeline.engine.schedule.prefix import page_keys
 from dsvl_pipeline.engine.schedule.scheduler import Scheduler
@@ -69,12 +68,9 @@ class World:
         expected: int | None = None,
     ) -> None:
         self.pool = PagePool(num_pages=pages, page_size=page_size)
-        lengths = ExpectedLength()
+        self.scheduler = Scheduler(self.pool, max_num_sequences=lanes, max_step_tokens=step_tokens)
         for _ in range(32 if expected is not None else 0):
-            lengths.note(expected or 0)
-        self.scheduler = Scheduler(
-            self.pool, max_num_sequences=lanes, max_step_tokens=step_tokens, lengths=lengths
-        )
+            self.scheduler._lengths.note(expected or 0)
         self.lanes, self.step_tokens, self.lag = lanes, step_tokens, lag
         self.open: dict[int, Sequence] = {}
         self.finished: list[int] = []
