@@ -6,7 +6,7 @@ import contextlib
 import gc
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,11 +17,15 @@ from benchmarks.shapes import EOS_TOKEN_ID, FIRST_WORD_ID, Shape, build_model, d
 from benchmarks.workloads import WARM_UP, Workload, make_images, make_requests
 from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.engine.device.features import ImageFeatures
+from dsvl_pipeline.engine.device.runner import Launched
 from dsvl_pipeline.engine.engine import ModelEngine
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.records import Completion, EngineConfig, ImageInput, Request
 
 Figures = dict[str, Any]
+TokenAt = Callable[[Request, int], int]
+"""The token of a request at a place of its completion."""
+
 _GIB = 1 << 30
 _STALLED_S = 120.0  # nothing finishes for so long only when something hangs
 
@@ -52,6 +56,36 @@ class Setup:
         return workload.scaled(self.share, tokens=self.tokens)
 
 
+@dataclass(slots=True)
+class Script:
+    """What a model with random weights is to say; what it chose itself, where ``token_at`` is None.
+
+    Everything else is as always: what is proposed, verified, compared and read.
+    """
+
+    token_at: TokenAt | None = None
+
+
+class ScriptedCore(EngineCore):
+    """An engine that reads a script's tokens in place of those that the device has chosen."""
+
+    def __init__(self, script: Script, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._script = script
+
+    def read_token_ids(self, launched: Launched) -> Sequence[int]:
+        """Wait for the device's tokens, and give the script's."""
+        ids, token_at = super().read_token_ids(launched), self._script.token_at
+        if token_at is None:
+            return ids
+        rows, positions = launched.forwarded.rows, launched.forwarded.positions.tolist()
+        sequences = [chunk.sequence for chunk in rows]
+        return [
+            token_id if s.is_finished else token_at(s.request, position - s.num_prompt_tokens)
+            for token_id, s, position in zip(ids, sequences, positions, strict=True)
+        ]
+
+
 class EngineRun:
     """A model of one precision, and an engine on it that is made again after it failed."""
 
@@ -66,6 +100,7 @@ class EngineRun:
             quantization=self._quantization,
         )
         self._engine: ModelEngine | None = None
+        self._script = Script()
         self._has_drafts = False
 
     def measure(self, workload: Workload) -> Figures:
@@ -75,7 +110,7 @@ class EngineRun:
         requests = make_requests(workload, self.setup.shape)
         if self.setup.is_cuda:
             torch.cuda.reset_peak_memory_stats()
-        with contextlib.nullcontext() if workload.is_foreseen else ends_said(workload):
+        with contextlib.nullcontext() if workload.is_foreseen else self._ends_said(workload):
             found = time_requests(engine, requests) | self._memory()
         stats = found["stats"]
         if stats.get("drafted_tokens"):
@@ -108,16 +143,19 @@ class EngineRun:
             assert self.model is not None
             began = time.perf_counter()
             self._has_drafts = has_drafts
+            config = make_config(self._quantization, self.setup.settings)
+            self._script.token_at = as_drafted(share=0.9, seed=0) if has_drafts else None
             self._engine = ModelEngine(
-                self.model,
-                make_config(self._quantization, self.setup.settings),
-                decode=decode_nothing,
-                eos_token_ids=[EOS_TOKEN_ID],
-                image_config=self.setup.shape.images,
+                ScriptedCore(
+                    self._script,
+                    self.model,
+                    config,
+                    decode=decode_nothing,
+                    eos_token_ids=[EOS_TOKEN_ID],
+                    image_config=self.setup.shape.images,
+                ),
+                step_timeout_s=config.step_timeout_s,
             )
-            EngineCore.says = None
-            if has_drafts:
-                speak_like_drafts(share=0.9, seed=0)
             workload = replace(WARM_UP, has_drafts=has_drafts)
             if not self.setup.is_cuda:  # there, every batch size must have been run once
                 workload = self.setup.scaled(workload)
@@ -144,6 +182,13 @@ class EngineRun:
         self.model = None
         _free(self.setup)
 
+    @contextlib.contextmanager
+    def _ends_said(self, workload: Workload) -> Iterator[None]:
+        """Have the model end each completion at its length."""
+        self._script.token_at = until_length(workload)
+        yield
+        self._script.token_at = None
+
     def _synchronize(self) -> None:
         if self.setup.is_cuda:
             torch.cuda.synchronize()
@@ -158,15 +203,14 @@ class EngineRun:
         }
 
 
-def speak_like_drafts(*, share: float, seed: int) -> None:
-    """Have models say what requests' drafts say, but for a seeded share of other tokens.
+def as_drafted(*, share: float, seed: int) -> TokenAt:
+    """Return what requests' drafts say, but for a seeded share of other tokens.
 
-    With random weights no draft would ever be right. Everything else is as always: what is
-    proposed, verified, compared and read.
+    With random weights no draft would ever be right.
     """
     texts: dict[str, list[int]] = {}
 
-    def says(request: Request, place: int) -> int:
+    def token_at(request: Request, place: int) -> int:
         text = texts.get(request.request_id)
         if text is None:
             assert request.draft_ids is not None
@@ -176,21 +220,18 @@ def speak_like_drafts(*, share: float, seed: int) -> None:
             texts[request.request_id] = text
         return text[place]
 
-    EngineCore.says = staticmethod(says)
+    return token_at
 
 
-@contextlib.contextmanager
-def ends_said(workload: Workload) -> Iterator[None]:
-    """Have the model end each completion at its length."""
+def until_length(workload: Workload) -> TokenAt:
+    """Return words, and the end of sequence at each completion's length."""
     lengths = workload.lengths().tolist()
 
-    def says(request: Request, place: int) -> int:
+    def token_at(request: Request, place: int) -> int:
         length = lengths[int(request.request_id.rpartition("-")[2])]
         return EOS_TOKEN_ID if place + 1 == length else FIRST_WORD_ID + place
 
-    EngineCore.says = staticmethod(says)
-    yield
-    EngineCore.says = None
+    return token_at
 
 
 def encode(model: DeepseekVL, shape: Shape, images: Sequence[ImageInput], size: int) -> None:

@@ -20,8 +20,13 @@ from torch.nn import functional as F
 
 from benchmarks.results import gpu_versions, write_results
 from dsvl_pipeline.ops.image_attention import attend_image
-from dsvl_pipeline.ops.kernels import attention, image_attention, rotary
-from dsvl_pipeline.ops.kernels.attention import Tiles
+from dsvl_pipeline.ops.kernels import (
+    decode_attention,
+    image_attention,
+    prefill_attention,
+    rotary,
+)
+from dsvl_pipeline.ops.kernels.attention_tiles import Tiles
 from dsvl_pipeline.ops.values import SharedPages
 
 DEVICE, BF16, FLOAT8 = "cuda", torch.bfloat16, torch.float8_e4m3fn
@@ -142,7 +147,7 @@ def decode(table: Table) -> None:
         q, begins = queries[q_len], starts([q_len] * 256)
         table.add(
             f"{name}, q_len {q_len}",
-            attention.decode,
+            decode_attention.decode,
             *(q, *kv, begins, pages, lengths, q_len, SCALE, one, shared),
             work=num_values * kv[0].element_size(),
             unit="TB/s",
@@ -152,11 +157,11 @@ def decode(table: Table) -> None:
     queries = {q_len: normal(256 * q_len, H, D) for q_len in (1, 8, 17)}
     cases = [(16, 64, w, s) for w, s in ((2, 3), (4, 5), (8, 3))]
     table.wanted = None  # the copy's
-    for one, name, is_used in with_used(attention.DECODE, tiles(*cases)):
+    for one, name, is_used in with_used(decode_attention.DECODE, tiles(*cases)):
         add(f"bf16 {name}", wide, 1, one, is_used)
     narrow = [x.to(FLOAT8) for x in wide]
     cases = [(16, 64, w, s) for w, s in ((1, 3), (2, 5), (4, 3), (4, 5), (8, 3))]
-    for one, name, is_used in with_used(attention.DECODE_FLOAT8, tiles(*cases)):
+    for one, name, is_used in with_used(decode_attention.DECODE_FLOAT8, tiles(*cases)):
         add(f"fp8 {name}", narrow, 1, one, is_used)
     for q_len in (8, 17):
         table.wanted = None
@@ -194,7 +199,7 @@ def prefill(table: Table) -> None:
 
     def paged(dtype: torch.dtype, one: Tiles | None) -> Tensor:
         k, v = kv[dtype]
-        return attention.prefill(q, k, v, begins, pages, lengths, length, SCALE, one)
+        return prefill_attention.prefill(q, k, v, begins, pages, lengths, length, SCALE, one)
 
     def flash() -> Tensor:
         varlen = torch.ops.aten._flash_attention_forward
@@ -205,20 +210,20 @@ def prefill(table: Table) -> None:
     work: dict[str, Any] = {"work": flops, "unit": "TFLOP/s"}
     table.add("aten flash varlen, no pages", flash, **work)
     others = tiles((128, 64, 4, 3), (64, 64, 4, 3))
-    for one, name, is_used in with_used(attention.PREFILL, others):
+    for one, name, is_used in with_used(prefill_attention.PREFILL, others):
         arguments = (q, k, v, begins, None, None, length, SCALE, one)
         label = f"bf16 without pages {name}"
-        table.add(label, attention.prefill, *arguments, is_used=is_used, **work)
+        table.add(label, prefill_attention.prefill, *arguments, is_used=is_used, **work)
     cases = [
         *((128, 64, w, s) for w, s in ((8, 2), (8, 5), (4, 3), (4, 5))),
         *((64, 64, 4, s) for s in (2, 3, 5)),
         *((128, 128, 8, s) for s in (2, 3)),
         (128, 32, 4, 5),
     ]
-    for one, name, is_used in with_used(attention.PREFILL, tiles(*cases)):
+    for one, name, is_used in with_used(prefill_attention.PREFILL, tiles(*cases)):
         table.add(f"bf16 {name}", paged, BF16, one, is_used=is_used, **work)
     cases = [(128, 64, 8, 5), (128, 64, 4, 3), (64, 64, 4, 3), (64, 64, 4, 5), (128, 128, 8, 3)]
-    for one, name, is_used in with_used(attention.PREFILL_FLOAT8, tiles(*cases)):
+    for one, name, is_used in with_used(prefill_attention.PREFILL_FLOAT8, tiles(*cases)):
         table.add(f"fp8 {name}", paged, FLOAT8, one, is_used=is_used, **work)
 
     table.section("prefill behind as many tokens: 13 x 624 of 1248")
@@ -299,7 +304,7 @@ def launch(table: Table) -> None:
         torch.cuda.synchronize()
         started = time.perf_counter()
         for _ in range(200):
-            attention.decode(q, kv[0], kv[1], begins, pages, ones, 1, SCALE)
+            decode_attention.decode(q, kv[0], kv[1], begins, pages, ones, 1, SCALE)
         spent = (time.perf_counter() - started) / 200 * 1e6
     print(f"* decode {spent:.1f} us")
     table.rows.append({"name": "decode on the host", "us": spent})

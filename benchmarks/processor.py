@@ -27,7 +27,7 @@ from PIL import Image
 
 from benchmarks.results import write_results
 from dsvl_pipeline import hub
-from dsvl_pipeline.model.config import ImageConfig, read_image_config
+from dsvl_pipeline.model.image_config import ImageConfig, read_image_config
 from dsvl_pipeline.processor import decode, image
 from dsvl_pipeline.records import ImageInput
 

@@ -13,13 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from dsvl_pipeline.model.config import (
-    ImageConfig,
-    ModelConfig,
-    read_image_config,
-    read_model_config,
-)
+from dsvl_pipeline.model.config import ModelConfig, read_model_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.model.image_config import ImageConfig, read_image_config
 
 IMAGE_TOKEN_ID, EOS_TOKEN_ID = 2, 1
 FIRST_WORD_ID = 3  # ids below are special

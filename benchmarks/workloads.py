@@ -113,7 +113,7 @@ def make_requests(workload: Workload, shape: Shape) -> list[Request]:
 
     Pictures and questions are different ones in every workload, so that one engine can run them
     all without finding anything of an earlier one. Random weights produce no end of their own:
-    where lengths are not foreseen, `EngineCore.says` must put one.
+    where lengths are not foreseen, a `Script` must put one.
     """
     vocab_size = shape.model.text.vocab_size
     random = np.random.default_rng(list(workload.name.encode()))

@@ -178,7 +178,10 @@ def test_heavy_libraries_have_one_home(library: str) -> None:
 def test_scheduling_is_torch_free() -> None:
     """It is tested on its own, as bookkeeping; and the fake engine must run where no torch is."""
     engine = ROOT / PACKAGE / "engine"
-    others = [engine / f"{name}.py" for name in ("collect", "fake", "request_check")]
+    others = [
+        engine / f"{name}.py"
+        for name in ("completions", "fake", "generate", "request_check", "sequences")
+    ]
     for path in [*(engine / "schedule").glob("*.py"), *others]:
         assert not [one.place for one in imports_of(path) if one.target.split(".")[0] == "torch"]
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.engine.device.memory import kv_gib_for
 from dsvl_pipeline.engine.engine import ModelEngine
 from dsvl_pipeline.errors import PromptError
-from dsvl_pipeline.model.config import ImageConfig, ModelConfig
+from dsvl_pipeline.model.config import ModelConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.model.generation_defaults import GenerationDefaults
+from dsvl_pipeline.model.image_config import ImageConfig
 from dsvl_pipeline.records import EngineConfig, ImageInput, Request, SamplingParams
 
 PromptIds = NDArray[np.int32]
@@ -26,9 +29,41 @@ _DEFAULT_LENGTH = 20
 _MOST_SEQUENCES = 256
 
 
+class GenerateOptions(TypedDict, total=False):
+    """What ``generate`` takes by name.
+
+    What is not given, or None, comes from ``generation_config.json``, else from transformers'
+    defaults: greedy, 20 new tokens, and top-k 50 when sampling.
+
+    Attributes:
+        max_new_tokens: Most new tokens of each answer.
+        max_length: Most tokens of padded prompt and answer together, unless ``max_new_tokens`` is
+            given.
+        do_sample: Whether to sample rather than to take the likeliest token.
+        temperature: Divides the logits.
+        top_k: Keep the k likeliest tokens; 0 keeps all.
+        top_p: Keep the smallest set of tokens whose probabilities reach this sum.
+        min_p: Drop tokens less likely than this share of the likeliest one.
+        repetition_penalty: Above 1 makes tokens of prompt and answer less likely.
+        eos_token_id: Any of these ends an answer.
+        pad_token_id: Fills behind shorter answers; by default the first end of sequence.
+    """
+
+    max_new_tokens: int | None
+    max_length: int | None
+    do_sample: bool | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    eos_token_id: int | Sequence[int] | None
+    pad_token_id: int | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How to answer: the arguments of ``generate``, defaults filled in."""
+    """How to answer: `GenerateOptions`, defaults filled in."""
 
     max_new_tokens: int
     is_sampled: bool
@@ -38,14 +73,10 @@ class Settings:
     min_p: float
     repetition_penalty: float
     eos_token_ids: tuple[int, ...]
-
-    @property
-    def default_pad_id(self) -> int:
-        """Pads where nobody names an id; without an end of sequence nothing is ever padded."""
-        return self.eos_token_ids[0] if self.eos_token_ids else 0
+    pad_token_id: int
 
     def sampling(self, seed: int) -> SamplingParams:
-        """The same for the engine."""
+        """Return the same for the engine, with a seed if it is sampled."""
         if not self.is_sampled:
             return SamplingParams(
                 max_new_tokens=self.max_new_tokens,
@@ -64,10 +95,44 @@ class Settings:
         )
 
 
-def num_new_tokens(
+def resolve(defaults: GenerationDefaults, width: int, options: GenerateOptions) -> Settings:
+    """Return how to answer prompts that are padded to ``width`` tokens.
+
+    Raises:
+        CheckpointError: The defaults ask for what this engine does not do.
+        TypeError: There is no such option.
+        ValueError: ``max_length`` leaves no room for an answer.
+    """
+    unknown = sorted(options.keys() - GenerateOptions.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"generate() got an unexpected keyword argument {unknown[0]!r}")
+    defaults.check_supported()
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    eos = given.get("eos_token_id", defaults.eos_token_ids)
+    eos_token_ids = (eos,) if isinstance(eos, int) else tuple(eos)
+    # Without an end of sequence nothing is ever padded.
+    pad = defaults.pad_token_id
+    if pad is None:
+        pad = eos_token_ids[0] if eos_token_ids else 0
+    return Settings(
+        max_new_tokens=_num_new_tokens(
+            defaults, width, options.get("max_new_tokens"), options.get("max_length")
+        ),
+        is_sampled=given.get("do_sample", defaults.do_sample),
+        temperature=given.get("temperature", defaults.temperature),
+        top_k=given.get("top_k", defaults.top_k),
+        top_p=given.get("top_p", defaults.top_p),
+        min_p=given.get("min_p", defaults.min_p),
+        repetition_penalty=given.get("repetition_penalty", defaults.repetition_penalty),
+        eos_token_ids=eos_token_ids,
+        pad_token_id=given.get("pad_token_id", pad),
+    )
+
+
+def _num_new_tokens(
     defaults: GenerationDefaults, width: int, max_new_tokens: int | None, max_length: int | None
 ) -> int:
-    """Most tokens of each answer to prompts that are padded to ``width`` tokens.
+    """Return the most tokens of each answer to prompts that are padded to ``width`` tokens.
 
     Raises:
         ValueError: ``max_length`` leaves no room for one.
@@ -89,7 +154,7 @@ def num_new_tokens(
 
 
 def infer_mask(input_ids: Tensor, pad: int | None, eos_token_ids: Sequence[int]) -> Tensor:
-    """Say what is padding where nobody did, as transformers does: what has the pad id.
+    """Return a mask where nobody gave one, as transformers does: padding is what has the pad id.
 
     Unless that may as well be the end of sequence of a chat's earlier answer.
     """
@@ -146,11 +211,7 @@ def answer(
     Raises:
         PromptError: The engine cannot run a prompt.
     """
-    # Drawn from torch's generator, so that torch.manual_seed repeats a call, and only then:
-    # a greedy call must not move the generator.
-    seeds = [0] * len(prompts)
-    if settings.is_sampled:
-        seeds = torch.randint(2**62, (len(prompts),)).tolist()
+    seeds = _draw_seeds(len(prompts)) if settings.is_sampled else [0] * len(prompts)
     requests = [
         Request(
             request_id=str(index),
@@ -160,12 +221,16 @@ def answer(
         )
         for index, prompt in enumerate(prompts)
     ]
+    config = _engine_config(model, [len(prompt) + settings.max_new_tokens for prompt in prompts])
     engine = ModelEngine(
-        model,
-        _engine_config(model, [len(prompt) + settings.max_new_tokens for prompt in prompts]),
-        decode=lambda _: "",  # nobody reads the text
-        eos_token_ids=(),  # each request names its own
-        image_config=image_config,
+        EngineCore(
+            model,
+            config,
+            decode=lambda _: "",  # nobody reads the text
+            eos_token_ids=(),  # each request names its own
+            image_config=image_config,
+        ),
+        step_timeout_s=config.step_timeout_s,
     )
     try:
         completions = engine.generate(requests)
@@ -178,6 +243,15 @@ def answer(
                 f"prompt {completion.request_id}: {completion.error.message}",
             )
     return [completion.completion_ids.tolist() for completion in completions]
+
+
+def _draw_seeds(count: int) -> list[int]:
+    """Draw from torch's generator, so that torch.manual_seed repeats a call.
+
+    Not for greedy calls: they must not move the generator.
+    """
+    seeds: list[int] = torch.randint(2**62, (count,)).tolist()
+    return seeds
 
 
 def _engine_config(model: DeepseekVL, lengths: Sequence[int]) -> EngineConfig:

@@ -47,7 +47,7 @@ class ModelInputs(dict[str, Any]):
 
 
 def flatten(images: ImageSource | Sequence[Any]) -> list[Any]:
-    """Unnest lists of image."""
+    """Return the pictures of lists that may lie in one another, in order."""
     if isinstance(images, list | tuple):
         return [one for some in images for one in flatten(some)]
     return [images]

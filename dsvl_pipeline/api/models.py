@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from torch import Tensor
@@ -19,15 +19,14 @@ from torch import Tensor
 from dsvl_pipeline import hub
 from dsvl_pipeline.api import generation
 from dsvl_pipeline.api.config import DeepseekVLConfig, DeepseekVLHybridConfig, read_config
+from dsvl_pipeline.api.generation import GenerateOptions
 from dsvl_pipeline.model.checkpoint import load_model
-from dsvl_pipeline.model.config import read_image_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.model.generation_defaults import read_generation_config
+from dsvl_pipeline.model.image_config import read_image_config
 from dsvl_pipeline.model.tensors import list_tensors
 
 _logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,23 +216,12 @@ class DeepseekVLForConditionalGeneration(_PretrainedModel):
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         high_res_pixel_values: Tensor | None = None,
-        *,
-        max_new_tokens: int | None = None,
-        max_length: int | None = None,
-        do_sample: bool | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        repetition_penalty: float | None = None,
-        eos_token_id: int | Sequence[int] | None = None,
-        pad_token_id: int | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> Tensor:
         """Answer prompts, on an engine of this project.
 
-        What is not given comes from ``generation_config.json``, else from transformers' defaults:
-        greedy, 20 new tokens, and top-k 50 when sampling. Sampling draws its seeds from torch's
-        global generator, so that ``torch.manual_seed`` repeats it.
+        Sampling draws its seeds from torch's global generator, so that ``torch.manual_seed``
+        repeats it.
 
         Args:
             input_ids: ``int[B, T]``, padded on the left.
@@ -241,17 +229,7 @@ class DeepseekVLForConditionalGeneration(_PretrainedModel):
                 unless that is an end of sequence as well.
             pixel_values: ``[N, 3, S, S]``, the pictures of all prompts in order.
             high_res_pixel_values: The same for the other tower, if there is one.
-            max_new_tokens: Most new tokens of each answer.
-            max_length: Most tokens of padded prompt and answer together, unless
-                ``max_new_tokens`` is given.
-            do_sample: Whether to sample rather than to take the likeliest token.
-            temperature: Divides the logits.
-            top_k: Keep the k likeliest tokens; 0 keeps all.
-            top_p: Keep the smallest set of tokens whose probabilities reach this sum.
-            min_p: Drop tokens less likely than this share of the likeliest one.
-            repetition_penalty: Above 1 makes tokens of prompt and answer less likely.
-            eos_token_id: Any of these ends an answer.
-            pad_token_id: Fills behind shorter answers; by default the first end of sequence.
+            options: Those of `GenerateOptions`.
 
         Returns:
             ``int64[B, T + new]``: the prompts as given, then the answers, end of sequence included.
@@ -261,26 +239,10 @@ class DeepseekVLForConditionalGeneration(_PretrainedModel):
             PromptError: The engine cannot run a prompt, e.g. because it is too long.
             ValueError: Arguments contradict each other.
         """
-        defaults = self.generation_config
-        defaults.check_supported()
-        eos_ids = defaults.eos_token_ids
-        if eos_token_id is not None:
-            eos_ids = (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
-        settings = generation.Settings(
-            max_new_tokens=generation.num_new_tokens(
-                defaults, input_ids.shape[1], max_new_tokens, max_length
-            ),
-            is_sampled=_given(do_sample, defaults.do_sample),
-            temperature=_given(temperature, defaults.temperature),
-            top_k=_given(top_k, defaults.top_k),
-            top_p=_given(top_p, defaults.top_p),
-            min_p=_given(min_p, defaults.min_p),
-            repetition_penalty=_given(repetition_penalty, defaults.repetition_penalty),
-            eos_token_ids=eos_ids,
-        )
-        pad = _given(pad_token_id, _given(defaults.pad_token_id, settings.default_pad_id))
+        settings = generation.resolve(self.generation_config, input_ids.shape[1], options)
+        pad = settings.pad_token_id
         if attention_mask is None:
-            attention_mask = generation.infer_mask(input_ids, pad, eos_ids)
+            attention_mask = generation.infer_mask(input_ids, pad, settings.eos_token_ids)
         prompts = generation.unpad(input_ids, attention_mask)
         images = generation.deal_images(
             prompts, self.model.config, pixel_values, high_res_pixel_values
@@ -335,7 +297,3 @@ def _unpack(values: Tensor, mask: Tensor) -> Tensor:
     padded = values.new_zeros((*mask.shape, *values.shape[1:]))
     padded[mask] = values
     return padded
-
-
-def _given(given: T | None, default: T) -> T:
-    return default if given is None else given

@@ -18,7 +18,7 @@ from dsvl_pipeline import hub
 from dsvl_pipeline.api.config import read_config
 from dsvl_pipeline.api.inputs import ImageSource, ModelInputs, TensorKind, flatten, load, stack
 from dsvl_pipeline.errors import PromptError
-from dsvl_pipeline.model.config import ImageConfig, TowerImageConfig, read_image_config
+from dsvl_pipeline.model.image_config import ImageConfig, TowerImageConfig, read_image_config
 from dsvl_pipeline.processor import chat
 from dsvl_pipeline.processor.image import image_input
 from dsvl_pipeline.processor.processor import IMAGE_TOKEN, Processor
@@ -120,24 +120,21 @@ class DeepseekVLProcessor:
     ) -> Any:
         """Write one conversation, or a list of them, as the model wants to read it.
 
-        A message's content is a text or a list of parts: ``{"type": "text", "text": ...}``, and
-        ``{"type": "image", "url": path or file:// URL}`` or ``{"type": "image", "image": picture or
-        path}``. Nothing a text says becomes a control token.
-
         Args:
-            conversation: Messages, or a list of lists of messages.
+            conversation: Messages, or a list of lists of messages. A message's content is a text
+                or a list of parts: ``{"type": "text", "text": ...}``, ``{"type": "image", "url":
+                path or file:// URL}`` or ``{"type": "image", "image": picture or path}``.
+                Nothing a text says becomes a control token.
             add_generation_prompt: Whether the assistant's turn is opened at the end.
             tokenize: Whether ids are wanted rather than text.
             return_dict: Whether to return all inputs of the model rather than the ids alone.
             return_tensors: Kind of tensors; with any, several conversations are padded.
             padding: Pads lists as well.
-            truncation: Accepted and without effect: cutting would cut pictures or the question, so
-                that a prompt too long for the model is an error in any case.
+            truncation: Accepted and without effect: a prompt too long for the model is an error.
 
         Returns:
-            `ModelInputs` with ``input_ids`` and ``attention_mask`` ``int64[B, T]`` and, where there
-            are pictures, ``pixel_values`` and (two towers) ``high_res_pixel_values``; or the ids;
-            or a text, or a list of texts.
+            `ModelInputs` with ``input_ids`` and ``attention_mask`` ``int64[B, T]``, and what the
+            image processor makes of the pictures; or the ids; or one text or a list of them.
 
         Raises:
             PromptError: Messages are malformed, or too long.
@@ -145,16 +142,11 @@ class DeepseekVLProcessor:
         """
         is_batch = not isinstance(conversation[0], Mapping)
         split = [_split(one) for one in (conversation if is_batch else [conversation])]
+        wanted = {"add_generation_prompt": add_generation_prompt}
         if not tokenize:
-            texts = [
-                self._processor.prompt_text(messages, add_generation_prompt=add_generation_prompt)
-                for messages, _ in split
-            ]
+            texts = [self._processor.prompt_text(messages, **wanted) for messages, _ in split]
             return texts if is_batch else texts[0]
-        prompts = [
-            self._processor.prompt_ids(messages, add_generation_prompt=add_generation_prompt)
-            for messages, _ in split
-        ]
+        prompts = [self._processor.prompt_ids(messages, **wanted) for messages, _ in split]
         for messages, sources in split:
             _check_count(messages, sources)
         images = [source for _, sources in split for source in sources]

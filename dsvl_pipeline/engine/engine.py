@@ -13,17 +13,16 @@ from typing import Self
 import torch
 from tokenizers import Tokenizer
 
-from dsvl_pipeline.engine.collect import generate_all
 from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.engine.device.warm_up import warm_up
-from dsvl_pipeline.engine.schedule.cut_character import BytesOf, bytes_of_tokens
-from dsvl_pipeline.engine.schedule.stop_text import DecodeIds
+from dsvl_pipeline.engine.generate import generate_all
+from dsvl_pipeline.engine.schedule.cut_character import bytes_of_tokens
 from dsvl_pipeline.engine.schedule.structured import Grammars
 from dsvl_pipeline.errors import CheckpointError, EngineError
 from dsvl_pipeline.model.checkpoint import load_model
-from dsvl_pipeline.model.config import ImageConfig, read_image_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.model.generation_defaults import read_generation_config
+from dsvl_pipeline.model.image_config import read_image_config
 from dsvl_pipeline.records import Completion, EngineConfig, Request
 
 
@@ -33,42 +32,15 @@ class ModelEngine:
     Callers only touch an inbox and an outbox; everything else belongs to the engine's thread.
     """
 
-    def __init__(
-        self,
-        model: DeepseekVL,
-        config: EngineConfig,
-        *,
-        decode: DecodeIds,
-        eos_token_ids: Sequence[int],
-        image_config: ImageConfig,
-        grammars: Grammars | None = None,
-        bytes_of: BytesOf | None = None,
-    ) -> None:
-        """Take memory for KV pages and start the thread.
+    def __init__(self, core: EngineCore, *, step_timeout_s: float) -> None:
+        """Start the thread.
 
         Args:
-            model: On its device, in evaluation mode.
-            config: How much of the device may be used.
-            decode: Token ids to text without special tokens; called from the engine's thread.
-            eos_token_ids: Any of them ends a completion.
-            image_config: How bytes become pixel values.
-            grammars: For requests with a JSON schema or a regular expression.
-            bytes_of: Tells where an answer that is cut ends inside a character.
-
-        Raises:
-            ConfigError: Not even one KV page fits into the memory.
+            core: Used by the thread alone from now on. Whoever else keeps it keeps its memory.
+            step_timeout_s: After so many seconds in one step the device counts as hanging.
         """
-        core = EngineCore(
-            model,
-            config,
-            decode=decode,
-            eos_token_ids=eos_token_ids,
-            image_config=image_config,
-            grammars=grammars,
-            bytes_of=bytes_of,
-        )
-        self._device = next(model.parameters()).device
-        self._step_timeout_s = config.step_timeout_s
+        self._device = core.device
+        self._step_timeout_s = step_timeout_s
         self._step_begun_s: float | None = None  # None while there is nothing to do
         self._changed = threading.Condition()  # guards all of the following
         self._inbox: list[tuple[Request, float] | str] = []  # arrivals and ids to cancel, in order
@@ -99,55 +71,32 @@ class ModelEngine:
             CheckpointError: The files do not fit together.
             ConfigError: Not even one KV page fits into the memory, or the device has no fp8.
         """
-        if dtype == "auto":
-            dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
-        path = directory / "tokenizer.json"
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises no narrower one
-            raise CheckpointError(
-                f"{path} cannot be read: {error}; fetch it, or save the tokenizer with a fast "
-                "tokenizer class of transformers"
-            ) from error
-        with ThreadPoolExecutor(1, "dsvl-compile") as pool:
-            kernels = None
-            if torch.device(device).type == "cuda":
-                kernels = pool.submit(
-                    warm_up,
-                    directory,
-                    config,
-                    dtype=getattr(torch, dtype),
-                    device=torch.device(device),
-                )
-            model = load_model(
-                directory,
-                dtype=getattr(torch, dtype),
-                device=device,
-                quantization=config.quantization,
-            )
-            if kernels is not None:
-                with suppress(torch.OutOfMemoryError):  # then they compile when they are needed
-                    kernels.result()
+        tokenizer = _read_tokenizer(directory)
 
         def decode(ids: Sequence[int]) -> str:
             text: str = tokenizer.decode(ids, skip_special_tokens=True)
             return text
 
+        if dtype == "auto":
+            dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+        model = _load_warm(directory, config, getattr(torch, dtype), torch.device(device))
         eos_token_ids = read_generation_config(directory).eos_token_ids
-        return cls(
+        grammars = Grammars(
+            directory,
+            vocab_size=model.config.text.vocab_size,
+            eos_token_ids=eos_token_ids,
+            control_ids=[model.config.image_token_id],
+        )
+        core = EngineCore(
             model,
             config,
             decode=decode,
             eos_token_ids=eos_token_ids,
             image_config=read_image_config(directory),
+            grammars=grammars,
             bytes_of=bytes_of_tokens(tokenizer),
-            grammars=Grammars(
-                directory,
-                vocab_size=model.config.text.vocab_size,
-                eos_token_ids=eos_token_ids,
-                control_ids=[model.config.image_token_id],
-            ),
         )
+        return cls(core, step_timeout_s=config.step_timeout_s)
 
     def submit(self, request: Request) -> None:
         with self._changed:
@@ -255,3 +204,29 @@ class ModelEngine:
             if completions:
                 self._outbox += completions
                 self._changed.notify_all()
+
+
+def _read_tokenizer(directory: Path) -> Tokenizer:
+    path = directory / "tokenizer.json"
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises no narrower one
+        raise CheckpointError(
+            f"{path} cannot be read: {error}; fetch it, or save the tokenizer with a fast "
+            "tokenizer class of transformers"
+        ) from error
+
+
+def _load_warm(
+    directory: Path, config: EngineConfig, dtype: torch.dtype, device: torch.device
+) -> DeepseekVL:
+    """Load a model; on a GPU its kernels are compiled meanwhile."""
+    with ThreadPoolExecutor(1, "dsvl-compile") as pool:
+        kernels = None
+        if device.type == "cuda":
+            kernels = pool.submit(warm_up, directory, config, dtype=dtype, device=device)
+        model = load_model(directory, dtype=dtype, device=device, quantization=config.quantization)
+        if kernels is not None:
+            with suppress(torch.OutOfMemoryError):  # then they compile when they are needed
+                kernels.result()
+    return model

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsvl_pipeline.engine.collect import generate_all
+from dsvl_pipeline.engine.generate import generate_all
 from dsvl_pipeline.errors import EngineError
 from dsvl_pipeline.records import Completion, EngineConfig, FakeEngineConfig, FinishReason, Request
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsvl_pipeline.model.config import ImageConfig, ModelConfig, TowerImageConfig
+from dsvl_pipeline.model.config import ModelConfig
+from dsvl_pipeline.model.image_config import ImageConfig, TowerImageConfig
 from dsvl_pipeline.records import ImageInput, Request, RowFailure
 from dsvl_pipeline.wording import amount
 

@@ -34,12 +34,12 @@ def dialect_names(stored: Collection[str], *, is_hybrid: bool) -> Names:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a stored tensor is known and not needed."""
+    """Return whether a stored tensor is known and not needed."""
     return _IGNORED.search(name) is not None
 
 
 def is_high_res(name: str) -> bool:
-    """Whether a stored tensor belongs to the high-resolution tower."""
+    """Return whether a stored tensor belongs to the high-resolution tower."""
     return _HIGH_RES.search(name) is not None
 
 

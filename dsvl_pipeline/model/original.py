@@ -68,7 +68,7 @@ def translate_image_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_hybrid_config(config: Mapping[str, Any]) -> bool:
-    """Whether an original ``config.json`` describes the architecture with two towers."""
+    """Return whether an original ``config.json`` describes the architecture with two towers."""
     return (config.get("vision_config") or {}).get("cls") == "HybridVisionTower"
 
 

@@ -34,7 +34,7 @@ Read = Callable[[str, StoredTensor, Tensor], None]
 
 
 def is_mapped(device: torch.device) -> bool:
-    """Whether files are mapped into memory, which on a CPU saves the copy into a buffer.
+    """Return whether files are mapped into memory, which on a CPU saves the copy into a buffer.
 
     A GPU's driver would copy mapped memory through a buffer of its own, one thread at a time and a
     few pages ahead of a cold disk.

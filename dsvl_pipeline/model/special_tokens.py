@@ -75,7 +75,7 @@ class SpecialIds:
 
 
 def read_special_ids(directory: Path) -> SpecialIds:
-    """Look up which ids a tokenizer calls special.
+    """Return the ids that a tokenizer calls special.
 
     Raises:
         CheckpointError: A file is broken.
@@ -93,7 +93,7 @@ def read_special_ids(directory: Path) -> SpecialIds:
 
 
 def is_control(added_token: Mapping[str, Any]) -> bool:
-    """Whether an added token is more than a letter.
+    """Return whether an added token is more than a letter.
 
     The released tokenizers list single letters (ü, ö, ø ...) as added tokens that are not special:
     vocabulary, which the reference finds in ordinary text and the model knows.

@@ -45,7 +45,7 @@ class StoredTensor:
 
 
 def list_tensors(directory: Path) -> dict[str, StoredTensor]:
-    """Name every tensor of a checkpoint, of one file or of shards.
+    """Return every tensor of a checkpoint, of one file or of shards.
 
     Raises:
         CheckpointError: There are no safetensors, a shard is missing, or a file is cut off.

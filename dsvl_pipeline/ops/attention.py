@@ -87,16 +87,17 @@ def attend_paged(
     """
     k_pages, v_pages = kv.k[layer_index], kv.v[layer_index]
     if use_triton(q) and _is_power_of_two(q.shape[2]) and _is_power_of_two(kv.page_size):
-        from dsvl_pipeline.ops.kernels import attention as kernels
+        from dsvl_pipeline.ops.kernels.decode_attention import MOST_DECODE_ROWS, decode
+        from dsvl_pipeline.ops.kernels.prefill_attention import prefill
 
         where = (packed.query_starts, packed.page_table, packed.kv_lens, packed.max_query_len)
         num_rows = packed.max_query_len * (q.shape[1] // k_pages.shape[1])
-        if num_rows > kernels.MOST_DECODE_ROWS:
-            return kernels.prefill(q, k_pages, v_pages, *where, scale)
+        if num_rows > MOST_DECODE_ROWS:
+            return prefill(q, k_pages, v_pages, *where, scale)
         shared = packed.shared
-        if shared and num_rows * shared.max_group_size > kernels.MOST_DECODE_ROWS:
+        if shared and num_rows * shared.max_group_size > MOST_DECODE_ROWS:
             shared = None
-        return kernels.decode(q, k_pages, v_pages, *where, scale, shared=shared)
+        return decode(q, k_pages, v_pages, *where, scale, shared=shared)
     out = torch.zeros_like(q)
     bounds = pairwise(packed.query_starts.tolist())
     lengths, tables = packed.kv_lens.tolist(), packed.page_table.tolist()
@@ -136,13 +137,13 @@ def attend_packed(q: Tensor, k: Tensor, v: Tensor, query_starts: Tensor, scale: 
         ``[T, H, D]``.
     """
     if use_triton(q) and _is_power_of_two(q.shape[2]):
-        from dsvl_pipeline.ops.kernels import attention as kernels
+        from dsvl_pipeline.ops.kernels.prefill_attention import prefill
 
         # how long the longest is only the device knows; all tokens are at least as many
         most = q.shape[0]
         v = v if v.stride() == k.stride() else v.contiguous()
         k = k if v.stride() == k.stride() else k.contiguous()
-        return kernels.prefill(q, k, v, query_starts, None, None, most, scale)
+        return prefill(q, k, v, query_starts, None, None, most, scale)
     out = torch.empty_like(q)
     starts = query_starts.tolist()
     for start, end in pairwise(starts):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def use_triton(tensor: Tensor) -> bool:
-    """Say whether the operations on this tensor run as Triton kernels.
+    """Return whether the operations on this tensor run as Triton kernels.
 
     On a GPU wherever Triton is installed. On a CPU only with ``TRITON_INTERPRET=1``, where Triton
     runs kernels step by step in NumPy: slow, for tests.

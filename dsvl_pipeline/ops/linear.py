@@ -88,7 +88,7 @@ def _project_quantized(
 
 
 def require_fp8(device: torch.device) -> None:
-    """Say no to a device that cannot multiply e4m3 matrices with a scale for each row.
+    """Refuse a device that cannot multiply e4m3 matrices with a scale for each row.
 
     A CPU can, slowly, so that the same settings run in tests.
 

@@ -7,7 +7,7 @@ from hashlib import sha256
 import numpy as np
 from PIL import Image
 
-from dsvl_pipeline.model.config import RGB, ImageConfig, TowerImageConfig
+from dsvl_pipeline.model.image_config import RGB, ImageConfig, TowerImageConfig
 from dsvl_pipeline.records import ImageInput, Pixels
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dsvl_pipeline.errors import CheckpointError, PromptError
-from dsvl_pipeline.model.config import ImageConfig, read_image_config, read_model_config
+from dsvl_pipeline.model.config import read_model_config
+from dsvl_pipeline.model.image_config import ImageConfig, read_image_config
 from dsvl_pipeline.processor import chat, colours, decode, image
 from dsvl_pipeline.processor.chat import ChatTemplate, Message
 from dsvl_pipeline.processor.tokens import GuardedTokenizer

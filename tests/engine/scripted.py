@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.engine.engine import ModelEngine
-from dsvl_pipeline.model.config import (
-    ImageConfig,
-    LlamaConfig,
-    ModelConfig,
-    SiglipConfig,
-    TowerImageConfig,
+from dsvl_pipeline.model.config import LlamaConfig, ModelConfig, SiglipConfig
+from dsvl_pipeline.model.image_config import ImageConfig, TowerImageConfig
+from dsvl_pipeline.records import (
+    Completion,
+    EngineConfig,
+    ImageInput,
+    Request,
+    SamplingParams,
 )
-from dsvl_pipeline.records import Completion, EngineConfig, Request, SamplingParams
 
 VOCAB_SIZE, EOS, IMAGE_TOKEN, SIDE_PX = 400, 1, 2, 32
 PAGE_BYTES_PER_TOKEN = 8
@@ -146,14 +147,8 @@ def make_core(model: ScriptedModel | None = None, **settings: int) -> EngineCore
 
 def make_engine(model: ScriptedModel | None = None, **settings: int) -> ModelEngine:
     """Make an engine around a scripted model."""
-    return ModelEngine(
-        model or ScriptedModel(),
-        engine_config(**settings),
-        decode=decode,
-        bytes_of=bytes_of,
-        eos_token_ids=[EOS],
-        image_config=IMAGE_CONFIG,
-    )
+    step_timeout_s = engine_config(**settings).step_timeout_s
+    return ModelEngine(make_core(model, **settings), step_timeout_s=step_timeout_s)
 
 
 def make_request(request_id: str = "row", *prompt_ids: int, **sampling: Any) -> Request:
@@ -162,6 +157,22 @@ def make_request(request_id: str = "row", *prompt_ids: int, **sampling: Any) -> 
         request_id=request_id,
         prompt_ids=np.array(prompt_ids or [3], dtype=np.int32),
         sampling=SamplingParams(**sampling),
+    )
+
+
+def picture(seed: int) -> ImageInput:
+    """Make a random picture of bytes, read-only as an object store gives it."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8)
+    pixels.flags.writeable = False
+    return ImageInput(digest=bytes([seed]), high_res=None, low_res=pixels)
+
+
+def image_request(request_id: str, *images: ImageInput, **sampling: Any) -> Request:
+    """Make a request whose prompt is its images and token 3."""
+    ids = [IMAGE_TOKEN] * (CONFIG.num_image_tokens * len(images)) + [3]
+    text = make_request(request_id, *ids, **sampling)
+    return Request(
+        request_id=request_id, prompt_ids=text.prompt_ids, images=images, sampling=text.sampling
     )
 
 

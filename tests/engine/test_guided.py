@@ -23,8 +23,8 @@ from dsvl_pipeline import hub
 from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.engine.schedule.structured import Grammars
 from dsvl_pipeline.model.checkpoint import load_model
-from dsvl_pipeline.model.config import read_image_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.model.image_config import read_image_config
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.records import Completion, EngineConfig, Request, SamplingParams
 from tests.engine.scripted import (

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.model.checkpoint import load_model
-from dsvl_pipeline.model.config import read_image_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.model.image_config import read_image_config
 from dsvl_pipeline.records import Completion, EngineConfig, ImageInput, Request, SamplingParams
 from tests.checkpoints import EOS_TOKEN_ID, IMAGE_TOKEN_ID, NUM_IMAGE_TOKENS, write_checkpoint
 from tests.engine.scripted import expect_short

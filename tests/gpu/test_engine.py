@@ -22,6 +22,7 @@ from torch import Tensor
 from benchmarks.shapes import EOS_TOKEN_ID, FULL, build_model, decode_nothing, read_shape
 from benchmarks.workloads import CAPTIONS, make_requests
 from dsvl_pipeline import hub
+from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.engine.device.features import ImageFeatures
 from dsvl_pipeline.engine.engine import ModelEngine
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
@@ -327,12 +328,16 @@ def test_rows_first_differ_where_rounding_decides(full_model: DeepseekVL) -> Non
 
 def run(model: DeepseekVL, requests: list[Request], max_num_sequences: int) -> dict[str, list[int]]:
     """Return the ids of an engine that runs so many sequences at once."""
+    config = EngineConfig(kv_cache_gib=32, max_num_sequences=max_num_sequences)
     engine = ModelEngine(
-        model,
-        EngineConfig(kv_cache_gib=32, max_num_sequences=max_num_sequences),
-        decode=decode_nothing,
-        eos_token_ids=[EOS_TOKEN_ID],
-        image_config=read_shape(FULL).images,
+        EngineCore(
+            model,
+            config,
+            decode=decode_nothing,
+            eos_token_ids=[EOS_TOKEN_ID],
+            image_config=read_shape(FULL).images,
+        ),
+        step_timeout_s=config.step_timeout_s,
     )
     try:
         found = engine.generate(requests)

@@ -17,8 +17,8 @@ from torch import Tensor
 from benchmarks.shapes import FULL, IMAGE_TOKEN_ID
 from dsvl_pipeline.engine.engine import ModelEngine
 from dsvl_pipeline.model.checkpoint import load_model
-from dsvl_pipeline.model.config import read_image_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.model.image_config import read_image_config
 from dsvl_pipeline.ops.values import KVPages, PackedInputs
 from dsvl_pipeline.records import EngineConfig, ImageInput, Request, SamplingParams
 from tools.demo_checkpoint import files

@@ -12,11 +12,9 @@ import pytest
 
 from dsvl_pipeline import hub
 from dsvl_pipeline.errors import CheckpointError
-from dsvl_pipeline.model.config import (
-    read_image_config,
-    read_model_config,
-)
+from dsvl_pipeline.model.config import read_model_config
 from dsvl_pipeline.model.generation_defaults import GenerationDefaults, read_generation_config
+from dsvl_pipeline.model.image_config import read_image_config
 from tests.checkpoints import HIGH_RES_PX, LOW_RES_PX, Dialect, write_checkpoint
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dsvl_pipeline.errors import PromptError
-from dsvl_pipeline.model.config import ImageConfig, TowerImageConfig, read_image_config
+from dsvl_pipeline.model.image_config import ImageConfig, TowerImageConfig, read_image_config
 from dsvl_pipeline.processor.image import image_input, letterbox
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.records import SamplingParams

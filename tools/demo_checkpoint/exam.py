@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dsvl_pipeline.model.config import ImageConfig
+from dsvl_pipeline.model.image_config import ImageConfig
 from dsvl_pipeline.processor.image import image_input
 from dsvl_pipeline.records import Pixels
 from tools.demo_checkpoint import held_out, shape

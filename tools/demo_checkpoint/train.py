@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dsvl_pipeline.model.config import read_image_config, read_model_config
+from dsvl_pipeline.model.config import read_model_config
+from dsvl_pipeline.model.image_config import read_image_config
 from tools.demo_checkpoint import shape, state
 from tools.demo_checkpoint.batches import LEVELS, NO_TARGET, Batches
 from tools.demo_checkpoint.develop import develop

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsvl_pipeline.engine.device.transfer import upload
-from dsvl_pipeline.engine.schedule.scheduler import Chunk
+from dsvl_pipeline.engine.schedule.step import Chunk
 from dsvl_pipeline.ops.values import PackedInputs
 
 MOST_SHARING = 16
@@ -36,7 +36,13 @@ class KnownTokens:
 
 
 def pack(chunks: Seq[Chunk], *, page_size: int, device: torch.device) -> KnownTokens:
-    """Say what each token of a step is, and where it stands in its sequence and in the pages."""
+    """Return a step's tokens and where each stands in its sequence and in the pages.
+
+    Args:
+        chunks: Of the step, at least one.
+        page_size: Tokens in one page.
+        device: Where to.
+    """
     starts = np.array([chunk.start for chunk in chunks], dtype=np.int32)
     ends = np.array([chunk.end for chunk in chunks], dtype=np.int32)
     lengths = ends - starts

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dsvl_pipeline.engine.schedule.sequence import Sequence
-from dsvl_pipeline.model.config import ImageConfig, TowerImageConfig
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.model.image_config import ImageConfig, TowerImageConfig
 from dsvl_pipeline.records import ImageInput
 
 # Features that no sequence needs any more and that the next one may: 64 take 300 MB on a 7B.

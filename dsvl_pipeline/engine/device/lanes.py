@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dsvl_pipeline.engine.device.transfer import upload
-from dsvl_pipeline.engine.schedule.scheduler import Chunk
 from dsvl_pipeline.engine.schedule.sequence import Sequence
+from dsvl_pipeline.engine.schedule.step import Chunk
 from dsvl_pipeline.ops.values import SamplingTensors
 from dsvl_pipeline.records import SamplingParams
 
@@ -64,7 +64,7 @@ class Lanes:
     def settings(
         self, chunks: Seq[Chunk], lanes: Tensor, positions: Tensor, allowed: Tensor | None
     ) -> SamplingTensors:
-        """Gather what `sample` reads.
+        """Return what `sample` reads.
 
         Args:
             chunks: Whose tokens the rows are.

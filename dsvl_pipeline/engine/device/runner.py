@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsvl_pipeline.engine.device.batch import pack
+from dsvl_pipeline.engine.device.events import TimingEvent, record_event
 from dsvl_pipeline.engine.device.features import ImageFeatures
 from dsvl_pipeline.engine.device.graphs import StepGraphs, round_up
 from dsvl_pipeline.engine.device.lanes import Lanes
@@ -26,10 +28,9 @@ from dsvl_pipeline.engine.device.step_rows import (
     unpack_decode,
     unpack_verify,
 )
-from dsvl_pipeline.engine.device.timing import Mark, mark
 from dsvl_pipeline.engine.device.transfer import Download, upload
-from dsvl_pipeline.engine.schedule.scheduler import Chunk, Decode, Prefill, Step
 from dsvl_pipeline.engine.schedule.sequence import Sequence
+from dsvl_pipeline.engine.schedule.step import Chunk, Decode, Prefill, Step
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL, LastRows
 from dsvl_pipeline.ops.sampling import sample, sample_with_logprobs
 from dsvl_pipeline.ops.values import KVPages, PackedInputs
@@ -46,7 +47,7 @@ class Forwarded:
         positions: Place of each row's new token in its sequence.
         logits: ``[B, V]``, good until the next step.
         num_encoded: Images that had to be encoded for it.
-        marks: Begin, end of vision.
+        events: When the step begins, and when its vision ends.
     """
 
     step: Step
@@ -55,7 +56,7 @@ class Forwarded:
     positions: NDArray[np.int64]
     logits: Tensor | None
     num_encoded: int
-    marks: tuple[Mark, Mark]
+    events: tuple[TimingEvent, TimingEvent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Launched:
     forwarded: Forwarded
     token_ids: Download
     logprobs: Download | None
-    end: Mark
+    end: TimingEvent
 
 
 class Runner:
@@ -87,7 +88,7 @@ class Runner:
         features: ImageFeatures,
         use_graphs: bool,
     ) -> None:
-        """Prepare.
+        """Take memory for the lanes; graphs are captured as they are needed.
 
         Args:
             model: On its device.
@@ -113,17 +114,10 @@ class Runner:
         self._decode_graphs: StepGraphs | None = None
         self._verify_graphs: StepGraphs | None = None
         if use_graphs and self._device.type == "cuda":
-            self._decode_graphs = StepGraphs(
-                self._decode_rows,
-                max_rows=num_lanes,
-                width=self._layout.decode_width,
-                device=self._device,
-            )
-            self._verify_graphs = StepGraphs(
-                lambda rows, _: self._verify_rows(rows),
-                max_rows=num_lanes,
-                width=self._layout.verify_width,
-                device=self._device,
+            graphs_of = partial(StepGraphs, max_rows=num_lanes, device=self._device)
+            self._decode_graphs = graphs_of(self._decode_rows, width=self._layout.decode_width)
+            self._verify_graphs = graphs_of(
+                lambda rows, _: self._verify_rows(rows), width=self._layout.verify_width
             )
 
     def forward(self, step: Step, upcoming: Seq[Sequence] = ()) -> Forwarded:
@@ -133,13 +127,13 @@ class Runner:
             step: What was planned.
             upcoming: Sequences that will start soon; their images may be encoded along.
         """
-        begin = mark(self._device)
+        begin = record_event(self._device)
         num_encoded = 0
         new: list[Sequence] = []
         if isinstance(step, Prefill):
             new = [c.sequence for c in step.chunks if c.start == c.sequence.num_reused]
             num_encoded = self._features.hold([s for s in new if self._shows_images(s)], upcoming)
-        seen = mark(self._device) if num_encoded else begin
+        seen = record_event(self._device) if num_encoded else begin
         match step:
             case Prefill(chunks, copies):
                 self._copy_pages(copies)
@@ -169,7 +163,7 @@ class Runner:
         if logits is None:
             # On the device: its reader waits for the step, without which there are no times.
             nothing = torch.empty(0, dtype=torch.int64, device=self._device)
-            end = mark(self._device)
+            end = record_event(self._device)
             return Launched(forwarded, Download(nothing), None, end)
         lanes = upload(forwarded.lanes, self._device)
         settings = self._lanes.settings(
@@ -186,7 +180,9 @@ class Runner:
             ids = sample(logits, settings)
         if not (isinstance(forwarded.step, Decode) and forwarded.step.has_drafts):
             self._lanes.record(lanes, ids)  # else the host tells which of the tokens counts
-        end = mark(self._device)  # before the copies: who has read them may ask for the time
+        end = record_event(
+            self._device
+        )  # before the copies: who has read them may ask for the time
         at_host = None if logprobs is None else Download(logprobs)
         return Launched(forwarded, Download(ids), at_host, end)
 

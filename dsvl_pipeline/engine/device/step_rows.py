@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsvl_pipeline.engine.device.batch import MOST_SHARING, fill_tables, shared_groups, token_ids
-from dsvl_pipeline.engine.schedule.scheduler import MAX_DRAFT_TOKENS, Chunk
+from dsvl_pipeline.engine.schedule.step import MAX_DRAFT_TOKENS, Chunk
 from dsvl_pipeline.ops.values import PackedInputs, SharedPages
 
 NUM_QUERIES = MAX_DRAFT_TOKENS + 1
@@ -104,7 +104,7 @@ def unpack_decode(rows: Tensor, layout: Layout, is_shared: bool) -> tuple[Tensor
 
 
 def can_verify_as_rows(chunks: Seq[Chunk]) -> bool:
-    """Say whether ``Q`` queries for each waste little, and none would stand before position 0."""
+    """Return whether ``Q`` queries for each waste little, and none stands before position 0."""
     num_queries = sum(chunk.end - chunk.start for chunk in chunks)
     is_long = all(chunk.end >= NUM_QUERIES for chunk in chunks)
     return is_long and 2 * num_queries >= NUM_QUERIES * len(chunks)

@@ -12,8 +12,9 @@ import torch
 
 from dsvl_pipeline.engine.core import EngineCore
 from dsvl_pipeline.model.checkpoint import build_empty, materialise
-from dsvl_pipeline.model.config import ModelConfig, read_image_config, read_model_config
+from dsvl_pipeline.model.config import ModelConfig, read_model_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.model.image_config import read_image_config
 from dsvl_pipeline.records import EngineConfig, ImageInput, Request, SamplingParams
 
 _KV_CACHE_GIB = 0.25

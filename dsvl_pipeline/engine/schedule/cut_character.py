@@ -57,7 +57,7 @@ def _unfinished(data: bytes) -> bytes:
 
 
 def bytes_of_tokens(tokenizer: Tokenizer) -> BytesOf:
-    """Give what tells a token's bytes, for byte-level tokenizers and those with byte fallback."""
+    """Return what tells a token's bytes, for byte-level tokenizers and those with byte fallback."""
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     decoder = tokenizer.decoder
     kinds = _kinds(json.loads(decoder.__getstate__())) if decoder is not None else set()

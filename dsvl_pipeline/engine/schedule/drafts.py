@@ -50,11 +50,10 @@ class Draft:
     of its n-grams is made once, and only when it is needed.
     """
 
-    def __init__(self, draft_ids: NDArray[np.int32], *, verify_cost: float = VERIFY_COST) -> None:
+    def __init__(self, draft_ids: NDArray[np.int32]) -> None:
         self._ids = np.array(draft_ids, dtype=np.int32)
         self._ids.flags.writeable = False
         self._draft: list[int] = self._ids.tolist()
-        self._verify_cost = verify_cost
         self._places: dict[tuple[int, ...], list[int]] | None = None
         self._num_seen = 0  # tokens of the completion that were followed
         self._place: int | None = 0  # of the next token in the draft; None: unknown
@@ -105,9 +104,9 @@ class Draft:
         refused = float(num_accepted < num_proposed)  # what follows a refused one says nothing
         self._num_accepted = _MEMORY * self._num_accepted + num_accepted
         self._num_refused = _MEMORY * self._num_refused + refused
-        self._book(num_accepted - self._verify_cost * num_proposed)
+        self._add_saved(num_accepted - VERIFY_COST * num_proposed)
 
-    def _book(self, saved: float) -> None:
+    def _add_saved(self, saved: float) -> None:
         self._saved = min(self._saved + max(saved, -_MOST_LOST_AT_ONCE), MOST_SAVED)
         if self._saved < -MOST_LOST:
             self._is_off = True
@@ -121,10 +120,10 @@ class Draft:
         tokens, cost, reached = 1.0, 1.0, 1.0
         for count in range(limit):
             reached *= acceptance
-            if reached * cost <= self._verify_cost * tokens:
+            if reached * cost <= VERIFY_COST * tokens:
                 return count
             tokens += reached
-            cost += self._verify_cost
+            cost += VERIFY_COST
         return limit
 
     # -------------------------------------------------------------------- place
@@ -154,7 +153,7 @@ class Draft:
                 self._place = self._good_place + self._num_missed - (self._lean > 0)
             else:
                 self._place = None
-                self._book(-_LOST_COST)
+                self._add_saved(-_LOST_COST)
                 if self._is_off:
                     return
 

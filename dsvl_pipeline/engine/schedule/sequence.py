@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from dsvl_pipeline.engine.schedule.repetition import RepetitionGuard
     from dsvl_pipeline.engine.schedule.structured import Matcher
 
+Priority = tuple[int, int, int]
+"""Wave, place within it, number; see `queue`."""
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sequence:
@@ -43,7 +46,7 @@ class Sequence:
         num_reused: Tokens at the beginning that others had computed when it was admitted.
         prefill_end: Tokens that are computed by prefill; the rest by decode.
         page_table: KV pages, in position order.
-        turn: Place in the queue: what is lower is admitted earlier. The scheduler's.
+        priority: Place in the queue: what is lower is admitted earlier. The queue's.
         last_step: Number of the step that decoded it last.
         lane: Index into the runner's state on the device while running, else None.
         is_finished: Whether its completion is out; steps still on the device are then ignored.
@@ -70,7 +73,7 @@ class Sequence:
     num_reused: int = 0
     prefill_end: int = 0
     page_table: list[int] = field(default_factory=list)
-    turn: tuple[int, int, int] = (0, 0, 0)
+    priority: Priority = (0, 0, 0)
     last_step: int = 0
     lane: int | None = None
     is_finished: bool = False

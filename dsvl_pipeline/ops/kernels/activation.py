@@ -52,7 +52,7 @@ def _silu_mul_quantize(
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
-    """``[T, 2 * I]``, rows contiguous, to ``[T, I]``."""
+    """Gate ``[T, 2 * I]``, rows contiguous; return ``[T, I]``."""
     num_rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(num_rows, width, dtype=gate_up.dtype, device=gate_up.device)
     if num_rows:
@@ -63,7 +63,7 @@ def silu_mul(gate_up: Tensor) -> Tensor:
 
 
 def silu_mul_quantize(gate_up: Tensor) -> tuple[Tensor, Tensor]:
-    """The same to ``float8_e4m3fn[T, I]`` and ``float32[T, 1]``."""
+    """Do the same; return ``float8_e4m3fn[T, I]`` and its scales ``float32[T, 1]``."""
     num_rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     values, scale = empty_quantized(gate_up, width)
     if num_rows:

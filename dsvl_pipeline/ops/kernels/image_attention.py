@@ -5,7 +5,7 @@ The bias of a query and a key is a term by row plus a term by column. A first ke
 by row is one number per query and the term by column is the same in every step. Letters as in
 `ops.image_attention`, and ``L = G * G``.
 
-Scores and terms are kept in base 2, as in `kernels.attention`.
+Scores and terms are kept in base 2, as in `attention_tiles`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dsvl_pipeline.ops.kernels.attention import LOG2_E, Tiles
+from dsvl_pipeline.ops.kernels.attention_tiles import LOG2_E, Tiles
 
 # ``keys`` does not count here: it is one row of the grid
 GRID = Tiles(queries=64, keys=64, num_warps=4, num_stages=3)
@@ -32,7 +32,7 @@ def attend_grid(
     rel_pos_w: Tensor,
     tiles: Tiles | None = None,
 ) -> Tensor:
-    """Attend over a grid.
+    """Attend over a grid; return ``[N, L, H * D]``.
 
     Args:
         q: ``[N, H, L, D]``; ``D`` a power of two from 16 on, the last dimension contiguous.
@@ -41,9 +41,6 @@ def attend_grid(
         rel_pos_h: ``[2 * G - 1, D]``, contiguous; ``G`` at most `MOST_COLUMNS`.
         rel_pos_w: Likewise.
         tiles: Instead of the ones above.
-
-    Returns:
-        ``[N, L, H * D]``.
     """
     N, H, L, D = q.shape
     G = (rel_pos_h.shape[0] + 1) // 2
@@ -53,16 +50,7 @@ def attend_grid(
     by_row, by_column = relative_terms(q, rel_pos_h, rel_pos_w)
     out = torch.empty(N, L, H * D, dtype=q.dtype, device=q.device)
     _attend_grid_kernel[(triton.cdiv(L, tiles.queries), N * H)](
-        q,
-        k,
-        v,
-        by_row,
-        by_column,
-        out,
-        D**-0.5 * LOG2_E,
-        q.stride(0),
-        q.stride(1),
-        q.stride(2),
+        *(q, k, v, by_row, by_column, out, D**-0.5 * LOG2_E, *q.stride()[:3]),
         H=H,
         G=G,
         D=D,

@@ -78,7 +78,7 @@ def add_layer_norm(
     window_before: int | None,
     window_after: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """As `ops.image_norms.add_layer_norm`."""
+    """Do what `ops.image_norms.add_layer_norm` does."""
     width = x.shape[-1]
     assert x.is_contiguous(), "rows are found by their number"
     assert delta is None or delta.is_contiguous(), "rows are found by their number"

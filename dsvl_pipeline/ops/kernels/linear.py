@@ -105,7 +105,7 @@ def _store(
 
 
 def takes(num_rows: int, num_out: int, device: torch.device) -> bool:
-    """Whether `project_few_rows` is the faster one, as measured on an H200."""
+    """Return whether `project_few_rows` is the faster one, as measured on an H200."""
     return 0 < num_rows <= _MOST_ROWS[_num_parts(num_out, device)]
 
 
@@ -117,7 +117,7 @@ def project_few_rows(
     bias: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Multiply rows by a weight matrix; the bias is added to the sum before it is rounded.
+    """Return ``[T, N]``: rows by a weight matrix; the bias is added before the sum is rounded.
 
     Args:
         x: ``float8_e4m3fn[T, K]``, contiguous, as many rows as `takes` allows.
@@ -126,9 +126,6 @@ def project_few_rows(
         weight_scale: ``float32[N, 1]``.
         bias: ``[N]``.
         dtype: Of the result.
-
-    Returns:
-        ``[T, N]``.
     """
     (num_rows, width), num_out = x.shape, weight.shape[0]
     out = torch.empty(num_rows, num_out, dtype=dtype, device=x.device)
@@ -140,17 +137,8 @@ def project_few_rows(
         parts = torch.empty(shape, dtype=torch.float32, device=x.device)
         counters = _counters(num_tiles, x.device)
     _few_rows[num_tiles, num_parts](
-        x,
-        weight,
-        x_scale,
-        weight_scale,
-        out if bias is None else bias,
-        out,
-        parts,
-        counters,
-        num_rows,
-        width,
-        num_out,
+        *(x, weight, x_scale, weight_scale, out if bias is None else bias, out),
+        *(parts, counters, num_rows, width, num_out),
         ROWS=rows,
         BLOCK_N=_BLOCK_N,
         BLOCK_K=_BLOCK_K,

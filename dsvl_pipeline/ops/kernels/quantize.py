@@ -45,7 +45,7 @@ def _quantize_rows(x, values, scale, stride, WIDTH, BLOCK: tl.constexpr):
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``[T, K]`` to ``float8_e4m3fn[T, K]`` and ``float32[T, 1]``."""
+    """Scale and round ``[T, K]``; return ``float8_e4m3fn[T, K]`` and ``float32[T, 1]``."""
     num_rows, width = x.shape
     values, scale = empty_quantized(x, width)
     if num_rows:
@@ -57,11 +57,11 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def empty_quantized(x: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Memory for as many rows as ``x`` has, and their scales."""
+    """Take memory for as many rows as ``x`` has, and their scales."""
     values = torch.empty(x.shape[0], width, dtype=torch.float8_e4m3fn, device=x.device)
     return values, torch.empty(x.shape[0], 1, dtype=torch.float32, device=x.device)
 
 
 def num_warps(block: int) -> int:
-    """Sixteen values a thread: two loads of 16 bytes in flight, and no register spilled."""
+    """Return the warps for sixteen values a thread: two loads at once, and no register spilled."""
     return min(max(block // 512, 1), 16)

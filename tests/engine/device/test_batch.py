@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dsvl_pipeline.engine.device.batch import MOST_SHARING, shared_groups
-from dsvl_pipeline.engine.schedule.scheduler import Chunk
 from dsvl_pipeline.engine.schedule.sequence import Sequence
+from dsvl_pipeline.engine.schedule.step import Chunk
 from dsvl_pipeline.records import Request
 
 

@@ -19,8 +19,8 @@ from dsvl_pipeline.engine.device.step_rows import (
     unpack_decode,
     unpack_verify,
 )
-from dsvl_pipeline.engine.schedule.scheduler import Chunk
 from dsvl_pipeline.engine.schedule.sequence import Sequence
+from dsvl_pipeline.engine.schedule.step import Chunk
 from dsvl_pipeline.model.checkpoint import load_model
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.ops.values import KVPages

@@ -1,4 +1,4 @@
-"""What every engine does alike: answer a list of requests in its order."""
+"""Answer a list of requests in its order, whatever the engine."""
 
 from __future__ import annotations
 
