@@ -91,19 +91,24 @@ def decode_frame(data: bytes, page_index: int = 0, *, pages: tiff.Pages | None =
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        if any(magic in data[:12] for magic in MAGIC):
-            raise decoding_error(OSError("the header is damaged or cut off"), data) from error
-        kind = kind_of(data)
-        raise ImageError(
-            "image_format",
-            f"decoding the image: {amount(len(data), 'byte')} starting with {data[:12]!r} "
-            f"{f'({kind}) ' if kind else ''}in no format that is read; {ACCEPTED}; convert "
-            "the file or remove the row",
-        ) from error
+        raise _unknown_format(data) from error
     # Hostile files make the decoders raise OSError, ValueError, SyntaxError, struct.error,
     # OverflowError, NotImplementedError and more: here, whatever its name, it is bad data.
     except Exception as error:
         raise decoding_error(error, data) from error
+
+
+def _unknown_format(data: bytes) -> ImageError:
+    """Say what bytes are that no decoder takes for its own."""
+    if any(magic in data[:12] for magic in MAGIC):
+        return decoding_error(OSError("the header is damaged or cut off"), data)
+    kind = kind_of(data)
+    return ImageError(
+        "image_format",
+        f"decoding the image: {amount(len(data), 'byte')} starting with {data[:12]!r} "
+        f"{f'({kind}) ' if kind else ''}in no format that is read; {ACCEPTED}; convert the file "
+        "or remove the row",
+    )
 
 
 def _decode_tiff(data: bytes, page_index: int, pages: tiff.Pages | None) -> Frame:
