@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import TiffImagePlugin
@@ -67,7 +67,8 @@ def pages(data: bytes, *, most: int) -> list[int]:
     return found or others[:most]
 
 
-class _Form(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Form:
     """How numbers are laid out in a file, as `struct` spells it: plain or BigTIFF, either order.
 
     Attributes:

@@ -131,8 +131,8 @@ def _parts_of(data: bytes, tags: Tags, layout: Layout) -> _Parts:
         ends = sorted({*offsets, tags.offset, len(data)})
         sizes = tuple(ends[min(bisect(ends, n), len(ends) - 1)] - n for n in offsets)
     num_planes = layout.num_samples if layout.is_planar else 1
-    down, across = range(0, layout.height, height), range(0, layout.width, width)
-    if min(len(offsets), len(sizes)) < num_planes * len(down) * len(across):
+    tops, lefts = range(0, layout.height, height), range(0, layout.width, width)
+    if min(len(offsets), len(sizes)) < num_planes * len(tops) * len(lefts):
         raise OSError("truncated: strips or tiles are missing")
     return _Parts(width=width, height=height, are_tiles=is_tiled, offsets=offsets, sizes=sizes)
 

@@ -15,8 +15,9 @@ from dsvl_pipeline.errors import DocumentError
 from dsvl_pipeline.job.inputs import DocumentConfig
 from dsvl_pipeline.records import Row, RowFailure
 from dsvl_pipeline.sandbox.child import Child
-from dsvl_pipeline.sources.listing import Named, file_rows, find
+from dsvl_pipeline.sources.listing import file_rows, find
 from dsvl_pipeline.sources.skips import Skips
+from dsvl_pipeline.store.named import Named
 
 DOCUMENTS_PER_CHILD = 200
 TEXT_TIMEOUT_S = 5.0

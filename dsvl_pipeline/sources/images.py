@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from dsvl_pipeline.records import Row
-from dsvl_pipeline.sources.listing import Named, file_rows, find
+from dsvl_pipeline.sources.listing import file_rows, find
 from dsvl_pipeline.sources.skips import Skips
+from dsvl_pipeline.store.named import Named
 from dsvl_pipeline.store.uris import scheme_of
 
 SUFFIXES = (

@@ -6,6 +6,8 @@ import os
 import re
 from urllib.parse import quote, unquote_to_bytes
 
+from fsspec.utils import glob_translate
+
 _MAGIC = re.compile(r"[*?\[]")
 _ESCAPED = re.compile(r"\[([*?\[])\]")
 _ENCODED = re.compile(r"%(?:2A|3F|5B)", re.IGNORECASE)
@@ -50,6 +52,19 @@ def split(pattern: str) -> tuple[str, str]:
         if has_magic(part):
             return "".join(f"{unescape(name)}/" for name in parts[:at]), "/".join(parts[at:])
     return unescape(pattern), ""
+
+
+def regex(pattern: str, *, below: str = "") -> re.Pattern[str]:
+    """Compile a pattern; ``*``, ``?`` and ``[...]`` match no slash, ``**`` any number of parts.
+
+    Args:
+        pattern: As `split` gives what lies below a directory.
+        below: Stands before it, and means itself.
+
+    Raises:
+        ValueError: ``**`` is only a part of a path component.
+    """
+    return re.compile(re.escape(below) + glob_translate(pattern))
 
 
 def literal_start(pattern: str) -> str:

@@ -13,6 +13,7 @@ from dsvl_pipeline.errors import ConfigError, TooLargeError
 from dsvl_pipeline.store.backend import ObjectInfo
 from dsvl_pipeline.store.redact import redact
 from dsvl_pipeline.store.s3_client import answer_of, call
+from dsvl_pipeline.store.uris import bucket_and_key
 
 LIST_PAGE_SIZE = 1000
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -175,7 +176,7 @@ def _info(uri: str, response: Mapping[str, Any]) -> ObjectInfo:
 
 
 def _split(uri: str, *, is_key_needed: bool = True) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    bucket, key = bucket_and_key(uri)
     if not bucket or (is_key_needed and not key):
         raise ConfigError(f"{redact(uri)!r} must name a bucket and a key: s3://BUCKET/KEY")
     return bucket, key
