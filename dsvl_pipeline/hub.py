@@ -20,7 +20,7 @@ _PATH_BEGINS = ("/", ".", "~")
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
-    """Give the local directory of a checkpoint, downloading it from the hub where needed.
+    """Return the local directory of a checkpoint, downloading it from the hub where needed.
 
     A directory of that name wins over a hub id. Without a revision a hub id means the newest
     commit; `weights_digest` then tells which weights it was.
@@ -64,7 +64,7 @@ def local_directory(name: str) -> Path | None:
 
 
 def is_path(name: str) -> bool:
-    """Tell whether a name is a directory here, or could be nothing else; ``demo`` is neither."""
+    """Return whether a name is a directory here, or could be nothing else; ``demo`` is neither."""
     if name == DEMO or not is_local(name):
         return False
     is_certain = name.startswith(_PATH_BEGINS) or encoded_path(name) is not None
@@ -97,7 +97,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def weights_digest(directory: Path) -> str:
-    """Give the sha256 of all weights, as 64 hex digits.
+    """Return the sha256 of all weights, as 64 hex digits.
 
     It covers the contents of the safetensors files in name order. A process reads a file again only
     after its size or time of modification changed.
@@ -110,7 +110,7 @@ def weights_digest(directory: Path) -> str:
 
 
 def processor_digest(directory: Path) -> str:
-    """Give the sha256 of what turns words and pictures into inputs, as 64 hex digits.
+    """Return the sha256 of what turns words and pictures into inputs, as 64 hex digits.
 
     It covers names and contents of a checkpoint's small text files but the model's own settings:
     tokenizer, chat template, picture sizes and normalisation.

@@ -78,7 +78,7 @@ def absolute(job: JobConfig) -> JobConfig:
 
 
 def resolve_patterns(source: InputConfig) -> dict[str, tuple[Named, ...]]:
-    """Find out what of an input's patterns are names; stores are asked, too.
+    """Resolve what of an input's patterns are names; stores are asked, too.
 
     Raises:
         ConfigError: One of them is neither a path nor an object of a store.
@@ -92,7 +92,7 @@ def resolve_patterns(source: InputConfig) -> dict[str, tuple[Named, ...]]:
 def absolute_input(
     source: InputConfig, named: Mapping[str, tuple[Named, ...]] | None = None
 ) -> InputConfig:
-    """Do what `absolute` does with the input alone, whose patterns in stores are resolved, too.
+    """Make the input alone independent of a directory; patterns in stores are resolved, too.
 
     Args:
         source: Of the job.

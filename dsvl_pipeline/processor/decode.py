@@ -99,7 +99,7 @@ def decode_frame(data: bytes, page_index: int = 0, *, pages: tiff.Pages | None =
 
 
 def _unknown_format(data: bytes) -> ImageError:
-    """Say what bytes are that no decoder takes for its own."""
+    """Make the error for bytes that no decoder takes for its own."""
     if any(magic in data[:12] for magic in MAGIC):
         return decoding_error(OSError("the header is damaged or cut off"), data)
     kind = kind_of(data)
@@ -170,7 +170,7 @@ def _num_frames(image: Image.Image, data: bytes) -> int:
 
 
 def _covered(image: ImageFile.ImageFile, data: bytes) -> tuple[int, int, int, int] | None:
-    """Give what the first frame of an animation covers, if it leaves some of the canvas bare.
+    """Return what the first frame of an animation covers, if it leaves some of the canvas bare.
 
     Viewers show nothing there, whatever the background colour is; Pillow shows that, or black.
     """
@@ -193,7 +193,7 @@ def _covered(image: ImageFile.ImageFile, data: bytes) -> tuple[int, int, int, in
 
 
 def _stretch_of(image: Image.Image) -> float:
-    """Give how many times as dense rows are as columns, where that is to be believed.
+    """Return how many times as dense rows are as columns, where that is to be believed.
 
     Viewers pay no heed to it in JPEG and PNG, cameras and programs write anything. A picture of
     one bit that gives its densities in real units is a fax.

@@ -26,7 +26,7 @@ _IMAGEJ = re.compile(r"\AImageJ=.*?^images=(\d{1,9})$", re.DOTALL | re.MULTILINE
 
 
 def is_tiff(data: bytes) -> bool:
-    """Tell a TIFF by its first bytes, BigTIFF included."""
+    """Return whether this is a TIFF by its first bytes, BigTIFF included."""
     return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -140,7 +140,7 @@ class Pages:
         return io.BytesIO(data) if data.startswith(header) else _Redirected(self, header)
 
     def with_header(self, header: bytes) -> bytearray:
-        """Give the file with another beginning, until the next call."""
+        """Return the file with another beginning, until the next call."""
         if self._copy is None:
             self._copy = bytearray(self._data)
         self._copy[: len(header)] = header
@@ -169,7 +169,7 @@ class _Redirected(io.BytesIO):
 
 
 def _classic(data: bytes, at: int) -> bytes:
-    """Give a directory of a big-endian BigTIFF, which Pillow does not know, as a plain TIFF's.
+    """Return a directory of a big-endian BigTIFF, which Pillow does not know, as a plain TIFF's.
 
     It stands behind the file, and what its entries point to stays where it is.
     """
@@ -210,7 +210,7 @@ def read_tags(file: io.BytesIO) -> Tags:
 
 
 def stretch_of(tags: Tags) -> float:
-    """Give how many times as dense the pixels of a row lie as those of a column.
+    """Return how many times as dense the pixels of a row lie as those of a column.
 
     1 where the file does not say so. Without a unit it is a ratio all the same.
     """
@@ -237,19 +237,19 @@ def num_slices(data: bytes, tags: Tags) -> int:
 
 
 def number_of(tags: Tags, tag: int, default: int) -> int:
-    """Give a tag's first value, as `numbers_of` does."""
+    """Return a tag's first value, as `numbers_of` does."""
     return numbers_of(tags, tag, (default,))[0]
 
 
 def numbers_of(tags: Tags, tag: int, default: tuple[int, ...]) -> tuple[int, ...]:
-    """Give a tag's values; the default where it is missing or holds no whole numbers."""
+    """Return a tag's values; the default where it is missing or holds no whole numbers."""
     found = tags.get(tag, default)
     values = found if isinstance(found, tuple) else (found,)
     return values if values and all(type(value) is int for value in values) else default
 
 
 def floats_of(tags: Tags, tag: int) -> tuple[float, ...]:
-    """Give a tag's values that are finite numbers."""
+    """Return a tag's values that are finite numbers."""
     found = tags.get(tag, ())
     values = found if isinstance(found, tuple) else (found,)
     try:

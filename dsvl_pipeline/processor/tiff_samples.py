@@ -76,7 +76,7 @@ def read_samples(data: bytes, tags: Tags) -> Image.Image:
 
 
 def _range(tags: Tags, layout: Layout, colours: NDArray[Any]) -> tuple[float, float]:
-    """Give what is shown as 0 and what as 255.
+    """Return what is shown as 0 and what as 255.
 
     What the file says itself (SMinSampleValue, SMaxSampleValue, or a MaxSampleValue of fewer bits)
     counts where all samples lie within. Else unsigned samples of up to 16 bits are shares of their
@@ -179,7 +179,7 @@ def _ycbcr(data: bytes, tags: Tags) -> Image.Image:
 
 
 def _lab(samples: NDArray[Any], layout: Layout) -> Image.Image:
-    """Give CIE or ICC L*a*b* of 8 or 16 bits as Pillow reads it: a* and b* signed."""
+    """Return CIE or ICC L*a*b* of 8 or 16 bits as Pillow reads it: a* and b* signed."""
     shift = layout.bits - 8
     lab = (samples[..., :3].view(f"u{samples.dtype.itemsize}") >> shift).astype(np.uint8)
     if layout.photometric == IS_ICC_LAB:  # where 128 is zero

@@ -72,7 +72,7 @@ def unpack(data: bytes, tags: Tags, layout: Layout) -> NDArray[Any]:
 
 
 def _are_upper_bits(words: NDArray[Any], bits: int) -> bool:
-    """Tell whether the lower bits of words are all zero, or all repeat the upper ones.
+    """Return whether the lower bits of words are all zero, or all repeat the upper ones.
 
     They repeat them where a shifter has filled up, so that white is all ones.
     """
@@ -197,7 +197,7 @@ def _part(
 def _decompress(
     packed: bytes, compression: int, fill_order: int, row_bytes: int, num_rows: int
 ) -> NDArray[np.uint8]:
-    """Give the bytes of a strip or tile, ``[rows, bytes]``, through a TIFF of 8-bit grey."""
+    """Return the bytes of a strip or tile, ``[rows, bytes]``, through a TIFF of 8-bit grey."""
     if compression == NO_COMPRESSION:
         if len(packed) < row_bytes * num_rows:
             raise OSError(f"truncated: {len(packed)} bytes of {row_bytes * num_rows}")
@@ -255,7 +255,7 @@ def _undo_float_predictor(whole: NDArray[np.uint8], num_bytes: int, stride: int)
 
 
 def row_slices(samples: NDArray[Any]) -> Iterator[slice]:
-    """Give slices of rows, of so many samples at a time as stay in a core's cache."""
+    """Yield slices of rows, of so many samples at a time as stay in a core's cache."""
     at_once = max(_BAND_SAMPLES // max(samples[0].size, 1), 1)
     for top in range(0, len(samples), at_once):
         yield slice(top, top + at_once)

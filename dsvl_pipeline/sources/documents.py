@@ -79,7 +79,7 @@ class DocumentRenderer:
                 ``document_timeout`` (retryable) or ``document_crashed``.
         """
         with self._lock:
-            self._surviving(lambda: self._open(data))
+            self._retried_after_crash(lambda: self._open(data))
             return self._num_pages
 
     def render(self, data: bytes, page_index: int) -> Image.Image:
@@ -109,7 +109,7 @@ class DocumentRenderer:
             return self._ask(command, what=f"page {page_index}")
 
         with self._lock:
-            header, pixels = self._surviving(ask)
+            header, pixels = self._retried_after_crash(ask)
         defect = None
         if header["defects"]:
             messages = "; ".join(message for _, message in header["defects"])
@@ -164,7 +164,7 @@ class DocumentRenderer:
         self._num_documents += 1
         self._document, self._num_pages = data, num_pages
 
-    def _surviving(self, operation: Callable[[], T]) -> T:
+    def _retried_after_crash(self, operation: Callable[[], T]) -> T:
         """Try again once in a new process: the old one may have died of an earlier document."""
         try:
             return operation()

@@ -59,7 +59,7 @@ class FileFilter:
             self._wanted = regex(self._tail, below=self._head) if self._tail else None
 
     def means(self, uri: str) -> bool:
-        """Tell whether `listing.find` would give a file."""
+        """Return whether `listing.find` would give a file."""
         if not self._tail:
             is_found = uri == self._head or uri.startswith(self._head.rstrip("/") + "/")
         else:
@@ -67,7 +67,7 @@ class FileFilter:
         return is_found and self.why_not(uri) is None
 
     def why_not(self, uri: str) -> str | None:
-        """Say why a file that the pattern finds is not meant; None if it is."""
+        """Explain why a file that the pattern finds is not meant; None if it is."""
         if not self._tail and uri == self._head:
             return None
         path = uri.removeprefix(self._head).removeprefix("/" * (not self._tail))
@@ -94,7 +94,7 @@ class FileFilter:
 def _names(
     pattern: Sequence[str], path: Sequence[str], is_aside: Sequence[re.Pattern[str]]
 ) -> bool:
-    """Tell whether a pattern names the parts of a path that are set aside: by their first letter.
+    """Return whether a pattern names the parts of a path that are set aside: by their first letter.
 
     As in a shell, where ``*`` matches no name with a dot in front and ``.*`` does.
     """

@@ -29,7 +29,7 @@ def image_rows(
 
 
 def may_have_pages(uri: str) -> bool:
-    """Tell by its name whether an image is a TIFF, which may have several pages."""
+    """Return whether an image is a TIFF by its name; it may have several pages."""
     if "?" in uri and scheme_of(uri) in ("http", "https"):
         uri = uri.partition("?")[0]  # what names no host may stand there, and is refused later
     return uri[-5:].lower().endswith((".tif", ".tiff"))

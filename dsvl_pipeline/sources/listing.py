@@ -114,7 +114,7 @@ def _entries(pattern: str, setting: str, suffixes: tuple[str, ...]) -> Iterator[
 
 
 def _meant(entries: Iterator[Entry], setting: str, skips: Skips) -> Iterator[ObjectInfo]:
-    """Give each file once; one that any pattern means was not passed over."""
+    """Yield each file once; one that any pattern means was not passed over."""
     for uri, same in groupby(entries, key=itemgetter(0)):
         _, file, reason = min(same, key=lambda entry: entry[2] is not None)
         if reason is None:
@@ -124,7 +124,7 @@ def _meant(entries: Iterator[Entry], setting: str, skips: Skips) -> Iterator[Obj
 
 
 def _nothing(pattern: str, setting: str, suffixes: tuple[str, ...]) -> str:
-    """Say what there is instead, for a message."""
+    """Explain what there is instead."""
     place, tail = split(pattern)
     others = objects.glob_objects(escape(place), tells_problems=True)
     readable = (file for file in others if file.problem is None)

@@ -97,7 +97,7 @@ class Manifest:
         yield from chain(first, batches)
 
     def _check_prefixes(self, rows: Sequence[Row]) -> None:
-        """Say before anything starts what would otherwise be said by each row, one by one."""
+        """Refuse before anything starts what each row would otherwise refuse, one by one."""
         named = [uri for row in rows for uri in row.sources]
         if self._prefixes is not None and named and all(map(self._prefixes.refuse, named)):
             raise ConfigError(

@@ -110,7 +110,7 @@ class ManifestColumns:
                 )
 
     def unfit(self, name: str, schema: pa.Schema, error: UnfitError) -> ConfigError:
-        """Say which file made a column's type, and which one has a value that does not fit it."""
+        """Make the error for a value: which file made the type, and which one does not fit it."""
         column, kind = error.column, portable_type(schema.field(error.column).type)
         others = [(k, n) for k, n in self._types[column].items() if k != kind] or [(kind, name)]
         other_kind, other = others[0]
@@ -133,7 +133,7 @@ class ManifestColumns:
             self._types[name].setdefault(kind, shown(uri))
 
     def _common(self, column: str) -> pa.DataType:
-        """Give the type that a carried column has in all files together.
+        """Return the type that a carried column has in all files together.
 
         Raises:
             ConfigError: There is none.

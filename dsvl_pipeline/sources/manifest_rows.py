@@ -101,7 +101,7 @@ class RowMaker:
         )
 
     def _value(self, role: str, values: Sequence[Any]) -> Any:
-        """Give a value, None where it is empty: CSV has no other way to say so."""
+        """Return a value, None where it is empty: CSV has no other way to say so."""
         at = self._at.get(role)
         value = values[at] if at is not None else None
         return None if value == "" or value == [] else value

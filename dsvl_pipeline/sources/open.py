@@ -39,8 +39,8 @@ class Input:
     def __init__(self, config: InputConfig) -> None:
         self._named = resolve_patterns(config)
         self.config = config = absolute_input(config, self._named)
-        self._sisters = Sisters(self._named)
-        self._manifest_skips, self._file_skips = Skips(self._sisters), Skips()
+        self._others = OtherSettings(self._named)
+        self._manifest_skips, self._file_skips = Skips(self._others), Skips()
         self._manifest = (
             Manifest(
                 self._named["manifest"],
@@ -70,7 +70,7 @@ class Input:
             ConfigError: A manifest file turns out to be damaged.
         """
         batches = self._manifest.batches() if self._manifest else iter(())
-        self._file_skips = Skips(self._sisters)
+        self._file_skips = Skips(self._others)
         rows = refuse_repeats(chain(batches, _batches(self._files(self._file_skips))))
         return map(_with_pages, rows) if self.config.frames == "pages" else rows
 
@@ -88,7 +88,7 @@ class Input:
         def is_meant(uri: str) -> bool:
             return uri in (name, whole) or uri.endswith(f"/{name}")
 
-        skips = Skips(self._sisters, is_meant)
+        skips = Skips(self._others, is_meant)
         if manifest := self._named["manifest"]:
             for _ in find(manifest, setting="input.manifest", suffixes=MANIFESTS, skips=skips):
                 pass
@@ -105,7 +105,7 @@ class Input:
         )
 
 
-class Sisters:
+class OtherSettings:
     """Tells of a file that one setting passes over whether another one reads it.
 
     Several settings may name one directory, each for the files of its own kind.

@@ -34,7 +34,7 @@ class Prefixes:
         self._prefixes = sorted({*allowed, *listed})
 
     def refuse(self, uri: str) -> bool:
-        """Tell whether this is an object outside all prefixes; anything else is not its matter.
+        """Return whether this is an object outside all prefixes; anything else is not its matter.
 
         A key is taken as it stands and, lest anything on the way to the store does that, with
         ``..`` and ``//`` resolved: both must lie below one prefix.
@@ -48,7 +48,7 @@ class Prefixes:
         )
 
     def refusal(self, uri: str) -> str:
-        """Say why `refuse` does, and what to change."""
+        """Explain why `refuse` does, and what to change."""
         return (
             f"{shown(uri)} lies outside what this job's rows may name in stores "
             f"({shown(', '.join(self._prefixes)) or 'nothing'}); if it may be read, list its "

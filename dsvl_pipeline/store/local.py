@@ -197,7 +197,7 @@ def _quoted(name: str) -> str:
 
 @contextmanager
 def _temporary(path: str, body: bytes) -> Iterator[str]:
-    """Give a flushed temporary file beside an absolute path, and make what became of it durable."""
+    """Yield a flushed temporary file beside a path, and make what became of it durable."""
     directory = os.path.dirname(path)
     _make_directory(directory)
     # Without the file's own name, which may be as long as a name can be.

@@ -46,7 +46,7 @@ class Named:
 
 
 def resolve(pattern: str | Named, *, setting: str = "input") -> Named:
-    """Find out what of a pattern is a name.
+    """Resolve what of a pattern is a name.
 
     What exists is what is meant, whatever characters its name holds: of ``a[1]/*.png`` in a
     directory ``x*`` both directories are names if they are there, and no wildcards. So are

@@ -85,7 +85,7 @@ def stat(uri: str) -> ObjectInfo:
 
 
 def exists(uri: str) -> bool:
-    """Tell whether there is an object (not a directory)."""
+    """Return whether there is an object (not a directory)."""
     try:
         stat(uri)
     except NotFoundError:

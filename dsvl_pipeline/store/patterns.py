@@ -36,7 +36,7 @@ def unencoded(path: str) -> str:
 
 
 def has_magic(part: str) -> bool:
-    """Tell whether there are wildcards, escaped ones aside."""
+    """Return whether there are wildcards, escaped ones aside."""
     return _MAGIC.search(_ESCAPED.sub("", part)) is not None
 
 
@@ -68,5 +68,5 @@ def regex(pattern: str, *, below: str = "") -> re.Pattern[str]:
 
 
 def literal_start(pattern: str) -> str:
-    """Give the characters before the first wildcard or escape."""
+    """Return the characters before the first wildcard or escape."""
     return _MAGIC.split(pattern, maxsplit=1)[0]

@@ -61,7 +61,7 @@ T = TypeVar("T")
 
 
 def _filesystem() -> Any:
-    """Give this process's client for the environment as it is now."""
+    """Return this process's client for the environment as it is now."""
     settings = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     endpoint = settings.get("AWS_ENDPOINT_URL", "")
     if endpoint and not endpoint.startswith(("http://", "https://")):

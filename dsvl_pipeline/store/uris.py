@@ -26,17 +26,17 @@ def scheme_of(uri: str) -> str:
 
 
 def is_local(uri: str) -> bool:
-    """Tell whether this is a bare path or a ``file:`` URI."""
+    """Return whether this is a bare path or a ``file:`` URI."""
     return scheme_of(uri) == "file"
 
 
 def is_absolute(uri: str) -> bool:
-    """Tell whether this means the same in any directory and for any user."""
+    """Return whether this means the same in any directory and for any user."""
     return not is_local(uri) or path_of(uri).startswith("/")
 
 
 def is_object(uri: str) -> bool:
-    """Tell whether this is an object of a store, or a prefix of objects."""
+    """Return whether this is an object of a store, or a prefix of objects."""
     return uri.startswith(EVERY_OBJECT)
 
 
@@ -96,7 +96,7 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
 
 
 def is_bucket(uri: str) -> bool:
-    """Tell whether no slash follows a bucket's name."""
+    """Return whether no slash follows a bucket's name."""
     return not is_local(uri) and "/" not in uri.partition("://")[2]
 
 
@@ -141,7 +141,7 @@ def directory_of(uri: str) -> str:
 
 
 def is_below(uri: str, directory: str) -> bool:
-    """Tell by their spelling whether a place lies in a directory, or is that directory.
+    """Return whether a place lies in a directory, or is that directory, by their spelling.
 
     In a store ``p//a`` lies below ``p//`` and below ``p/``, ``p/a`` below the latter alone.
     """
@@ -154,7 +154,7 @@ def path_below(uri: str, directory: str) -> str:
 
 
 def is_inside(place: str, directory: str) -> bool:
-    """Tell whether a place lies in a directory, or is it, however the two are spelled."""
+    """Return whether a place lies in a directory, or is it, however the two are spelled."""
     return is_below(real(place), real(directory).rstrip("/"))
 
 

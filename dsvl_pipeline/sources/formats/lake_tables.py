@@ -59,7 +59,7 @@ def refuse_tables(patterns: Sequence[str | Named], uris: Sequence[str]) -> None:
 
 
 def _places(uris: Sequence[str]) -> Iterator[str]:
-    """Give the directories that files lie in, and those above them, each once."""
+    """Yield the directories that files lie in, and those above them, each once."""
     seen = set[str]()
     for uri in uris:
         place = parent_of(uri)
