@@ -23,11 +23,14 @@ from dsvl_pipeline.job.config import JobConfig
 from dsvl_pipeline.job.inputs import InputConfig
 from dsvl_pipeline.job.reading import load_job
 from dsvl_pipeline.kuberay import render, schedule
+from dsvl_pipeline.plan.redrive import Redrive
 from dsvl_pipeline.run.prepare import prepare
 from dsvl_pipeline.run.preview import explain, preview
 from dsvl_pipeline.sources.fetch import Fetcher
 from dsvl_pipeline.store import objects
+from dsvl_pipeline.table.failures import Selection
 from tests.jobs import jpeg
+from tests.tables import write_table
 
 NO_PLACES = {
     "name": "the job's own",
@@ -312,3 +315,11 @@ def test_what_cannot_be_listed_is_told_before_it_is_sent() -> None:
     job = job_of("/").model_copy(update={"input": InputConfig(images=("https://x/a",))})
     with pytest.raises(ConfigError, match=r"input\.images: 'https://x/a' cannot be listed"):
         places.absolute(job)
+
+
+@pytest.mark.parametrize("root", LOCAL)
+def test_a_redrive_looks_into_the_table_that_a_run_made(root: str, here: Path) -> None:
+    """Before it joins a cluster."""
+    write_table(f"{here}/out", [{"row_id": "a"}])
+    job = job_of(root.format(here=here))
+    Redrive(selection=Selection(), base=job).check(job)
