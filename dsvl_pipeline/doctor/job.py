@@ -25,7 +25,7 @@ from dsvl_pipeline.errors import (
     TableError,
 )
 from dsvl_pipeline.job.config import JobConfig
-from dsvl_pipeline.job.places import absolute, absolute_input
+from dsvl_pipeline.job.places import absolute_input, absolute_place
 from dsvl_pipeline.kuberay.client import Cluster
 from dsvl_pipeline.kuberay.render import ACCOUNT
 from dsvl_pipeline.model.generation_defaults import read_generation_config
@@ -50,7 +50,6 @@ _HOPPER = 9.0
 
 def check_job(job: JobConfig) -> Iterator[Finding]:
     """Look at what a job names, by using it: objects are listed and read, one is written."""
-    job = absolute(job)
     uris = [*job.input.manifest, *job.input.images, *job.input.documents, job.output.uri]
     if any(map(is_object, uris)):
         yield _credentials()
@@ -125,7 +124,7 @@ def _found(patterns: tuple[str, ...], setting: str, suffixes: tuple[str, ...]) -
 
 
 def _output(job: JobConfig) -> Iterator[Finding]:
-    uri = job.output.uri
+    uri = absolute_place(job.output.uri)
 
     def write() -> str:
         check_claims(uri, f"doctor-{uuid.uuid4().hex}")

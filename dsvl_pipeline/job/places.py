@@ -34,12 +34,18 @@ def _pattern(value: str, setting: str) -> str:
     return value if is_object(value) else resolve(value, setting=setting).spelling
 
 
-def _directory(value: str, setting: str = "") -> str:
+def absolute_place(value: str, setting: str = "") -> str:
+    """Make one place independent of directory and user; it is text, whatever bytes it names.
+
+    Args:
+        value: A path or URI, no pattern.
+        setting: Where it stands in the job file.
+    """
     return as_text(local_path(at_home(value))) if is_local(value) else value
 
 
 def _checkpoint(value: str, setting: str) -> str:
-    return _directory(value) if hub.is_path(value) else value
+    return absolute_place(value) if hub.is_path(value) else value
 
 
 def _whole(value: str, setting: str) -> str:
@@ -54,11 +60,11 @@ SETTINGS: Mapping[str, _Make] = {
     "input.manifest": _pattern,
     "input.images": _pattern,
     "input.documents": _pattern,
-    "input.allowed_roots": _directory,
+    "input.allowed_roots": absolute_place,
     "input.allowed_prefixes": _whole,
-    "engine.fake.crash_dir": _directory,
+    "engine.fake.crash_dir": absolute_place,
     "model.checkpoint": _checkpoint,
-    "output.uri": _directory,
+    "output.uri": absolute_place,
 }
 """The settings that name places, and what makes one of them absolute.
 
@@ -103,7 +109,7 @@ def absolute_input(
     """
     named = resolve_patterns(source) if named is None else named
     spellings = {name: tuple(one.spelling for one in found) for name, found in named.items()}
-    roots = tuple(map(_directory, source.allowed_roots))
+    roots = tuple(map(absolute_place, source.allowed_roots))
     return source.model_copy(update={**spellings, "allowed_roots": roots})
 
 

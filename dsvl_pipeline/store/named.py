@@ -50,7 +50,8 @@ def resolve(pattern: str | Named, *, setting: str = "input") -> Named:
 
     What exists is what is meant, whatever characters its name holds: of ``a[1]/*.png`` in a
     directory ``x*`` both directories are names if they are there, and no wildcards. So are
-    objects of a store. What is percent-encoded in a ``file://`` URI is never a wildcard.
+    objects of a store. What is percent-encoded in a ``file://`` URI is never a wildcard, and
+    ``~/`` at the beginning of a bare path is the home directory.
 
     Raises:
         ConfigError: It is neither a path nor an object of a store.
