@@ -60,8 +60,8 @@ def local_path(uri: str) -> str:
 
 
 def encoded_path(uri: str) -> str | None:
-    """Return the path in a ``file:`` URI, percent-encoded as it is; None for a bare path."""
-    if not _SCHEME.match(uri):
+    """Return the path in a ``file:`` URI, percent-encoded as it is; None for anything else."""
+    if not is_local(uri) or not _SCHEME.match(uri):
         return None
     rest = uri[len("file:") :]
     if rest.startswith("//"):

@@ -35,6 +35,13 @@ def test_a_scheme_is_told_by_the_beginning(uri: str, scheme: str, is_absolute: b
     assert uris.is_absolute(uri) == is_absolute
 
 
+@pytest.mark.parametrize("uri", ["s3://b/etc/passwd", "data:/etc/passwd", "https://h/etc/passwd"])
+def test_what_is_no_file_is_no_path(uri: str) -> None:
+    """Else a part of it would be one that nobody has named."""
+    assert uris.encoded_path(uri) is None
+    assert uris.path_of(uri) == uri
+
+
 def test_only_lower_case_is_an_object() -> None:
     """Stores take no other; what looks like one is refused, never read as a file."""
     assert uris.is_object("s3://b")
