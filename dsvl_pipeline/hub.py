@@ -9,16 +9,18 @@ from functools import lru_cache
 from pathlib import Path
 
 from dsvl_pipeline.errors import CheckpointError
+from dsvl_pipeline.store.uris import at_home, encoded_path, is_local, path_of
 
 DEMO = "demo"
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_PATH_BEGINS = ("/", ".", "~")
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
-    """Give the local directory of a checkpoint, downloading it from the hub where needed.
+    """Return the local directory of a checkpoint, downloading it from the hub where needed.
 
     A directory of that name wins over a hub id. Without a revision a hub id means the newest
     commit; `weights_digest` then tells which weights it was.
@@ -34,16 +36,13 @@ def resolve(name: str, revision: str | None = None) -> Path:
         CheckpointError: There is no such directory or hub id, the hub cannot be reached, a revision
             is given for a directory, or the weights are incomplete or a pickle.
     """
-    directory = Path(name).expanduser()
-    if name == DEMO:
-        directory = Path(__file__).parent / "demo" / "checkpoint"
-    is_local = name != "" and directory.is_dir()  # an empty name would be the current directory
-    if is_local and revision is not None:
+    directory = local_directory(name)
+    if directory is not None and revision is not None:
         raise CheckpointError(
             f"the checkpoint {name!r} is a directory, which has no revision {revision!r}; leave "
             f"the revision out, or give a hub id"
         )
-    if not is_local:
+    if directory is None:
         directory = _download(name, revision)
     if not (directory / "config.json").is_file():
         raise CheckpointError(
@@ -52,6 +51,24 @@ def resolve(name: str, revision: str | None = None) -> Path:
         )
     weight_files(directory)
     return directory
+
+
+def local_directory(name: str) -> Path | None:
+    """Return the directory here that a checkpoint's name stands for; None for a hub id."""
+    if name == DEMO:
+        return Path(__file__).parent / "demo" / "checkpoint"
+    if not name or not is_local(name):  # an empty name would be the current directory
+        return None
+    directory = Path(path_of(at_home(name)))
+    return directory if directory.is_dir() else None
+
+
+def is_path(name: str) -> bool:
+    """Return whether a name is a directory here, or could be nothing else; ``demo`` is neither."""
+    if name == DEMO or not is_local(name):
+        return False
+    is_certain = name.startswith(_PATH_BEGINS) or encoded_path(name) is not None
+    return is_certain or local_directory(name) is not None
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -80,7 +97,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def weights_digest(directory: Path) -> str:
-    """Give the sha256 of all weights, as 64 hex digits.
+    """Return the sha256 of all weights, as 64 hex digits.
 
     It covers the contents of the safetensors files in name order. A process reads a file again only
     after its size or time of modification changed.
@@ -93,7 +110,7 @@ def weights_digest(directory: Path) -> str:
 
 
 def processor_digest(directory: Path) -> str:
-    """Give the sha256 of what turns words and pictures into inputs, as 64 hex digits.
+    """Return the sha256 of what turns words and pictures into inputs, as 64 hex digits.
 
     It covers names and contents of a checkpoint's small text files but the model's own settings:
     tokenizer, chat template, picture sizes and normalisation.
@@ -119,7 +136,7 @@ def _digest(versions: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def _download(name: str, revision: str | None) -> Path:
-    if name.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(name):
+    if name.startswith(_PATH_BEGINS) or not _HUB_ID.fullmatch(name):
         raise CheckpointError(
             f"the checkpoint {name!r} does not exist: no such directory; it must be '{DEMO}', a "
             f"directory, or a hub id such as 'deepseek-community/deepseek-vl-7b-chat'"

@@ -153,7 +153,7 @@ def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setenv(name, value)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("dsvl_pipeline.store.s3.FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr("dsvl_pipeline.store.s3_client.FIRST_DELAY_S", 0.01)
     return make_bucket(s3_server)
 
 

@@ -28,8 +28,9 @@ LAYERS = (
     {"model"},
     {"ops"},
     {"job"},
+    {"hub"},
     {"store", "sandbox"},
-    {"hub", "keys", "records", "codes", "extras", "wording"},
+    {"keys", "records", "codes", "extras", "wording"},
     {"errors"},
 )
 # What the layers allow, but the design does not: they stand beside the road that rows take.
@@ -199,3 +200,64 @@ def test_package_inits_import_nothing() -> None:
     """Importing one module of a package must not load its neighbours (torch, for one)."""
     for path in sorted((ROOT / PACKAGE).rglob("*/__init__.py")):
         assert not list(imports_of(path)), path
+
+
+# What tells a scheme, a home directory, a working directory or a wildcard.
+PLACE_WORDS = {
+    *("urlsplit", "urlparse", "expanduser", "expandvars", "abspath", "isabs", "realpath"),
+    *("getcwd", "cwd", "glob_translate", "fnmatch", "has_magic"),
+}
+SCHEME = re.compile(r"[a-z0-9+]*:/{2,3}|file:")
+MAY_READ_PLACES = {
+    "store/uris.py": "what a place is",
+    "store/patterns.py": "which characters are wildcards",
+    "store/named.py": "which of them are part of a name",
+    "job/places.py": "which settings of a job are places",
+    "store/redact.py": "URLs in texts, of which secrets are cut off",
+    "store/s3.py": "what listings give, as URIs",
+    "store/s3_client.py": "a web address: the endpoint",
+    "run/openlineage.py": "a web address that the environment names",
+    "cluster/connect.py": "the address of a Ray cluster",
+}
+
+
+def place_words(source: str) -> Iterator[int]:
+    """Find the lines that decide by themselves what a place is."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Constant(value=str(text)) if SCHEME.fullmatch(text):
+                yield node.lineno
+            case ast.Attribute(attr=name) | ast.Name(id=name) if name in PLACE_WORDS:
+                yield node.lineno
+            case ast.Call(func=ast.Attribute(attr="absolute"), args=[]):  # of a Path
+                yield node.lineno
+
+
+def test_what_a_place_is_gets_decided_in_one_place() -> None:
+    """Where two rules differ, a submitted job reads from elsewhere than a run."""
+    found = {
+        str(path.relative_to(ROOT / PACKAGE)): line
+        for path in sorted((ROOT / PACKAGE).rglob("*.py"))
+        for line in place_words(path.read_text(encoding="utf-8"))
+    }
+    wrong = [f"{name}:{line}" for name, line in found.items() if name not in MAY_READ_PLACES]
+    assert not wrong, f"ask store.uris or job.places instead: {', '.join(wrong)}"
+    assert MAY_READ_PLACES.keys() <= found.keys() | {"job/places.py"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "is_object = uri.startswith('s3://')",
+        "local = '://' not in uri",
+        "uri = f's3://{bucket}/{key}'",
+        "path = Path(name).expanduser()",
+        "path = os.path.abspath(name)",
+        "path = Path(name).absolute()",
+        "host = urlsplit(uri).netloc",
+    ],
+)
+def test_a_second_decision_is_found(source: str) -> None:
+    """However it is spelled; a message that gives an example is none."""
+    assert list(place_words(source)) == [1]
+    assert not list(place_words("raise ValueError('give s3://BUCKET/KEY or file:///PATH')"))

@@ -37,6 +37,7 @@ def test_a_directory_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Absolute, relative and in the home directory."""
     write(tmp_path / "model", "model.safetensors")
     assert hub.resolve(str(tmp_path / "model")) == tmp_path / "model"
+    assert hub.resolve((tmp_path / "model").as_uri()) == tmp_path / "model"
     monkeypatch.chdir(tmp_path)
     assert hub.resolve("model").samefile(tmp_path / "model")
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from dsvl_pipeline.processor import colours, decode
-from dsvl_pipeline.store.local import local_path
+from dsvl_pipeline.store.uris import path_of, scheme_of
 
 ImageSource = str | Path | bytes | Image.Image | NDArray[np.uint8]
 TensorKind = Literal["pt", "np"]
@@ -63,12 +63,12 @@ def load(source: ImageSource) -> Image.Image:
         case bytes():
             return decode.decode(source)
     name = str(source)
-    if name.lower().startswith(("http://", "https://")):
+    if scheme_of(name) in ("http", "https"):
         raise ValueError(
             f"{source} is on the network, where these classes fetch nothing; download it and give "
             "its path, or name it in a job's manifest"
         )
-    return decode.decode(Path(local_path(name)).read_bytes())
+    return decode.decode(Path(path_of(name)).read_bytes())
 
 
 def stack(rows: list[Any], return_tensors: TensorKind | None) -> Any:

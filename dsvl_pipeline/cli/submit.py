@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
 
 from dsvl_pipeline.cli.arguments import add_job, job_file, positive_int
 from dsvl_pipeline.cli.text import exact_yaml
 from dsvl_pipeline.errors import AccessError, ConfigError
-
-if TYPE_CHECKING:
-    from dsvl_pipeline.job.config import JobConfig
 
 HELP = "run a job on a Ray cluster, or on Kubernetes with a cluster of its own"
 EPILOG = """\
@@ -71,9 +66,13 @@ def _arguments(args: argparse.Namespace) -> list[str]:
 
 
 def _to_ray(args: argparse.Namespace) -> int:
+    from dsvl_pipeline.job import places
     from dsvl_pipeline.job.reading import load_job
 
-    job = _anywhere(load_job(job_file(args), args.set))
+    job = places.absolute(load_job(job_file(args), args.set))
+    # the cluster it was submitted to
+    cluster = job.cluster.model_copy(update={"address": "auto"})
+    job = job.model_copy(update={"cluster": cluster})
     from dsvl_pipeline.cluster.submit import COMMAND, RayHead
 
     if args.dry_run:
@@ -90,32 +89,6 @@ def _to_ray(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"dsvl: it goes on; to look again: ray job logs -f {job_id}", file=sys.stderr)
         return 3
-
-
-def _anywhere(job: JobConfig) -> JobConfig:
-    """Make relative paths absolute, for the job will run in a directory of its own."""
-
-    def absolute(uri: str) -> str:
-        return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
-
-    places: dict[str, Any] = {
-        name: tuple(map(absolute, getattr(job.input, name)))
-        for name in ("manifest", "images", "documents", "allowed_roots")
-        if name in job.input.model_fields_set
-    }
-    checkpoint = job.model.checkpoint
-    is_here = checkpoint[:1] in (".", "~") or os.path.isdir(checkpoint)
-    if checkpoint != "demo" and is_here:
-        checkpoint = absolute(checkpoint)
-    return job.model_copy(
-        update={
-            "input": job.input.model_copy(update=places),
-            "model": job.model.model_copy(update={"checkpoint": checkpoint}),
-            "output": job.output.model_copy(update={"uri": absolute(job.output.uri)}),
-            # the cluster it was submitted to
-            "cluster": job.cluster.model_copy(update={"address": "auto"}),
-        }
-    )
 
 
 def _to_kubernetes(args: argparse.Namespace) -> int:

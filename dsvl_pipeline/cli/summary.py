@@ -142,6 +142,7 @@ def print_counts(by_status: Mapping[str, int], error_codes: Mapping[str, int]) -
 
 def print_rows(uri: str) -> None:
     """Print every row of a small table: what was read, its status, the answer or the error."""
+    from dsvl_pipeline.store.uris import is_absolute, last_part
     from dsvl_pipeline.table.reader import read_table
 
     wanted = ["row_id", "page_index", "prompt_id", "status", "text", "error_code", "error_message"]
@@ -151,8 +152,7 @@ def print_rows(uri: str) -> None:
     width = max(24, shutil.get_terminal_size((120, 24)).columns - 50)
     lines = [("input", "status", "answer or error")]
     for row in rows:
-        is_file = row["row_id"].startswith("/") or "://" in row["row_id"]
-        name = row["row_id"].rpartition("/")[2] if is_file else row["row_id"]
+        name = last_part(row["row_id"]) if is_absolute(row["row_id"]) else row["row_id"]
         page = "" if row["page_index"] is None else f" page {row['page_index'] + 1}"
         prompt = f" ({row['prompt_id']})" if has_prompts else ""
         failed = row["status"] == "error"

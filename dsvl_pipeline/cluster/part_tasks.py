@@ -16,7 +16,7 @@ from dsvl_pipeline.cluster.ray_errors import explained
 from dsvl_pipeline.errors import DsvlError
 from dsvl_pipeline.plan import rewriting
 from dsvl_pipeline.plan.redrive import replacing
-from dsvl_pipeline.store.retry import patiently
+from dsvl_pipeline.store.retry import with_retries
 from dsvl_pipeline.table import part
 from dsvl_pipeline.table.part import Receipt
 from dsvl_pipeline.table.schema import LOGICAL_KEY
@@ -125,5 +125,5 @@ def write_part(
         metadata=target.metadata,
     )
     with timed(ledger, "write"):
-        receipt = patiently(write, uri=target.table_uri, patience_s=target.patience_s)
+        receipt = with_retries(write, uri=target.table_uri, timeout_s=target.patience_s)
     return WrittenPart(receipt=receipt, losses=losses)

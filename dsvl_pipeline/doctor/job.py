@@ -25,6 +25,7 @@ from dsvl_pipeline.errors import (
     TableError,
 )
 from dsvl_pipeline.job.config import JobConfig
+from dsvl_pipeline.job.places import absolute_input, absolute_place
 from dsvl_pipeline.kuberay.client import Cluster
 from dsvl_pipeline.kuberay.render import ACCOUNT
 from dsvl_pipeline.model.generation_defaults import read_generation_config
@@ -34,9 +35,9 @@ from dsvl_pipeline.sources.fetch import Fetcher
 from dsvl_pipeline.sources.images import SUFFIXES as IMAGES
 from dsvl_pipeline.sources.listing import find
 from dsvl_pipeline.sources.manifest import Manifest
-from dsvl_pipeline.sources.open import with_absolute_paths
 from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.store import objects
+from dsvl_pipeline.store.uris import is_local, is_object
 from dsvl_pipeline.table.claim import check_claims
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.wording import amount
@@ -50,7 +51,7 @@ _HOPPER = 9.0
 def check_job(job: JobConfig) -> Iterator[Finding]:
     """Look at what a job names, by using it: objects are listed and read, one is written."""
     uris = [*job.input.manifest, *job.input.images, *job.input.documents, job.output.uri]
-    if any(uri.startswith("s3://") for uri in uris):
+    if any(map(is_object, uris)):
         yield _credentials()
     yield from _inputs(job)
     yield from _output(job)
@@ -95,7 +96,7 @@ def _inputs(job: JobConfig) -> Iterator[Finding]:
     if wanted.manifest:
 
         def read() -> str:
-            resolved = with_absolute_paths(wanted)
+            resolved = absolute_input(wanted)
             prefixes = Prefixes(resolved)
             source = Manifest(wanted.manifest, wanted.columns, wanted.carry, prefixes=prefixes)
             first = next((row for rows in source.batches() for row in rows), None)
@@ -123,7 +124,7 @@ def _found(patterns: tuple[str, ...], setting: str, suffixes: tuple[str, ...]) -
 
 
 def _output(job: JobConfig) -> Iterator[Finding]:
-    uri = job.output.uri
+    uri = absolute_place(job.output.uri)
 
     def write() -> str:
         check_claims(uri, f"doctor-{uuid.uuid4().hex}")
@@ -131,12 +132,12 @@ def _output(job: JobConfig) -> Iterator[Finding]:
             table = f"a table is there (shards: {read_format(uri).num_shards})"
         except NotFoundError:
             table = "no table yet"
-            if "://" not in uri:
+            if is_local(uri):
                 _remove_empty(Path(uri, "_dsvl"), Path(uri))
         return f"written, and a second write to the same name refused; {table}"
 
     yield _tried("output.uri", write)
-    if "://" not in uri:
+    if is_local(uri):
         yield check_disk(uri, "the table", "output.uri", needed_bytes=GIB)
 
 
@@ -191,7 +192,7 @@ def _fits(job: JobConfig, num_bytes: int) -> Iterator[Finding]:
 
 def _on_disk(name: str, revision: str | None) -> Path | None:
     """Give the directory of a checkpoint without downloading it; None if it is only on the hub."""
-    if name == hub.DEMO or Path(name).expanduser().is_dir() or "/" not in name.strip("/."):
+    if hub.local_directory(name) is not None or "/" not in name.strip("/."):
         return hub.resolve(name, revision)
     from huggingface_hub import errors, snapshot_download
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from dsvl_pipeline.doctor.finding import Finding
+from dsvl_pipeline.store.uris import local_path
 
 GIB = 1 << 30
 _SHARED_MEMORY = Path("/dev/shm")
@@ -171,7 +172,7 @@ def check_disk(place: str, purpose: str, setting: str, needed_bytes: int = _SPIL
         setting: How to choose another place.
         needed_bytes: Less is a warning.
     """
-    directory = Path(place).absolute()
+    directory = Path(local_path(place))
     while not directory.exists():
         directory = directory.parent
     usage = shutil.disk_usage(directory)

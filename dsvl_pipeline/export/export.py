@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.job.columns import python_values
 from dsvl_pipeline.store import objects
-from dsvl_pipeline.store.local import is_below
+from dsvl_pipeline.store.uris import is_inside
 from dsvl_pipeline.table.reader import read_table
 
 _ROWS_AT_ONCE = 1000
@@ -54,7 +54,7 @@ def export(uri: str, destination: str, *, is_for_spreadsheet: bool = False) -> i
         raise ConfigError(
             f"export to {destination}: --spreadsheet is for CSV, not for {suffix}; leave it out"
         )
-    if is_below(destination, uri):
+    if is_inside(destination, uri):
         raise ConfigError(
             f"export to {destination}: this lies inside the table {uri}, which holds nothing but "
             "its own files; choose another place"

@@ -16,6 +16,7 @@ from pydantic import (
 
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.job.section import Section
+from dsvl_pipeline.store.uris import EVERY_OBJECT, bucket_and_key, is_object
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -192,8 +193,8 @@ class InputConfig(Section):
     @classmethod
     def _are_prefixes(cls, values: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for value in values or ():
-            bucket = value.removeprefix("s3://").partition("/")[0]
-            if not value.startswith("s3://") or "*" in value or not (bucket or value == "s3://"):
+            is_whole = is_object(value) and (bucket_and_key(value)[0] or value == EVERY_OBJECT)
+            if not is_whole or "*" in value:
                 raise ValueError("give s3://BUCKET or s3://BUCKET/PREFIX, without a pattern")
         return values
 

@@ -18,6 +18,7 @@ from dsvl_pipeline.job import grammar
 from dsvl_pipeline.job.fields import FieldType, fields_of
 from dsvl_pipeline.job.section import Section
 from dsvl_pipeline.job.text_files import read_text
+from dsvl_pipeline.store.uris import at_home, is_local, path_of
 
 PROMPT_ID = r"^[A-Za-z0-9_.-]{1,64}$"
 
@@ -63,9 +64,9 @@ class PromptConfig(Section):
     @field_validator("json_schema", mode="before")
     @classmethod
     def _read_schema(cls, value: Any) -> Any:
-        if isinstance(value, str):  # workers have other files, but get the job as it was read
-            try:
-                value = json.loads(read_text(Path(value)))
+        if isinstance(value, str) and is_local(value):
+            try:  # workers have other files, but get the job as it was read
+                value = json.loads(read_text(Path(path_of(at_home(value)))))
             except RecursionError:
                 raise ValueError("this file is nested too deeply") from None
             except (OSError, ValueError) as error:

@@ -7,7 +7,6 @@ its output for the jobs of ``configs/``.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -17,9 +16,10 @@ from typing import Any
 import yaml
 
 from dsvl_pipeline.errors import ConfigError
-from dsvl_pipeline.hub import DEMO
 from dsvl_pipeline.job.config import JobConfig
+from dsvl_pipeline.job.places import absolute, relative_places
 from dsvl_pipeline.job.text_files import read_text
+from dsvl_pipeline.store.uris import is_object
 
 Manifest = dict[str, Any]
 
@@ -71,7 +71,7 @@ def config_map(job: JobConfig) -> Manifest:
             machine's, or is too large.
     """
     _check(job)
-    text = job.as_yaml()
+    text = absolute(job).as_yaml()
     if len(text.encode()) > _MAX_CONFIG_BYTES:
         raise ConfigError(
             f"the job file has {len(text.encode())} bytes, and Kubernetes takes at most "
@@ -204,25 +204,21 @@ _Dumper.add_representer(str, _write_text)
 
 
 def _check(job: JobConfig) -> None:
-    if not job.output.uri.startswith("s3://"):
+    if not is_object(job.output.uri):
         raise ConfigError(
             f"output.uri is {job.output.uri!r}, a place on the disk of a pod, which is gone when "
             "the job ends; give s3://BUCKET/PREFIX"
         )
-    name = job.model.checkpoint
-    is_here = name[:1] in (".", "~") or os.path.isdir(name)
-    if name != DEMO and is_here and not os.path.isabs(name):
-        raise ConfigError(
-            f"model.checkpoint is {name!r}, a directory on this machine, which pods do not have; "
-            "give a hub id, or an absolute path that is there on a volume of the pods"
-        )
-    wanted = job.input
-    for place in (*wanted.manifest, *wanted.images, *wanted.documents, *wanted.allowed_roots):
-        if "://" not in place and not os.path.isabs(place):
+    for setting, place in relative_places(job):
+        if setting == "model.checkpoint":
             raise ConfigError(
-                f"{place!r} is a path on this machine, which pods do not have; give s3://..., or "
-                "an absolute path that is there in the image or on a volume of the pods"
+                f"{setting} is {place!r}, a directory on this machine, which pods do not have; "
+                "give a hub id, or an absolute path that is there on a volume of the pods"
             )
+        raise ConfigError(
+            f"{setting}: {place!r} is a path on this machine, which pods do not have; give "
+            "s3://..., or an absolute path that is there in the image or on a volume of the pods"
+        )
     if job.cluster.address != "auto":
         raise ConfigError(
             f"cluster.address is {job.cluster.address!r}, but a RayJob brings its own cluster; "

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from dsvl_pipeline.errors import ConfigError, NotFoundError
 from dsvl_pipeline.job.config import JobConfig
+from dsvl_pipeline.job.places import absolute_place
 from dsvl_pipeline.table.failures import Selection
 from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.schema import is_among, logical_key, without_pages
@@ -60,7 +61,7 @@ class Redrive:
                 "change the job file and run it, or leave the setting out"
             )
         try:
-            read_snapshot(job.output.uri)
+            read_snapshot(absolute_place(job.output.uri))
         except NotFoundError as error:
             raise ConfigError(f"redrive: {error}; run the job first") from error
 

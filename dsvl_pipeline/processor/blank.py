@@ -32,7 +32,7 @@ _BAND_PX = 8
 
 
 def is_blank(image: Image.Image) -> bool:
-    """Tell whether an RGB page is empty: uniform in whatever colour, but for dust and shading."""
+    """Return whether an RGB page is empty: uniform in whatever colour, but for dust and shading."""
     # Green is most of what the eye sees; the others tell yellow or pale print from white.
     green = image.getchannel("G")
     if _has_ink(green):
@@ -76,12 +76,12 @@ def _has_ink(page: Image.Image) -> bool:
 
 
 def _is_shaded(counts: NDArray[np.int64], paper: int) -> bool:
-    """Tell whether all that differs from the paper may be shading: it lies not far from it."""
+    """Return whether all that differs from the paper may be shading: it lies not far from it."""
     return bool(counts[: max(paper - _MOST_SHADING, 0)].sum() < _SURELY_INK * counts.sum())
 
 
 def _paper(page: Image.Image) -> Image.Image:
-    """Give the paper without what is on it, as a picture of the page's size."""
+    """Return the paper without what is on it, as a picture of the page's size."""
     small = page.reduce(16) if min(page.size) >= 16 else page
     return small.filter(ImageFilter.MedianFilter(5)).resize(page.size, Image.Resampling.BILINEAR)
 
@@ -91,7 +91,7 @@ def _distance(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.ui
 
 
 def _steps(page: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Give how far each pixel differs from that of its four neighbours which it differs from most.
+    """Return how far each pixel differs from the one of its four neighbours least like it.
 
     What shows through, or is out of focus, needs several pixels for the way from paper to ink.
     """
@@ -104,7 +104,7 @@ def _steps(page: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _most(values: NDArray[np.uint8], edge_px: int) -> NDArray[np.uint8]:
-    """Give the largest value of each cell."""
+    """Return the largest value of each cell."""
     if edge_px == 1:
         return values
     for _ in range(2):  # columns as rows of a copy: many times faster than as columns
@@ -124,7 +124,7 @@ def _without_edges(ink: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _has_stroke(ink: NDArray[np.bool_], length: int) -> bool:
-    """Tell whether a path of ink goes down, or across, so many pixels without a gap.
+    """Return whether a path of ink goes down, or across, so many pixels without a gap.
 
     Those of dust and of grain end sooner.
     """
@@ -146,7 +146,7 @@ def _descends(ink: NDArray[np.bool_], length: int) -> bool:
 
 
 def _is_dotted(ink: NDArray[np.bool_]) -> bool:
-    """Tell whether specks of ink lie closer together somewhere than chance puts them."""
+    """Return whether specks of ink lie closer together somewhere than chance puts them."""
     ink = np.pad(_without_edges(ink), 1)
     above = ink[:-2, :-2] | ink[:-2, 1:-1] | ink[:-2, 2:]
     starts = ink[1:-1, 1:-1] & ~above & ~ink[1:-1, :-2]  # of each speck its upper left corner
@@ -172,7 +172,7 @@ def _is_dotted(ink: NDArray[np.bool_]) -> bool:
 
 
 def _usual_share(starts: NDArray[np.bool_]) -> float:
-    """Give the share of such pixels in the middle one of all bands of rows."""
+    """Return the share of such pixels in the middle one of all bands of rows."""
     num_rows = len(starts) // _BAND_PX * _BAND_PX
     if not starts[:num_rows].size:
         return 0.0

@@ -99,7 +99,7 @@ def _grey_range(image: Image.Image) -> tuple[float, float]:
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Give a picture as numbers, a few rows at a time: as a whole they take 8 bytes a pixel."""
+    """Yield a picture as numbers, a few rows at a time: as a whole they take 8 bytes a pixel."""
     num_rows = max(_BAND_PIXELS // image.width, 1)
     for top in range(0, image.height, num_rows):
         bottom = min(top + num_rows, image.height)

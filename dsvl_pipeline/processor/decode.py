@@ -91,19 +91,24 @@ def decode_frame(data: bytes, page_index: int = 0, *, pages: tiff.Pages | None =
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        if any(magic in data[:12] for magic in MAGIC):
-            raise decoding_error(OSError("the header is damaged or cut off"), data) from error
-        kind = kind_of(data)
-        raise ImageError(
-            "image_format",
-            f"decoding the image: {amount(len(data), 'byte')} starting with {data[:12]!r} "
-            f"{f'({kind}) ' if kind else ''}in no format that is read; {ACCEPTED}; convert "
-            "the file or remove the row",
-        ) from error
+        raise _unknown_format(data) from error
     # Hostile files make the decoders raise OSError, ValueError, SyntaxError, struct.error,
     # OverflowError, NotImplementedError and more: here, whatever its name, it is bad data.
     except Exception as error:
         raise decoding_error(error, data) from error
+
+
+def _unknown_format(data: bytes) -> ImageError:
+    """Make the error for bytes that no decoder takes for its own."""
+    if any(magic in data[:12] for magic in MAGIC):
+        return decoding_error(OSError("the header is damaged or cut off"), data)
+    kind = kind_of(data)
+    return ImageError(
+        "image_format",
+        f"decoding the image: {amount(len(data), 'byte')} starting with {data[:12]!r} "
+        f"{f'({kind}) ' if kind else ''}in no format that is read; {ACCEPTED}; convert the file "
+        "or remove the row",
+    )
 
 
 def _decode_tiff(data: bytes, page_index: int, pages: tiff.Pages | None) -> Frame:
@@ -165,7 +170,7 @@ def _num_frames(image: Image.Image, data: bytes) -> int:
 
 
 def _covered(image: ImageFile.ImageFile, data: bytes) -> tuple[int, int, int, int] | None:
-    """Give what the first frame of an animation covers, if it leaves some of the canvas bare.
+    """Return what the first frame of an animation covers, if it leaves some of the canvas bare.
 
     Viewers show nothing there, whatever the background colour is; Pillow shows that, or black.
     """
@@ -188,7 +193,7 @@ def _covered(image: ImageFile.ImageFile, data: bytes) -> tuple[int, int, int, in
 
 
 def _stretch_of(image: Image.Image) -> float:
-    """Give how many times as dense rows are as columns, where that is to be believed.
+    """Return how many times as dense rows are as columns, where that is to be believed.
 
     Viewers pay no heed to it in JPEG and PNG, cameras and programs write anything. A picture of
     one bit that gives its densities in real units is a fax.

@@ -56,7 +56,7 @@ def kind_of(data: bytes) -> str | None:
 
 
 def _without_prologue(markup: bytes) -> bytes:
-    """Give what follows the declaration, doctype and comments of XML; in time linear in them."""
+    """Return what follows the declaration, doctype and comments of XML; in time linear in them."""
     rest = markup.lstrip()
     while rest.startswith((b"<?", b"<!")):
         end = b"-->" if rest.startswith(b"<!--") else b">"

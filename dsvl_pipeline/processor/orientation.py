@@ -29,7 +29,7 @@ def turn(image: Image.Image, orientation: Any) -> Image.Image:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Give the orientation that a picture names, 1 to 8; 1 where it names none that there is."""
+    """Return the orientation that a picture names, 1 to 8; 1 where it names none that there is."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels

@@ -29,7 +29,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def decoding_error(error: Exception, data: bytes = b"") -> ImageError:
-    """Say why a picture cannot be decoded, by what a decoder said."""
+    """Make the error for a picture, from what a decoder said."""
     found = " ".join(str(error).split())[:200] or type(error).__name__
     if isinstance(error, MemoryError):
         return ImageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import TiffImagePlugin
@@ -25,7 +26,7 @@ _IMAGEJ = re.compile(r"\AImageJ=.*?^images=(\d{1,9})$", re.DOTALL | re.MULTILINE
 
 
 def is_tiff(data: bytes) -> bool:
-    """Tell a TIFF by its first bytes, BigTIFF included."""
+    """Return whether this is a TIFF by its first bytes, BigTIFF included."""
     return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -39,18 +40,10 @@ def pages(data: bytes, *, most: int) -> list[int]:
         data: The file.
         most: So many pages at most are looked for. Which ones they are does not depend on it.
     """
-    order = "<" if data[:2] == b"II" else ">"
-    is_big = data[2:4] in (b"+\0", b"\0+")
-    count_form, entry_form, offset_form = (
-        (f"{order}Q", f"{order}HHQ8s", f"{order}Q")
-        if is_big
-        else (f"{order}H", f"{order}HHI4s", f"{order}I")
-    )
-    entry_size, after_count = struct.calcsize(entry_form), struct.calcsize(count_form)
-    tag_form = f"H{entry_size - 2}x"
+    form = _form_of(data)
     found, others, seen = list[int](), list[int](), set[int]()
     try:
-        (at,) = struct.unpack_from(offset_form, data, 8 if is_big else 4)
+        (at,) = struct.unpack_from(form.offset, data, form.first_at)
     except struct.error:
         return []
     while at and at not in seen and len(found) < most:
@@ -60,25 +53,59 @@ def pages(data: bytes, *, most: int) -> list[int]:
             break
         seen.add(at)
         try:
-            (count,) = struct.unpack_from(count_form, data, at)
-            (following,) = struct.unpack_from(
-                offset_form, data, at + after_count + count * entry_size
-            )
+            (count,) = struct.unpack_from(form.count, data, at)
+            entries_at = at + struct.calcsize(form.count)
+            end = entries_at + count * struct.calcsize(form.entry)
+            (following,) = struct.unpack_from(form.offset, data, end)
         except (struct.error, OverflowError):
             found.append(at)
             break
-        kind, num_read = 0, min(count, _ENTRIES_READ)
-        tags = struct.unpack_from(order + tag_form * num_read, data, at + after_count)
-        tag = next((tag for tag in (254, 255) if tag in tags), None)
-        if tag is not None:
-            place = at + after_count + tags.index(tag) * entry_size
-            _, form, _, value = struct.unpack_from(entry_form, data, place)
-            (number,) = struct.unpack_from(order + ("H" if form == 3 else "I"), value)
-            kind = number if tag == 254 else int(number == 2)  # the older tag: 2 is reduced
+        kind = _subfile_type(data, form, entries_at, count)
         (others if kind & (_REDUCED | _MASK) else found).append(at)
         at = following
     # Where all of them claim to be copies, none of them is.
     return found or others[:most]
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How numbers are laid out in a file, as `struct` spells it: plain or BigTIFF, either order.
+
+    Attributes:
+        order: Of bytes.
+        count: How many entries a directory has.
+        entry: One of them: tag, type, number of values, and the values or where they lie.
+        offset: Where a directory lies.
+        first_at: Where the offset of the first one lies.
+    """
+
+    order: str
+    count: str
+    entry: str
+    offset: str
+    first_at: int
+
+
+def _form_of(data: bytes) -> _Form:
+    order = "<" if data[:2] == b"II" else ">"
+    if data[2:4] in (b"+\0", b"\0+"):
+        return _Form(order, f"{order}Q", f"{order}HHQ8s", f"{order}Q", 8)
+    return _Form(order, f"{order}H", f"{order}HHI4s", f"{order}I", 4)
+
+
+def _subfile_type(data: bytes, form: _Form, entries_at: int, count: int) -> int:
+    """Read NewSubfileType, or what the older tag says in its terms; 0 without either."""
+    size = struct.calcsize(form.entry)
+    tag_form = f"H{size - 2}x" * min(count, _ENTRIES_READ)
+    tags = struct.unpack_from(form.order + tag_form, data, entries_at)
+    tag = next((tag for tag in (254, 255) if tag in tags), None)
+    if tag is None:
+        return 0
+    at = entries_at + tags.index(tag) * size
+    _, kind, _, value = struct.unpack_from(form.entry, data, at)
+    number: int
+    (number,) = struct.unpack_from(form.order + ("H" if kind == 3 else "I"), value)
+    return number if tag == 254 else int(number == 2)  # of the older one 2 is reduced
 
 
 class Pages:
@@ -113,7 +140,7 @@ class Pages:
         return io.BytesIO(data) if data.startswith(header) else _Redirected(self, header)
 
     def with_header(self, header: bytes) -> bytearray:
-        """Give the file with another beginning, until the next call."""
+        """Return the file with another beginning, until the next call."""
         if self._copy is None:
             self._copy = bytearray(self._data)
         self._copy[: len(header)] = header
@@ -142,7 +169,7 @@ class _Redirected(io.BytesIO):
 
 
 def _classic(data: bytes, at: int) -> bytes:
-    """Give a directory of a big-endian BigTIFF, which Pillow does not know, as a plain TIFF's.
+    """Return a directory of a big-endian BigTIFF, which Pillow does not know, as a plain TIFF's.
 
     It stands behind the file, and what its entries point to stays where it is.
     """
@@ -183,7 +210,7 @@ def read_tags(file: io.BytesIO) -> Tags:
 
 
 def stretch_of(tags: Tags) -> float:
-    """Give how many times as dense the pixels of a row lie as those of a column.
+    """Return how many times as dense the pixels of a row lie as those of a column.
 
     1 where the file does not say so. Without a unit it is a ratio all the same.
     """
@@ -210,19 +237,19 @@ def num_slices(data: bytes, tags: Tags) -> int:
 
 
 def number_of(tags: Tags, tag: int, default: int) -> int:
-    """Give a tag's first value, as `numbers_of` does."""
+    """Return a tag's first value, as `numbers_of` does."""
     return numbers_of(tags, tag, (default,))[0]
 
 
 def numbers_of(tags: Tags, tag: int, default: tuple[int, ...]) -> tuple[int, ...]:
-    """Give a tag's values; the default where it is missing or holds no whole numbers."""
+    """Return a tag's values; the default where it is missing or holds no whole numbers."""
     found = tags.get(tag, default)
     values = found if isinstance(found, tuple) else (found,)
     return values if values and all(type(value) is int for value in values) else default
 
 
 def floats_of(tags: Tags, tag: int) -> tuple[float, ...]:
-    """Give a tag's values that are finite numbers."""
+    """Return a tag's values that are finite numbers."""
     found = tags.get(tag, ())
     values = found if isinstance(found, tuple) else (found,)
     try:

@@ -73,7 +73,7 @@ class Layout:
 
 
 def has_plain_samples(tags: Tags) -> bool:
-    """Tell whether Pillow shows a page's samples as they are meant, or does not know them."""
+    """Return whether Pillow shows a page's samples as they are meant, or does not know them."""
     bits, forms = numbers_of(tags, 258, (1,)), numbers_of(tags, 339, (1,))
     photometric, is_planar = photometric_of(tags), number_of(tags, 284, 1) == 2
     compression = number_of(tags, 259, 1)
@@ -106,7 +106,7 @@ class UntoldTiff(TiffImagePlugin.TiffImageFile):
 
 
 def photometric_of(tags: Tags) -> int:
-    """Give what samples mean; where the file does not say so, what libtiff shows."""
+    """Return what samples mean; where the file does not say so, what libtiff shows."""
     if 262 not in tags and number_of(tags, 259, 1) in _FAXES:
         return WHITE_IS_ZERO
     num_colours = number_of(tags, 277, 1) - len(numbers_of(tags, 338, ()))
@@ -114,7 +114,7 @@ def photometric_of(tags: Tags) -> int:
 
 
 def subsampling_of(tags: Tags) -> tuple[int, int]:
-    """Give how many pixels across and down share one colour in YCbCr.
+    """Return how many pixels across and down share one colour in YCbCr.
 
     Two by two is the standard's default, which some programs that store all of them leave out.
     """
@@ -169,7 +169,7 @@ def layout_of(tags: Tags) -> Layout:
 
 
 def samples_of(tags: Tags) -> str:
-    """Say what the samples of a page are, for an error."""
+    """Describe the samples of a page, for an error."""
     bits, forms = numbers_of(tags, 258, (1,)), numbers_of(tags, 339, (1,))
     num_samples, sizes = number_of(tags, 277, len(bits)), "/".join(map(str, sorted(set(bits))))
     return (
@@ -180,7 +180,7 @@ def samples_of(tags: Tags) -> str:
 
 
 def unknown_layout(what: str) -> ImageError:
-    """Say what of a page is not known."""
+    """Make the error for what of a page is not known."""
     return ImageError(
         "image_samples",
         f"decoding the image: a TIFF with {what} is not read, so that no wrong picture is shown; "

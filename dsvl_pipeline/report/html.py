@@ -15,7 +15,7 @@ from PIL import Image
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.report.pictures import Source
 from dsvl_pipeline.store import objects
-from dsvl_pipeline.store.local import is_below
+from dsvl_pipeline.store.uris import is_inside, last_part
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.wording import amount
 
@@ -69,7 +69,7 @@ def write_report(uri: str, destination: str, *, picture: PictureLoader) -> int:
     """
     if not destination.lower().endswith(".html"):
         raise ConfigError(f"report to {destination}: this is a web page; let its name end in .html")
-    if is_below(destination, uri):
+    if is_inside(destination, uri):
         raise ConfigError(
             f"report to {destination}: this lies inside the table {uri}, which holds nothing but "
             "its own files; choose another place"
@@ -103,7 +103,7 @@ def _summary(uri: str, rows: Iterable[Mapping[str, Any]], *, num_left_out: int) 
 def _section(rows: list[dict[str, Any]], picture: PictureLoader) -> str:
     first = rows[0]
     page = "" if first["page_index"] is None else f", page {first['page_index'] + 1}"
-    name = first["row_id"].rpartition("/")[2] or first["row_id"]
+    name = last_part(first["row_id"]) or first["row_id"]
     answers = "".join(map(_answer, rows))
     return (
         f'<section>\n<div>{_pictures(rows, picture)}</div>\n<div><h2 title="'

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsvl_pipeline.plan.redrive import is_kept
-from dsvl_pipeline.store.retry import patiently
+from dsvl_pipeline.store.retry import with_retries
 from dsvl_pipeline.table import part
 from dsvl_pipeline.table.part import Receipt
 from dsvl_pipeline.table.schema import is_among
@@ -93,7 +93,7 @@ class Commits:
 
     def patiently(self, do: Callable[[], T]) -> T:
         """Do something on the table's store, which may be away for a while."""
-        return patiently(do, uri=self._writer.uri, patience_s=self._patience_s, stop=self._stop)
+        return with_retries(do, uri=self._writer.uri, timeout_s=self._patience_s, stop=self._stop)
 
     def _commit(self) -> pa.Table:
         """Commit, and give the stale rows that are left."""

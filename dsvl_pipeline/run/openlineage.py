@@ -20,7 +20,7 @@ from typing import Any
 
 from dsvl_pipeline.errors import DsvlError
 from dsvl_pipeline.store import objects
-from dsvl_pipeline.store.local import local_path
+from dsvl_pipeline.store.uris import bucket_and_key, bucket_of, is_local, local_path
 from dsvl_pipeline.table.lineage import RunManifest
 
 PRODUCER = "https://pypi.org/project/dsvl-pipeline"
@@ -108,11 +108,9 @@ def _inputs(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _dataset(uri: str) -> dict[str, Any]:
     """Name a place as OpenLineage does: the bucket is the namespace, the key the name."""
     uri = objects.redact(uri)
-    scheme, slashes, rest = uri.partition("://")
-    if not slashes or scheme == "file":
-        return {"namespace": "file", "name": os.path.abspath(local_path(uri))}
-    bucket, _, key = rest.partition("/")
-    return {"namespace": f"{scheme}://{bucket}", "name": key or "/"}
+    if is_local(uri):
+        return {"namespace": "file", "name": local_path(uri)}
+    return {"namespace": bucket_of(uri), "name": bucket_and_key(uri)[1] or "/"}
 
 
 def _facet(schema: str, **content: Any) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from dsvl_pipeline.sources.skips import Skipped
 from dsvl_pipeline.stages import work_files
 from dsvl_pipeline.stages.config import StageConfig
 from dsvl_pipeline.store import objects
-from dsvl_pipeline.store.retry import patiently
+from dsvl_pipeline.store.retry import with_retries
 from dsvl_pipeline.store.uris import shown
 from dsvl_pipeline.table.failures import read_selected
 from dsvl_pipeline.table.format import read_format
@@ -110,7 +110,7 @@ class Prepared:
                 end of a good one waits for ``limits.store_patience_s``, or until ``stop`` is set.
         """
         patience_s = self.config.job.limits.store_patience_s if status == "done" else 0.0
-        do = functools.partial(patiently, uri=self.writer.uri, patience_s=patience_s, stop=stop)
+        do = functools.partial(with_retries, uri=self.writer.uri, timeout_s=patience_s, stop=stop)
         self.manifest = replace(
             self.manifest,
             status=status,

@@ -27,7 +27,7 @@ from dsvl_pipeline.run.prepare import Prepared
 from dsvl_pipeline.run.progress import Tracker
 from dsvl_pipeline.run.rewrites import rewrite
 from dsvl_pipeline.run.watch import EngineWatch
-from dsvl_pipeline.store.retry import patiently
+from dsvl_pipeline.store.retry import with_retries
 from dsvl_pipeline.table.schema import LOGICAL_KEY
 from dsvl_pipeline.wording import amount
 
@@ -117,7 +117,7 @@ class ShardRun:
         self._num_rows = self._num_losses = 0
         patience_s = job.limits.store_patience_s
         read = functools.partial(read_stale, plan)
-        stale = patiently(read, uri=writer.uri, patience_s=patience_s, stop=stop)
+        stale = with_retries(read, uri=writer.uri, timeout_s=patience_s, stop=stop)
         keys = stale.select(LOGICAL_KEY)
         self._commits = Commits(writer, keys, patience_s=patience_s, stop=stop)
         answers = keys.filter(stale[IS_ANSWER]) if IS_ANSWER in stale.column_names else None

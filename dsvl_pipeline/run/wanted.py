@@ -17,7 +17,7 @@ from dsvl_pipeline.cluster.connect import Scale
 from dsvl_pipeline.errors import RunStoppedError
 from dsvl_pipeline.job.config import JobConfig, check_grammars
 from dsvl_pipeline.job.inputs import DocumentConfig
-from dsvl_pipeline.job.places import with_absolute_paths
+from dsvl_pipeline.job.places import absolute
 from dsvl_pipeline.model.generation_defaults import read_generation_config
 from dsvl_pipeline.plan import carried, compare, shard_plan
 from dsvl_pipeline.plan.recipe import recipe_parts
@@ -64,7 +64,7 @@ class Wanted:
         """
         job = self.job.with_password()
         name = job.model.checkpoint
-        if name == hub.DEMO or Path(name).expanduser().is_dir():
+        if hub.local_directory(name) is not None:
             return job
         # The hub's cache has a directory for each commit, of its name.
         model = job.model.model_copy(update={"revision": self.checkpoint.name})
@@ -119,7 +119,7 @@ def read_job(job: JobConfig, *, stop: threading.Event) -> Wanted:
     checkpoint = hub.resolve(job.model.checkpoint, job.model.revision)
     job.with_password()  # says now that a variable is not set
     source = open_input(job.input)
-    job = with_absolute_paths(job, source.config)
+    job = absolute(job.model_copy(update={"input": source.config}))
     output_schema(source.carry_schema, job.fields)  # refuses names that are taken
     connect.connect(job)
     connect.configure()

@@ -17,7 +17,7 @@ START_TIMEOUT_S = 60.0
 
 
 class Child:
-    """A process that runs one of our scripts, and the talk with it.
+    """A process that runs one of our scripts, and what it is told and answers.
 
     Both directions carry frames (`sandbox.frames`); the script's first one says that it is
     ready. It finds this process's packages and environment, and ends with its standard input.
@@ -41,7 +41,7 @@ class Child:
         for pipe in (self._commands, self._answers):
             os.set_blocking(pipe.fileno(), False)
         try:
-            self._talk([], START_TIMEOUT_S)
+            self._write_and_read([], START_TIMEOUT_S)
         except (EOFError, TimeoutError):
             raise RuntimeError(
                 f"the process of {script.name} did not start: {self.end()}"
@@ -56,7 +56,7 @@ class Child:
             TimeoutError: No whole answer in time.
             EOFError: The process ended (also BrokenPipeError).
         """
-        return self._talk([head_of(header, payload), payload], limit_s)
+        return self._write_and_read([head_of(header, payload), payload], limit_s)
 
     def end(self) -> str:
         """Kill the process and say how it had ended, or that it was still running."""
@@ -74,7 +74,9 @@ class Child:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         return f"{how}: {last_words}" if last_words else how
 
-    def _talk(self, outgoing: list[bytes], limit_s: float) -> tuple[dict[str, Any], bytes]:
+    def _write_and_read(
+        self, outgoing: list[bytes], limit_s: float
+    ) -> tuple[dict[str, Any], bytes]:
         """Write and read at once: a child that hangs while it is written to must not hang us."""
         deadline = time.monotonic() + limit_s
         to_write = [memoryview(part) for part in outgoing if part]

@@ -13,7 +13,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def head_of(header: dict[str, Any], payload: bytes) -> bytes:
-    """Give what stands before a payload."""
+    """Return what stands before a payload."""
     text = json.dumps({**header, "num_bytes": len(payload)}).encode()
     return _LENGTH.pack(len(text)) + text
 
@@ -37,7 +37,7 @@ def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], bytes]:
 
 
 def whole_frame(received: bytearray) -> tuple[dict[str, Any], bytes] | None:
-    """Give the frame that these bytes are; None as long as it is not whole."""
+    """Return the frame that these bytes are; None as long as it is not whole."""
     if len(received) < _LENGTH.size:
         return None
     (length,) = _LENGTH.unpack_from(received)

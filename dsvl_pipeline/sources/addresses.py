@@ -71,7 +71,7 @@ _NAT64 = ip_network("64:ff9b::/96")
 
 
 def is_public(address: str) -> bool:
-    """Tell whether a numeric address lies in the public internet.
+    """Return whether a numeric address lies in the public internet.
 
     IPv6 addresses that carry an IPv4 address (mapped, NAT64) are judged by it; tunnels (6to4,
     Teredo) are refused.

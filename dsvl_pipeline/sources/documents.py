@@ -15,8 +15,9 @@ from dsvl_pipeline.errors import DocumentError
 from dsvl_pipeline.job.inputs import DocumentConfig
 from dsvl_pipeline.records import Row, RowFailure
 from dsvl_pipeline.sandbox.child import Child
-from dsvl_pipeline.sources.listing import Named, file_rows, find
+from dsvl_pipeline.sources.listing import file_rows, find
 from dsvl_pipeline.sources.skips import Skips
+from dsvl_pipeline.store.named import Named
 
 DOCUMENTS_PER_CHILD = 200
 TEXT_TIMEOUT_S = 5.0
@@ -78,7 +79,7 @@ class DocumentRenderer:
                 ``document_timeout`` (retryable) or ``document_crashed``.
         """
         with self._lock:
-            self._surviving(lambda: self._open(data))
+            self._retried_after_crash(lambda: self._open(data))
             return self._num_pages
 
     def render(self, data: bytes, page_index: int) -> Image.Image:
@@ -108,7 +109,7 @@ class DocumentRenderer:
             return self._ask(command, what=f"page {page_index}")
 
         with self._lock:
-            header, pixels = self._surviving(ask)
+            header, pixels = self._retried_after_crash(ask)
         defect = None
         if header["defects"]:
             messages = "; ".join(message for _, message in header["defects"])
@@ -163,7 +164,7 @@ class DocumentRenderer:
         self._num_documents += 1
         self._document, self._num_pages = data, num_pages
 
-    def _surviving(self, operation: Callable[[], T]) -> T:
+    def _retried_after_crash(self, operation: Callable[[], T]) -> T:
         """Try again once in a new process: the old one may have died of an earlier document."""
         try:
             return operation()

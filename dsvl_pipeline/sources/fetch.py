@@ -29,11 +29,11 @@ from dsvl_pipeline.errors import (
 )
 from dsvl_pipeline.job.inputs import InputConfig
 from dsvl_pipeline.sources.addresses import is_public
-from dsvl_pipeline.sources.listing import root_of
 from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.sources.web import WebReader, too_large
 from dsvl_pipeline.store import objects
-from dsvl_pipeline.store.uris import local_path, scheme_of, shown
+from dsvl_pipeline.store.named import root_of
+from dsvl_pipeline.store.uris import is_below, real, scheme_of, shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class Fetcher:
         self._config = config
         named = map(root_of, (*config.manifest, *config.images, *config.documents))
         roots = [root for root in named if root is not None] + list(config.allowed_roots)
-        self._roots = sorted({os.path.realpath(local_path(root)) for root in roots})
+        self._roots = sorted({real(root) for root in roots})
         self._prefixes = Prefixes(config)
         self._web = WebReader(
             timeout_s=config.fetch_timeout_s, is_allowed_address=is_allowed_address
@@ -133,8 +133,8 @@ class Fetcher:
 
     def _read_local(self, uri: str, max_bytes: int) -> Fetched:
         try:
-            path = os.path.realpath(local_path(uri))
-            if not any(_is_below(path, root) for root in self._roots):
+            path = real(uri)
+            if not any(is_below(path, root) for root in self._roots):
                 raise FetchError(
                     "path_refused",
                     f"{shown(uri)} lies outside the job's directories "
@@ -209,7 +209,3 @@ def _read_object(uri: str, max_bytes: int) -> Fetched:
 
 def _fetched(data: bytes, *, etag: str | None = None, version: str | None = None) -> Fetched:
     return Fetched(data=data, sha256=hashlib.sha256(data).hexdigest(), etag=etag, version=version)
-
-
-def _is_below(path: str, root: str) -> bool:
-    return path == root or path.startswith(root.rstrip("/") + "/")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from dsvl_pipeline.records import Row
-from dsvl_pipeline.sources.listing import Named, file_rows, find
+from dsvl_pipeline.sources.listing import file_rows, find
 from dsvl_pipeline.sources.skips import Skips
+from dsvl_pipeline.store.named import Named
 from dsvl_pipeline.store.uris import scheme_of
 
 SUFFIXES = (
@@ -28,7 +29,7 @@ def image_rows(
 
 
 def may_have_pages(uri: str) -> bool:
-    """Tell by its name whether an image is a TIFF, which may have several pages."""
+    """Return whether an image is a TIFF by its name; it may have several pages."""
     if "?" in uri and scheme_of(uri) in ("http", "https"):
         uri = uri.partition("?")[0]  # what names no host may stand there, and is refused later
     return uri[-5:].lower().endswith((".tif", ".tiff"))

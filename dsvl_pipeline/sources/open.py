@@ -9,17 +9,20 @@ from itertools import chain, islice
 import pyarrow as pa
 
 from dsvl_pipeline.job.inputs import InputConfig
+from dsvl_pipeline.job.places import absolute_input, resolve_patterns
 from dsvl_pipeline.records import Row
 from dsvl_pipeline.sources.documents import document_rows
+from dsvl_pipeline.sources.file_filter import FileFilter
 from dsvl_pipeline.sources.formats.lines import SUFFIXES as MANIFESTS
 from dsvl_pipeline.sources.images import SUFFIXES as IMAGES
 from dsvl_pipeline.sources.images import image_rows, may_have_pages
-from dsvl_pipeline.sources.listing import Named, find, meaning, resolve
+from dsvl_pipeline.sources.listing import find
 from dsvl_pipeline.sources.manifest import Manifest
 from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.sources.skips import Skipped, Skips
 from dsvl_pipeline.sources.unique import refuse_repeats
-from dsvl_pipeline.store.uris import as_text, local_path, scheme_of
+from dsvl_pipeline.store.named import Named
+from dsvl_pipeline.store.uris import is_local, local_path
 
 ROWS_PER_BATCH = 4096
 _SUFFIXES = {"input.manifest": MANIFESTS, "input.images": IMAGES, "input.documents": (".pdf",)}
@@ -29,15 +32,15 @@ class Input:
     """What a job reads, checked as far as that is possible before reading it.
 
     Attributes:
-        config: Of the job, for those who read elsewhere: see `with_absolute_paths`.
+        config: Of the job, for those who read elsewhere: see `places.absolute_input`.
         carry_schema: Names and types of ``Row.carry``; rows of files have None for each.
     """
 
     def __init__(self, config: InputConfig) -> None:
-        self._named = _resolved(config)
-        self.config = config = _spelled(config, self._named)
-        self._sisters = Sisters(self._named)
-        self._manifest_skips, self._file_skips = Skips(self._sisters), Skips()
+        self._named = resolve_patterns(config)
+        self.config = config = absolute_input(config, self._named)
+        self._others = OtherSettings(self._named)
+        self._manifest_skips, self._file_skips = Skips(self._others), Skips()
         self._manifest = (
             Manifest(
                 self._named["manifest"],
@@ -67,7 +70,7 @@ class Input:
             ConfigError: A manifest file turns out to be damaged.
         """
         batches = self._manifest.batches() if self._manifest else iter(())
-        self._file_skips = Skips(self._sisters)
+        self._file_skips = Skips(self._others)
         rows = refuse_repeats(chain(batches, _batches(self._files(self._file_skips))))
         return map(_with_pages, rows) if self.config.frames == "pages" else rows
 
@@ -80,12 +83,12 @@ class Input:
         Returns:
             Some of them: the setting that passes it over, why, and its URI.
         """
-        whole = name if scheme_of(name) != "file" else local_path(name)
+        whole = local_path(name) if is_local(name) else name
 
         def is_meant(uri: str) -> bool:
             return uri in (name, whole) or uri.endswith(f"/{name}")
 
-        skips = Skips(self._sisters, is_meant)
+        skips = Skips(self._others, is_meant)
         if manifest := self._named["manifest"]:
             for _ in find(manifest, setting="input.manifest", suffixes=MANIFESTS, skips=skips):
                 pass
@@ -102,16 +105,16 @@ class Input:
         )
 
 
-class Sisters:
+class OtherSettings:
     """Tells of a file that one setting passes over whether another one reads it.
 
     Several settings may name one directory, each for the files of its own kind.
     """
 
     def __init__(self, named: Mapping[str, Sequence[Named]]) -> None:
-        self._meanings = {
+        self._filters = {
             setting: [
-                meaning(one.pattern, setting=setting, suffixes=_SUFFIXES[setting])
+                FileFilter(one.pattern, setting=setting, suffixes=_SUFFIXES[setting])
                 for one in named[setting.removeprefix("input.")]
             ]
             for setting in _SUFFIXES
@@ -119,10 +122,10 @@ class Sisters:
 
     def __call__(self, setting: str, uri: str) -> bool:
         return any(
-            means(uri)
-            for other, meanings in self._meanings.items()
+            one.means(uri)
+            for other, filters in self._filters.items()
             if other != setting
-            for means in meanings
+            for one in filters
         )
 
 
@@ -133,28 +136,6 @@ def open_input(config: InputConfig) -> Input:
         ConfigError: It is missing, empty, not readable, or without a column that the job names.
     """
     return Input(config)
-
-
-def with_absolute_paths(config: InputConfig) -> InputConfig:
-    """Make local paths absolute, so that they mean the same elsewhere.
-
-    In another working directory, on another machine, and when other files have come: what is a
-    name here (see `listing.resolve`) stays one.
-    """
-    return _spelled(config, _resolved(config))
-
-
-def _resolved(config: InputConfig) -> dict[str, tuple[Named, ...]]:
-    return {
-        name: tuple(resolve(value, setting=f"input.{name}") for value in getattr(config, name))
-        for name in ("manifest", "images", "documents")
-    }
-
-
-def _spelled(config: InputConfig, named: Mapping[str, Sequence[Named]]) -> InputConfig:
-    spellings = {name: tuple(one.spelling for one in found) for name, found in named.items()}
-    roots = tuple(as_text(local_path(root)) for root in config.allowed_roots)
-    return config.model_copy(update={**spellings, "allowed_roots": roots})
 
 
 def _with_pages(row: Row) -> Row:

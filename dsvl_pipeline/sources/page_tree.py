@@ -189,7 +189,7 @@ def compare(found: Survey, count: Any, num_pages: int, *, is_root: bool) -> None
 
 
 def number(value: Any) -> float | None:
-    """Give a PDF number, or None for anything else."""
+    """Return a PDF number, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
     return value if isinstance(value, int) else float(value)
@@ -239,7 +239,7 @@ def _inherited(leaf: Any, node: _Node | None) -> dict[str, Any]:
 
 
 def is_portfolio(pdf: pikepdf.Pdf) -> bool:
-    """Tell whether the pages are only the cover of other files; attachments alone do not."""
+    """Return whether the pages are only the cover of other files; attachments alone do not."""
     return isinstance(pdf.Root.get("/Collection"), pikepdf.Dictionary)
 
 

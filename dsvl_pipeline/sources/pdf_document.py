@@ -259,7 +259,7 @@ def _can_load(pdf: pdfium.PdfDocument, page_index: int) -> bool:
 
 
 def _kind_defects(document: Document, structure: pikepdf.Pdf) -> Iterator[Defect]:
-    """Tell of documents whose pages stand for something else."""
+    """Yield defects of documents whose pages stand for something else."""
     if page_tree.is_portfolio(structure):
         num_files = pdfium_c.FPDFDoc_GetAttachmentCount(document.pdf)
         yield (
@@ -278,7 +278,7 @@ def _kind_defects(document: Document, structure: pikepdf.Pdf) -> Iterator[Defect
 
 
 def _is_placeholder(document: Document, form: page_tree.Xfa) -> bool:
-    """Tell whether an XFA form's pages are made only when it is opened.
+    """Return whether an XFA form's pages are made only when it is opened.
 
     Static forms have their pages, and nearly always fields on them.
     """

@@ -59,7 +59,7 @@ _LEAST_POINTS = 4
 
 
 def _shape_defects(width: float, height: float) -> list[Defect]:
-    """Tell of a page, in points, in which nothing can be read when it is shown whole."""
+    """Return what is wrong with a page of such a size, in points: too long or too small to read."""
     shorter, longer = sorted((width, height))
     ratio = longer / shorter
     is_strip = ratio > _MAX_RATIO or (ratio > _LONG_RATIO and longer > _LONG_POINTS)

@@ -72,7 +72,7 @@ class Skips:
         self._found[key] = (count + 1, examples)
 
     def report(self) -> tuple[Skipped, ...]:
-        """Give all that was counted, by setting, the most frequent reason first."""
+        """Return all that was counted, by setting, the most frequent reason first."""
         found = [
             Skipped(setting=setting, reason=reason, count=count, examples=tuple(examples))
             for (setting, reason), (count, examples) in self._found.items()

@@ -58,7 +58,7 @@ def number_equal_rows(batches: Iterable[list[Row]]) -> Iterator[list[Row]]:
 
 
 def refuse_repeats(batches: Iterable[list[Row]]) -> Iterator[Row]:
-    """Give each row an id of its own: a repeated one becomes ``<id>#2``, ... and an error row."""
+    """Yield rows with ids of their own: a repeated one becomes ``<id>#2``, ... and an error row."""
     seen, counts = SeenIds(), dict[str, int]()
 
     def next_name(row_id: str) -> str:

@@ -8,10 +8,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
 
 from dsvl_pipeline.errors import AccessError, NotFoundError, StorageError, TooLargeError
 from dsvl_pipeline.store.backend import ObjectInfo
+from dsvl_pipeline.store.uris import encoded_path, local_path, path_of
 
 _TEMPORARY_SUFFIX = ".dsvl-tmp"
 
@@ -25,7 +25,7 @@ class LocalStore:
 
     def read(self, uri: str, max_bytes: int | None) -> tuple[bytes, ObjectInfo]:
         with _explained("read", uri):
-            path = local_path(uri)
+            path = path_of(uri)
             # Opening a pipe or a device could wait for ever.
             if not stat_bits.S_ISREG(os.stat(path).st_mode):
                 raise NotFoundError(f"read {uri}: this is not a regular file")
@@ -41,13 +41,13 @@ class LocalStore:
                 return file.read(), info
 
     def read_range(self, uri: str, start: int, length: int, etag: str | None) -> bytes:
-        with _explained("read", uri), open(local_path(uri), "rb") as file:
+        with _explained("read", uri), open(path_of(uri), "rb") as file:
             file.seek(start)
             return file.read(length)
 
     def stat(self, uri: str) -> ObjectInfo:
         with _explained("stat", uri):
-            found = os.stat(local_path(uri))
+            found = os.stat(path_of(uri))
             if not stat_bits.S_ISREG(found.st_mode):
                 raise NotFoundError(f"stat {uri}: this is not a regular file")
             return ObjectInfo(uri=uri, size=found.st_size, mtime_ns=found.st_mtime_ns)
@@ -64,38 +64,21 @@ class LocalStore:
 
     def put(self, uri: str, body: bytes) -> None:
         with _explained("put", uri), _temporary(local_path(uri), body) as temporary:
-            os.rename(temporary, local_path(uri))
+            os.rename(temporary, path_of(uri))
 
     def put_if_absent(self, uri: str, body: bytes) -> bool:
         with _explained("put", uri), _temporary(local_path(uri), body) as temporary:
             try:
                 # Unlike rename, link never replaces; unlike O_EXCL on the name itself, no reader
                 # ever sees the file half written.
-                os.link(temporary, local_path(uri))
+                os.link(temporary, path_of(uri))
             except FileExistsError:
                 return False
             return True
 
     def delete(self, uri: str) -> None:
         with _explained("delete", uri), suppress(FileNotFoundError, NotADirectoryError):
-            os.unlink(local_path(uri))
-
-
-def local_path(uri: str) -> str:
-    """Turn ``file://`` into a path, percent-decoded; a bare path is taken as it stands."""
-    if not uri.startswith("file://"):
-        return uri
-    return os.fsdecode(unquote_to_bytes(os.fsencode(uri.removeprefix("file://"))))
-
-
-def is_below(place: str, uri: str) -> bool:
-    """Tell whether a place lies inside a table, whose files are its own."""
-    return _absolute(place).startswith(_absolute(uri).rstrip("/") + "/")
-
-
-def _absolute(uri: str) -> str:
-    is_local = "://" not in uri or uri.startswith("file://")
-    return os.path.realpath(local_path(uri)) if is_local else uri
+            os.unlink(path_of(uri))
 
 
 def remove_temporaries(directory: str, *, oldest_ns: int) -> int:
@@ -106,7 +89,7 @@ def remove_temporaries(directory: str, *, oldest_ns: int) -> int:
         oldest_ns: By the file system's time; younger ones stay: their writer may be alive.
     """
     num_removed = 0
-    for parent, _, names in os.walk(local_path(directory)):
+    for parent, _, names in os.walk(path_of(directory)):
         for name in names:
             path = os.path.join(parent, name)
             # Its writer may be done with it by now.
@@ -141,8 +124,8 @@ def _files(top: str, name_prefix: str, is_flat: bool, tells_problems: bool) -> I
 def _entries(
     directory: _Directory, name_prefix: str, is_flat: bool, tells_problems: bool
 ) -> Iterator[ObjectInfo | _Directory]:
-    path = local_path(directory.uri) or "."
-    spell = _quoted if directory.uri.startswith("file://") else str
+    path = path_of(directory.uri) or "."
+    spell = str if encoded_path(directory.uri) is None else _quoted
     try:
         status = os.stat(path)
         identity = (status.st_dev, status.st_ino)
@@ -214,8 +197,8 @@ def _quoted(name: str) -> str:
 
 @contextmanager
 def _temporary(path: str, body: bytes) -> Iterator[str]:
-    """Give a flushed temporary file beside ``path``, and make what became of it durable."""
-    directory = os.path.dirname(os.path.abspath(path))
+    """Yield a flushed temporary file beside a path, and make what became of it durable."""
+    directory = os.path.dirname(path)
     _make_directory(directory)
     # Without the file's own name, which may be as long as a name can be.
     temporary = os.path.join(directory, f".{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}")

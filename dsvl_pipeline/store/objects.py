@@ -7,19 +7,17 @@ and `StorageError` for what did not work after all retries.
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-
-from fsspec.utils import glob_translate
 
 from dsvl_pipeline.errors import ConfigError, NotFoundError
 from dsvl_pipeline.store import patterns
 from dsvl_pipeline.store.backend import ObjectInfo, Store
 from dsvl_pipeline.store.local import LocalStore
 from dsvl_pipeline.store.redact import has_secret, name_of, redact, redact_text
+from dsvl_pipeline.store.uris import is_bucket, is_local, is_object, join
 
 __all__ = [
     "NUM_THREADS",
@@ -47,7 +45,6 @@ NUM_THREADS = 16
 """Requests in flight where many objects are read or deleted at once."""
 
 _LOCAL = LocalStore()
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def read(uri: str, *, max_bytes: int | None = None) -> bytes:
@@ -88,7 +85,7 @@ def stat(uri: str) -> ObjectInfo:
 
 
 def exists(uri: str) -> bool:
-    """Tell whether there is an object (not a directory)."""
+    """Return whether there is an object (not a directory)."""
     try:
         stat(uri)
     except NotFoundError:
@@ -118,7 +115,7 @@ def glob_objects(pattern: str, *, tells_problems: bool = False) -> Iterator[Obje
 
     Args:
         pattern: With ``*``, ``?``, ``[...]`` inside path components and ``**`` for any number of
-            them. What exists is not looked at: see `dsvl_pipeline.sources.listing.resolve`.
+            them. What exists is not looked at: see `dsvl_pipeline.store.named.resolve`.
         tells_problems: Whether files and directories that cannot be read are yielded with their
             problem (`ObjectInfo.problem`); otherwise they end the listing.
 
@@ -126,11 +123,10 @@ def glob_objects(pattern: str, *, tells_problems: bool = False) -> Iterator[Obje
         ConfigError: The pattern is malformed, or its bucket is not spelled out.
     """
     store = _store(pattern)
-    is_s3 = pattern.startswith("s3://")
     head, tail = patterns.split(pattern)
     if not tail:
         # In a store "a//" is another place than "a/".
-        directory = head if is_s3 and head.endswith("/") else head.rstrip("/") + "/"
+        directory = head if is_object(head) and head.endswith("/") else head.rstrip("/") + "/"
         found = store.walk(
             directory, is_flat=False, start_after=None, tells_problems=tells_problems
         )
@@ -141,12 +137,12 @@ def glob_objects(pattern: str, *, tells_problems: bool = False) -> Iterator[Obje
         elif _is_object(head):
             yield stat(head)
         return
-    if is_s3 and "/" not in head.removeprefix("s3://"):
+    if is_bucket(head):
         raise ConfigError(
             f"list {pattern}: a pattern cannot stand for buckets; spell the bucket out"
         )
     try:
-        wanted = re.compile(glob_translate(tail))
+        wanted = patterns.regex(tail)
     except ValueError as error:
         raise ConfigError(f"list {pattern}: {error}") from error
     is_flat = "/" not in tail and tail != "**"
@@ -200,16 +196,10 @@ def delete(uris: Iterable[str]) -> None:
             pass
 
 
-def join(uri: str, *parts: str) -> str:
-    """Append path components to a URI."""
-    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
-
-
 def _store(uri: str) -> Store:
-    scheme = _SCHEME.match(uri)
-    if scheme is None or uri.startswith("file:///"):
+    if is_local(uri):
         return _LOCAL
-    if scheme[1] == "s3":
+    if is_object(uri):
         return _s3()
     raise ConfigError(
         f"{redact(uri)!r} cannot be read or written; use a path, file:///PATH or s3://BUCKET/KEY"
@@ -225,5 +215,4 @@ def _s3() -> Store:
 
 
 def _is_object(uri: str) -> bool:
-    is_bucket = uri.startswith("s3://") and "/" not in uri.removeprefix("s3://")
-    return not uri.endswith("/") and not is_bucket and exists(uri)
+    return not uri.endswith("/") and not is_bucket(uri) and exists(uri)

@@ -6,6 +6,8 @@ import os
 import re
 from urllib.parse import quote, unquote_to_bytes
 
+from fsspec.utils import glob_translate
+
 _MAGIC = re.compile(r"[*?\[]")
 _ESCAPED = re.compile(r"\[([*?\[])\]")
 _ENCODED = re.compile(r"%(?:2A|3F|5B)", re.IGNORECASE)
@@ -34,7 +36,7 @@ def unencoded(path: str) -> str:
 
 
 def has_magic(part: str) -> bool:
-    """Tell whether there are wildcards, escaped ones aside."""
+    """Return whether there are wildcards, escaped ones aside."""
     return _MAGIC.search(_ESCAPED.sub("", part)) is not None
 
 
@@ -52,6 +54,19 @@ def split(pattern: str) -> tuple[str, str]:
     return unescape(pattern), ""
 
 
+def regex(pattern: str, *, below: str = "") -> re.Pattern[str]:
+    """Compile a pattern; ``*``, ``?`` and ``[...]`` match no slash, ``**`` any number of parts.
+
+    Args:
+        pattern: As `split` gives what lies below a directory.
+        below: Stands before it, and means itself.
+
+    Raises:
+        ValueError: ``**`` is only a part of a path component.
+    """
+    return re.compile(re.escape(below) + glob_translate(pattern))
+
+
 def literal_start(pattern: str) -> str:
-    """Give the characters before the first wildcard or escape."""
+    """Return the characters before the first wildcard or escape."""
     return _MAGIC.split(pattern, maxsplit=1)[0]

@@ -48,7 +48,7 @@ def redact(uri: str) -> str:
 
 
 def name_of(uri: str) -> str:
-    """Give a name for rows: the URI without secrets, a digest where that removed something."""
+    """Return a name for rows: the URI without secrets, a digest where that removed something."""
     name = redact(uri)
     if name == uri:
         return uri
@@ -56,7 +56,7 @@ def name_of(uri: str) -> str:
 
 
 def has_secret(uri: str) -> bool:
-    """Tell whether a URI holds user info, or a query like that of a signed URL."""
+    """Return whether a URI holds user info, or a query like that of a signed URL."""
     if "://" not in uri:
         return False
     authority = re.split(r"[/?#]", uri.partition("://")[2], maxsplit=1)[0]

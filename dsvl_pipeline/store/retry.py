@@ -1,4 +1,4 @@
-"""A store that is away for some minutes is no reason to end a run of days."""
+"""Retries with backoff: a store that is away for some minutes must not end a run of days."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from dsvl_pipeline.errors import ConfigError, NotFoundError, StorageError
-from dsvl_pipeline.store.uris import scheme_of
+from dsvl_pipeline.store.uris import is_local
 
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 30.0
@@ -20,31 +20,31 @@ _logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def patiently(
-    do: Callable[[], T], *, uri: str, patience_s: float, stop: threading.Event | None = None
+def with_retries(
+    do: Callable[[], T], *, uri: str, timeout_s: float, stop: threading.Event | None = None
 ) -> T:
-    """Do something on a store, again and again where the store does not answer.
+    """Try something on a store until it works, the store says no, or the time is up.
 
     Each attempt has the client's own quick retries; between two of them the wait doubles. A local
-    disk that is full, or a clear answer, is told at once.
+    disk that is full, or a clear answer, is raised at once.
 
     Args:
         do: Safe to repeat after a `StorageError`.
         uri: Where the store is.
-        patience_s: Since the first attempt; the last error is raised when it is over.
+        timeout_s: No attempt begins later than this after the first.
         stop: Ends the waiting when it is set.
 
     Raises:
-        StorageError: It still does not answer.
+        StorageError: The last attempt's.
     """
-    end_s = time.monotonic() + patience_s
+    deadline_s = time.monotonic() + timeout_s
     delay_s = FIRST_DELAY_S
     while True:
         try:
             return do()
         except StorageError as error:
-            is_clear = isinstance(error, ConfigError | NotFoundError) or scheme_of(uri) == "file"
-            if is_clear or time.monotonic() + delay_s > end_s or (stop and stop.is_set()):
+            is_clear = isinstance(error, ConfigError | NotFoundError) or is_local(uri)
+            if is_clear or time.monotonic() + delay_s > deadline_s or (stop and stop.is_set()):
                 raise
             wait_s = delay_s * random.uniform(0.5, 1.0)
             _logger.warning("trying again in %.0f s: %s", wait_s, error)

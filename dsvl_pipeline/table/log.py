@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 
 from dsvl_pipeline.errors import LeaseError, NotFoundError, StorageError, TableError
 from dsvl_pipeline.store import objects
+from dsvl_pipeline.store.uris import path_below
 from dsvl_pipeline.table.checkpoints import (
     read_checkpoint,
     write_checkpoint,
@@ -81,7 +82,7 @@ def list_versions(uri: str) -> list[Version]:
     """
     entries = read_entries(uri)
     kept = {
-        info.uri.removeprefix(folder.rstrip("/") + "/")
+        path_below(info.uri, folder)
         for folder in (uri, superseded_uri(uri))
         for info in objects.list_objects(objects.join(folder, "data"))
     }

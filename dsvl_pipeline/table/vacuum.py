@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from dsvl_pipeline.errors import LeaseError
 from dsvl_pipeline.store import objects
 from dsvl_pipeline.store.local import remove_temporaries
+from dsvl_pipeline.store.uris import is_local, path_below
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.lease import LEASE_TIME_S, Lease, is_released, wait_until_free
 from dsvl_pipeline.table.log import Log, read_snapshot
@@ -45,8 +46,7 @@ def unlogged(
     parts: Iterable[objects.ObjectInfo], snapshot: Snapshot
 ) -> Iterator[objects.ObjectInfo]:
     """Yield those of some parts that a table does not name."""
-    prefix = snapshot.uri.rstrip("/") + "/"
-    return (info for info in parts if info.uri.removeprefix(prefix) not in snapshot.parts)
+    return (info for info in parts if path_below(info.uri, snapshot.uri) not in snapshot.parts)
 
 
 def vacuum(uri: str, *, grace_s: float = GRACE_S, is_dry: bool = False) -> list[objects.ObjectInfo]:
@@ -73,7 +73,7 @@ def vacuum(uri: str, *, grace_s: float = GRACE_S, is_dry: bool = False) -> list[
     found += [info for info in superseded if lease_of(info.uri) and info.mtime_ns < oldest_ns]
     if not is_dry:
         objects.delete(info.uri for info in found)
-        if not uri.startswith("s3://"):
+        if is_local(uri):
             # No lease says whose they are, so nothing but their age keeps those of a living writer.
             remove_temporaries(uri, oldest_ns=min(oldest_ns, now_ns - int(LEAST_GRACE_S * 1e9)))
     return found

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from dsvl_pipeline import keys
 from dsvl_pipeline.errors import PartError, TableError
 from dsvl_pipeline.store import objects
+from dsvl_pipeline.store.uris import path_below
 from dsvl_pipeline.table import lineage
 from dsvl_pipeline.table.document import warn_of_stranger
 from dsvl_pipeline.table.format import read_format
@@ -195,7 +196,7 @@ def check_files(snapshot: Snapshot, *, is_at_rest: bool) -> Iterator[Problem]:
     """
     names = {path.rpartition("/")[2] for path in snapshot.parts}
     for info in objects.list_objects(objects.join(snapshot.uri, "data")):
-        path = info.uri.removeprefix(snapshot.uri.rstrip("/") + "/")
+        path = path_below(info.uri, snapshot.uri)
         if path in snapshot.parts or (_HIDDEN.search(path) and not path.endswith(".parquet")):
             continue
         if not _PART.fullmatch(path) or path.rpartition("/")[2] in names:
@@ -213,7 +214,7 @@ def check_files(snapshot: Snapshot, *, is_at_rest: bool) -> Iterator[Problem]:
             )
     folder = objects.join(snapshot.uri, "_dsvl")
     for info in objects.list_objects(folder):
-        if not _BOOKKEEPING.fullmatch(info.uri.removeprefix(folder + "/")):
+        if not _BOOKKEEPING.fullmatch(path_below(info.uri, folder)):
             warn_of_stranger(info.uri)
 
 

@@ -105,6 +105,18 @@ def test_input_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
     assert "does not exist" in findings(job)["input.images"].text
 
 
+def test_places_are_those_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the home directory; and what cannot be listed hides no other finding."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    job = job_at(str(tmp_path))
+    job["input"] |= {"manifest": "~/in/manifest.jsonl", "images": "https://host/a.jpg"}
+    found = findings(job | {"output": {"uri": "~/out"}})
+    assert found["input.manifest"].grade == found["output.uri"].grade == "ok"
+    assert "cannot be listed" in found["input.images"].text
+    assert not (tmp_path / "~").exists()
+
+
 @pytest.mark.parametrize(
     ("broken", "told"),
     [

@@ -393,7 +393,7 @@ def test_a_lost_answer_of_the_store_is_no_second_part(
         return stands
 
     monkeypatch.setattr(Log, "append", lose)
-    monkeypatch.setattr("dsvl_pipeline.store.retry.scheme_of", lambda uri: "s3")
+    monkeypatch.setattr("dsvl_pipeline.store.retry.is_local", lambda uri: False)
     monkeypatch.setattr("dsvl_pipeline.store.retry.FIRST_DELAY_S", 0.01)
     assert place.run(place.job(place.csv("id,image,c", "1,a.png,y"), "c")) == (0, 1)
     assert place.column("c") == {"1": "y"}

@@ -186,7 +186,7 @@ def test_a_store_that_is_away_for_a_moment_ends_no_run(
     with TableWriter.open(uri, num_shards=1, run_id="run", recipe="recipe") as writer:
         work_files.write(work_file, keys_of(rows).slice(0, 1), key)
         # Of a local disk an error is told at once.
-        monkeypatch.setattr(retry, "scheme_of", lambda uri: "s3")
+        monkeypatch.setattr(retry, "is_local", lambda uri: False)
         monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.01)
         for name in ("read", "put", "delete", "list_objects"):
             monkeypatch.setattr(objects, name, failing_once(name))

@@ -12,14 +12,15 @@ import pytest
 
 from dsvl_pipeline.errors import ConfigError, FetchError
 from dsvl_pipeline.job.inputs import InputConfig
+from dsvl_pipeline.job.places import absolute_input
 from dsvl_pipeline.sources import listing, skips
 from dsvl_pipeline.sources.fetch import Fetcher
 from dsvl_pipeline.sources.formats.lake_tables import refuse_tables
-from dsvl_pipeline.sources.open import open_input, with_absolute_paths
+from dsvl_pipeline.sources.open import open_input
 from dsvl_pipeline.sources.prefixes import Prefixes
 from dsvl_pipeline.sources.skips import Skips
-from dsvl_pipeline.store import objects
-from dsvl_pipeline.store.uris import join, row_id_of
+from dsvl_pipeline.store import named, objects
+from dsvl_pipeline.store.uris import resolved, row_id_of
 
 
 def write(folder: Path, *names: str) -> None:
@@ -95,8 +96,8 @@ def test_a_file_that_exists_is_that_file(
         "bare uri": f"file://{tmp_path}/{name.replace('%', '%25')}",
     }
     config = InputConfig.model_validate({"images": spellings[spelling]})
-    absolute = with_absolute_paths(config)
-    assert with_absolute_paths(absolute) == absolute
+    absolute = absolute_input(config)
+    assert absolute_input(absolute) == absolute
     for job in (config, absolute, InputConfig.model_validate_json(absolute.model_dump_json())):
         [row] = open_input(job).rows()
         assert row.row_id == f"{tmp_path}/{name}"
@@ -144,7 +145,7 @@ def test_the_working_directory_is_no_pattern(
             "columns": {"image": "image"},
         }
     )
-    for config in (job, with_absolute_paths(job)):
+    for config in (job, absolute_input(job)):
         rows = list(open_input(config).rows())
         here = f"{tmp_path}/{name}"
         assert [row.sources[0] for row in rows] == [
@@ -164,7 +165,7 @@ def test_manifests_and_documents_that_exist_are_those(kind: str, name: str, tmp_
     if kind == "manifest":
         settings["columns"] = {"prompt": "prompt"}
     config = InputConfig.model_validate(settings)
-    for job in (config, with_absolute_paths(config)):
+    for job in (config, absolute_input(config)):
         [row] = open_input(job).rows()
         assert (row.sources == (f"{tmp_path}/{name}.pdf",)) == (kind == "documents")
         assert (row.prompt == name) == (kind == "manifest")
@@ -182,7 +183,7 @@ def test_what_a_uri_encodes_is_no_wildcard(tmp_path: Path) -> None:
     }.items():
         uri = f"file://{tmp_path}/{pattern.format(tmp_path.name)}"
         assert listed(uri, tmp_path)[0] == expected
-        job = with_absolute_paths(InputConfig(images=(uri,)))
+        job = absolute_input(InputConfig(images=(uri,)))
         assert listed(job.images, tmp_path)[0] == expected
     with pytest.raises(ConfigError, match="nothing found"):
         listed(f"file://{tmp_path}/a%3Fb/*.png", tmp_path)
@@ -203,16 +204,16 @@ def test_a_uri_may_encode_slashes_and_dots(path: str, tmp_path: Path) -> None:
     """What it is resolved to is spelled as it means, and means the same when it is read again."""
     write(tmp_path, "w?/1.png", "b/2.png", "wx/3.png")
     uri = "file:" + path.format(str(tmp_path).lstrip("/") if path[0] == "%" else tmp_path)
-    named = listing.resolve(uri)
-    assert named.pattern == f"{tmp_path}/w[?]/*.png"
-    assert listing.resolve(named.spelling) == named
+    found = named.resolve(uri)
+    assert found.pattern == f"{tmp_path}/w[?]/*.png"
+    assert named.resolve(found.spelling) == found
     assert listed(uri, tmp_path)[0] == ["w?/1.png"]
 
 
 def test_what_was_a_name_once_stays_one(tmp_path: Path) -> None:
     """Workers have another disk, where the directory of that name may be missing."""
     write(tmp_path, "a[1]/x.png")
-    job = with_absolute_paths(InputConfig.model_validate({"images": f"{tmp_path}/a[1]/*.png"}))
+    job = absolute_input(InputConfig.model_validate({"images": f"{tmp_path}/a[1]/*.png"}))
     (tmp_path / "a[1]").rename(tmp_path / "a1")
     with pytest.raises(ConfigError, match="does not exist"):
         open_input(job)
@@ -235,7 +236,7 @@ def test_a_directory_whose_name_is_not_utf8_can_be_worked_in(
     here = tmp_path / os.fsdecode(b"\xff[1]")
     write(here, "a b.png")
     monkeypatch.chdir(here)
-    job = with_absolute_paths(InputConfig.model_validate({"images": "*.png", "allowed_roots": "."}))
+    job = absolute_input(InputConfig.model_validate({"images": "*.png", "allowed_roots": "."}))
     again = InputConfig.model_validate_json(job.model_dump_json())
     [row] = open_input(again).rows()
     assert row.row_id == f"file://{tmp_path}/%FF%5B1%5D/a%20b.png"
@@ -295,7 +296,7 @@ def test_what_a_name_would_mean_as_a_pattern_is_told(
 def test_names_that_were_resolved_are_not_looked_at_again(tmp_path: Path) -> None:
     """Nor those whose wildcards the job itself has escaped."""
     write(tmp_path, "*.png", "a.png")
-    job = with_absolute_paths(InputConfig(images=(f"{tmp_path}/*.png",)))
+    job = absolute_input(InputConfig(images=(f"{tmp_path}/*.png",)))
     for images in (job.images, f"{tmp_path}/[*].png"):
         assert listed(images, tmp_path) == (["*.png"], {})
 
@@ -509,7 +510,7 @@ def test_an_empty_place_says_what_was_passed_over(tmp_path: Path) -> None:
 )
 def test_names_in_a_store_keep_their_characters(directory: str, name: str, expected: str) -> None:
     """Only ``.`` and ``..`` mean something in a relative name."""
-    assert join(directory, name) == expected
+    assert resolved(directory, name) == expected
 
 
 @pytest.mark.parametrize(

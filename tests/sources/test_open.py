@@ -10,9 +10,10 @@ import pytest
 
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.job.inputs import InputConfig
+from dsvl_pipeline.job.places import absolute_input
 from dsvl_pipeline.keys import content_id_from
 from dsvl_pipeline.records import Row
-from dsvl_pipeline.sources.open import open_input, with_absolute_paths
+from dsvl_pipeline.sources.open import open_input
 
 FILES = ["b.JPG", "a.png", "deep/c.webp", "deep/er/d.tiff", "notes.txt", "e.odd", ".f.jpg"]
 
@@ -89,7 +90,7 @@ def test_relative_patterns_give_absolute_names(
     monkeypatch.chdir(photos.parent)
     assert rows(images="photos/*.png")[0].sources == (f"{photos}/a.png",)
     config = InputConfig.model_validate({"images": ["photos", "s3://b/p"], "allowed_roots": "more"})
-    absolute = with_absolute_paths(config)
+    absolute = absolute_input(config)
     assert absolute.images == (str(photos), "s3://b/p")
     assert absolute.allowed_roots == (f"{photos.parent}/more",)
 

@@ -14,7 +14,7 @@ import pytest
 from dsvl_pipeline.errors import ConfigError, FetchError, StorageError
 from dsvl_pipeline.job.inputs import InputConfig
 from dsvl_pipeline.keys import content_id_from
-from dsvl_pipeline.sources import listing
+from dsvl_pipeline.sources import manifest_file
 from dsvl_pipeline.sources.fetch import Fetcher
 from dsvl_pipeline.sources.open import open_input
 from dsvl_pipeline.store import objects
@@ -132,8 +132,8 @@ def test_a_large_manifest_is_read_by_ranges(
     s3_faults: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A manifest of gigabytes fits into no pod; one that is replaced meanwhile is not mixed."""
-    monkeypatch.setattr(listing, "MAX_WHOLE_BYTES", 1000)
-    monkeypatch.setattr(listing, "RANGE_BYTES", 5000)
+    monkeypatch.setattr(manifest_file, "MAX_WHOLE_BYTES", 1000)
+    monkeypatch.setattr(manifest_file, "RANGE_BYTES", 5000)
     table = pa.table({"id": [f"{n:06d}" for n in range(9000)], "image": ["a.jpg"] * 9000})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, row_group_size=1000)

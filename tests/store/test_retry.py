@@ -9,7 +9,7 @@ import pytest
 
 from dsvl_pipeline.errors import AccessError, StorageError
 from dsvl_pipeline.store import retry
-from dsvl_pipeline.store.retry import patiently
+from dsvl_pipeline.store.retry import with_retries
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def failing(error: StorageError, times: int) -> Callable[[], str]:
 def test_a_store_that_comes_back_is_waited_for(clock: list[float]) -> None:
     """With longer and longer waits, none of them above half a minute."""
     do = failing(StorageError("gave up"), 9)
-    assert patiently(do, uri="s3://b/t", patience_s=300) == "done"
+    assert with_retries(do, uri="s3://b/t", timeout_s=300) == "done"
     assert len(clock) == 9
     assert 0.5 <= clock[0] <= 1
     assert 15 <= clock[-1] <= 30
@@ -45,7 +45,7 @@ def test_a_store_that_comes_back_is_waited_for(clock: list[float]) -> None:
 def test_a_store_that_stays_away_ends_the_run(clock: list[float]) -> None:
     """With its own message."""
     with pytest.raises(StorageError, match="gave up"):
-        patiently(failing(StorageError("gave up"), 999), uri="s3://b/t", patience_s=300)
+        with_retries(failing(StorageError("gave up"), 999), uri="s3://b/t", timeout_s=300)
     assert 200 < sum(clock) <= 300
 
 
@@ -58,7 +58,7 @@ def test_what_waiting_does_not_mend_is_told_at_once(
 ) -> None:
     """Wrong credentials and a full disk."""
     with pytest.raises(StorageError):
-        patiently(failing(error, 1), uri=uri, patience_s=300)
+        with_retries(failing(error, 1), uri=uri, timeout_s=300)
     assert clock == []
 
 
@@ -67,4 +67,4 @@ def test_a_signal_ends_the_waiting() -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(StorageError):
-        patiently(failing(StorageError("x"), 1), uri="s3://b/t", patience_s=300, stop=stop)
+        with_retries(failing(StorageError("x"), 1), uri="s3://b/t", timeout_s=300, stop=stop)

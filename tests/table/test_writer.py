@@ -363,8 +363,8 @@ def _cause(
 
 _DRIVER = """
 import json, sys
-from dsvl_pipeline.store import s3
-s3.FIRST_DELAY_S = 0.01
+from dsvl_pipeline.store import s3_client
+s3_client.FIRST_DELAY_S = 0.01
 from dsvl_pipeline.table.reader import committed_keys
 from tests.table.rows import image_rows, open_table, write
 uri, num_rows, run = sys.argv[1], int(sys.argv[2]), sys.argv[3]

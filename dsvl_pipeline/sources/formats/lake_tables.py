@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from dsvl_pipeline.errors import AccessError, ConfigError
-from dsvl_pipeline.sources.listing import Named, resolve
 from dsvl_pipeline.store import objects
+from dsvl_pipeline.store.named import Named, resolve
 from dsvl_pipeline.store.patterns import escape, split
-from dsvl_pipeline.store.uris import scheme_of, shown
+from dsvl_pipeline.store.uris import is_local, last_part, parent_of, shown
 
 # A table partitioned ten thousand times has as many directories; a store takes a request for each.
 _MOST_LOOKED_AT = 200
@@ -59,19 +59,19 @@ def refuse_tables(patterns: Sequence[str | Named], uris: Sequence[str]) -> None:
 
 
 def _places(uris: Sequence[str]) -> Iterator[str]:
-    """Give the directories that files lie in, and those above them, each once."""
+    """Yield the directories that files lie in, and those above them, each once."""
     seen = set[str]()
     for uri in uris:
-        place = uri.rpartition("/")[0]
+        place = parent_of(uri)
         # Whatever partitions a table, its log lies above.
-        while "=" in place.rpartition("/")[2]:
-            place = place.rpartition("/")[0]
+        while "=" in last_part(place):
+            place = parent_of(place)
         while place not in seen and place and not place.endswith(":/"):
-            if scheme_of(place) != "file" and len(seen) >= _MOST_LOOKED_AT:
+            if not is_local(place) and len(seen) >= _MOST_LOOKED_AT:
                 return
             seen.add(place)
             yield place
-            place = place.rpartition("/")[0]
+            place = parent_of(place)
 
 
 def _is_there(pattern: str) -> bool:

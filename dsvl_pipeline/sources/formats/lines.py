@@ -30,7 +30,7 @@ NUM_LINES_SAMPLED = 10_000
 
 
 def read_schema(name: str, file: BinaryIO) -> pa.Schema:
-    """Give the columns of a manifest file; those of the text formats have type null.
+    """Return the columns of a manifest file; those of the text formats have type null.
 
     JSONL has no header: its columns are the keys of the first lines.
 
@@ -94,7 +94,7 @@ def read_lines(
 
 
 def format_of(name: str) -> Literal["parquet", "jsonl", "csv"]:
-    """Tell the format by the suffix."""
+    """Return the format that the suffix names."""
     if not name.lower().endswith(SUFFIXES):
         raise ConfigError(
             f"manifest {name}: the suffix must be .parquet, .jsonl or .csv (.gz for the last two)"
@@ -104,7 +104,7 @@ def format_of(name: str) -> Literal["parquet", "jsonl", "csv"]:
 
 
 def types_of(name: str, file: BinaryIO) -> pa.Schema | None:
-    """Give the columns of a Parquet file; None for one without rows.
+    """Return the columns of a Parquet file; None for one without rows.
 
     Raises:
         ConfigError: The file is damaged.

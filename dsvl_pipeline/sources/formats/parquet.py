@@ -96,7 +96,7 @@ def _python_value(value: pa.Scalar) -> Any:
 
 
 def _carried_values(name: str, column: pa.Array, wanted: pa.DataType) -> list[Any]:
-    """Give the values of a carried column in its type, those of no use as what stands for them.
+    """Return the values of a carried column in its type, those of no use as what stands for them.
 
     Raises:
         UnfitError: One does not fit, because the type is that of another file.

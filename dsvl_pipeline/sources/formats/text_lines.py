@@ -160,48 +160,71 @@ def csv_lines(text: TextLines, columns: Sequence[str]) -> Iterator[Line]:
 
 def parse_csv(text: TextLines) -> Iterator[tuple[int, list[str], str | None]]:
     """Yield (number of the first line, fields, problem) of each record; blank lines are skipped."""
-    problem: str | None = None
-    quote_line, is_in_quotes, is_at_end, start = 0, False, False, 0
-
-    def texts() -> Iterator[str]:
-        nonlocal problem, quote_line, is_in_quotes, is_at_end
-        for number, raw in text:
-            # A quote that is never closed would take the rest of the file into memory; a line that
-            # is too long by itself was skipped, and is a row's matter.
-            if raw is not None and number > first and text.num_bytes - start > MAX_LINE_BYTES:
-                raise ConfigError(
-                    f"manifest {text.name}: the record that begins in line {first} is longer than "
-                    f"{MAX_LINE_BYTES >> 20} MiB; is a quote in it never closed?"
-                )
-            if raw is None:
-                problem = _TOO_LONG
-                yield "\n"
-                continue
-            if num_quotes := raw.replace(b'""', b"").count(b'"'):  # a doubled one is text
-                is_in_quotes ^= num_quotes % 2 == 1
-                quote_line = number if is_in_quotes else 0
-            try:
-                yield raw.decode()
-            except UnicodeDecodeError as error:
-                problem = _not_utf8(error)
-                yield raw.decode(errors="replace")
-        is_at_end = True
-
-    reader = csv.reader(texts(), strict=True)
+    lines = _CsvText(text)
+    reader = csv.reader(lines, strict=True)
     while True:
-        first, row, is_in_quotes, start = reader.line_num + 1, [], False, text.num_bytes
+        first, row = lines.begin_record(reader.line_num + 1), list[str]()
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             until = f" (up to line {reader.line_num})" if reader.line_num > first else ""
-            problem = f"found no valid CSV{until}: {error}"
-            if is_at_end:
-                problem = (
-                    f"the quote opened in line {quote_line} is never closed; nothing after it "
-                    f"was read{until}"
+            lines.problem = f"found no valid CSV{until}: {error}"
+            if lines.is_at_end:
+                lines.problem = (
+                    f"the quote opened in line {lines.quote_line} is never closed; nothing after "
+                    f"it was read{until}"
                 )
-        if row or problem:
-            yield first, row, problem
-        problem = None
+        if row or lines.problem:
+            yield first, row, lines.problem
+
+
+class _CsvText:
+    """The lines of a CSV file as text, and what is wrong with those of the record that is read.
+
+    Attributes:
+        problem: Of the record so far.
+        quote_line: Where the quote was opened that is still open.
+        is_at_end: Whether all lines were read.
+    """
+
+    def __init__(self, text: TextLines) -> None:
+        self._text = text
+        self._first, self._start = 1, 0
+        self._is_in_quotes = False
+        self.problem: str | None = None
+        self.quote_line, self.is_at_end = 0, False
+
+    def begin_record(self, first: int) -> int:
+        """Begin a record, with nothing wrong; give its first line's number back."""
+        self._first, self._start = first, self._text.num_bytes
+        self._is_in_quotes, self.problem = False, None
+        return first
+
+    def __iter__(self) -> Iterator[str]:
+        for number, raw in self._text:
+            # A quote that is never closed would take the rest of the file into memory; a line that
+            # is too long by itself was skipped, and is a row's matter.
+            num_bytes = self._text.num_bytes - self._start
+            if raw is not None and number > self._first and num_bytes > MAX_LINE_BYTES:
+                raise ConfigError(
+                    f"manifest {self._text.name}: the record that begins in line {self._first} is "
+                    f"longer than {MAX_LINE_BYTES >> 20} MiB; is a quote in it never closed?"
+                )
+            if raw is None:
+                self.problem = _TOO_LONG
+                yield "\n"
+            else:
+                yield self._decoded(number, raw)
+        self.is_at_end = True
+
+    def _decoded(self, number: int, raw: bytes) -> str:
+        if num_quotes := raw.replace(b'""', b"").count(b'"'):  # a doubled one is text
+            self._is_in_quotes ^= num_quotes % 2 == 1
+            self.quote_line = number if self._is_in_quotes else 0
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            self.problem = _not_utf8(error)
+            return raw.decode(errors="replace")
