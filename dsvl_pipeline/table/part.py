@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from dsvl_pipeline.errors import NotFoundError, PartError, StorageError
 from dsvl_pipeline.store import objects
+from dsvl_pipeline.store.ranges import RangeFile
 from dsvl_pipeline.table.schema import LOGICAL_KEY, REPEATED, logical_key
 from dsvl_pipeline.wording import amount
 
@@ -208,10 +208,10 @@ def read_with_schema(
     uri = objects.join(table_uri, receipt.path)
     try:
         try:
-            file = _Ranges(uri, receipt.num_bytes)
+            file = RangeFile(uri, receipt.num_bytes, tail_bytes=_FOOTER_BYTES)
         except NotFoundError:  # it has left the table: there is a copy
             uri = superseded_uri(table_uri, receipt.path)
-            file = _Ranges(uri, receipt.num_bytes)
+            file = RangeFile(uri, receipt.num_bytes, tail_bytes=_FOOTER_BYTES)
         rows, schema = _parse(
             pa.PythonFile(file, mode="r"),
             columns,
@@ -233,42 +233,6 @@ def read_with_schema(
         found = f"it holds {amount(rows.num_rows, 'row')}, but the log says {receipt.num_rows}"
         raise _damaged(table_uri, receipt, found)
     return rows, schema
-
-
-class _Ranges(io.RawIOBase):
-    """A file of a store whose bytes are fetched as they are asked for, and its end at once."""
-
-    def __init__(self, uri: str, size: int) -> None:
-        self._uri, self._size, self._at = uri, size, 0
-        self._tail_at = max(0, size - _FOOTER_BYTES)
-        self._tail = objects.read_range(uri, self._tail_at, size - self._tail_at)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = start + offset
-        return self._at
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        left = self._size - self._at
-        length = left if size is None or size < 0 else min(size, left)
-        if length <= 0:
-            return b""
-        if self._at >= self._tail_at:
-            start = self._at - self._tail_at
-            data = self._tail[start : start + length]
-        else:
-            data = objects.read_range(self._uri, self._at, length)
-        self._at += len(data)
-        return data
 
 
 def keep_superseded(table_uri: str, path: str) -> None:

@@ -170,7 +170,7 @@ def test_a_story_reads_only_the_keys_of_parts_without_the_row(
         whole.append(found)
         return read(found)
 
-    def reading_range(found: str, offset: int, length: int) -> bytes:
+    def reading_range(found: str, offset: int, length: int, *, etag: str | None) -> bytes:
         ranges.append(found)
         return read_range(found, offset, length)
 

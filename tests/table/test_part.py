@@ -150,7 +150,7 @@ def test_keys_are_read_without_the_answers(table_uri: str, monkeypatch: pytest.M
     fetched: list[int] = []
     read_range = objects.read_range
 
-    def counted(uri: str, start: int, length: int) -> bytes:
+    def counted(uri: str, start: int, length: int, *, etag: str | None) -> bytes:
         fetched.append(length)
         return read_range(uri, start, length)
 
