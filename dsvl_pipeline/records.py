@@ -15,7 +15,6 @@ Pixels = NDArray[np.uint8]
 """``uint8[H, W, 3]``: height, width, channel; RGB; neither rescaled nor normalised."""
 
 FinishReason = Literal["stop", "length", "repetition", "cancelled"]
-Status = Literal["ok", "degraded", "error"]
 
 
 def _require(is_valid: bool, name: str, found: object, wanted: str) -> None:

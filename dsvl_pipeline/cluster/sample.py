@@ -42,7 +42,6 @@ def answer(todo: pa.Table, config: StageConfig, scale: Scale) -> tuple[int, dict
         num_final_errors=0,
         num_staying=0,
         num_staying_errors=0,
-        num_stale=0,
         stale_file=None,
         max_images=pc.max(pc.list_value_length(todo["sources"])).as_py() or 0,
     )
