@@ -29,6 +29,11 @@ _STAGE_OF = {code: stage for stage, codes in _CODES.items() for code in codes.sp
 CODES = tuple(_STAGE_OF)
 
 
+def codes_of(stage: Stage) -> list[str]:
+    """Return the codes of a stage."""
+    return [code for code in CODES if _STAGE_OF[code] == stage]
+
+
 def stage_of(code: str) -> Stage:
-    """Name the stage of a code; ``other`` for one of a newer version."""
+    """Return the stage of a code; ``other`` for one of a newer version."""
     return _STAGE_OF.get(code, "other")

@@ -20,7 +20,8 @@ from dsvl_pipeline.errors import EngineError
 from dsvl_pipeline.records import Completion, Engine, Request, RowFailure
 from dsvl_pipeline.stages.answers import output_rows
 from dsvl_pipeline.stages.config import StageConfig
-from dsvl_pipeline.stages.requests import PIXEL_COLUMNS, batch_digest, requests_of
+from dsvl_pipeline.stages.requests import batch_digest, requests_of
+from dsvl_pipeline.stages.rows import without_request
 from dsvl_pipeline.wording import amount
 
 _DEATHS_TOGETHER = 2  # one is ordinary: nodes vanish
@@ -71,7 +72,7 @@ class Generate:
                 num_deaths = await self._ledger.begin.remote(self._id, work)
                 answers = await self._answers_of_suspects(work, requests, num_deaths)
         await self._ledger.end.remote(self._id, work, self._stats())
-        rows = batch.drop_columns([n for n in PIXEL_COLUMNS if n in batch.column_names])
+        rows = without_request(batch)
         return output_rows(rows, answers, self._config, self._device, num_deaths + 1)
 
     async def _answers(self, requests: dict[int, Request]) -> dict[int, Completion]:

@@ -32,11 +32,12 @@ from dsvl_pipeline.stages.config import StageConfig
 from dsvl_pipeline.store import objects
 from dsvl_pipeline.store.retry import patiently
 from dsvl_pipeline.store.uris import shown
+from dsvl_pipeline.table.columns import COLUMNS
 from dsvl_pipeline.table.failures import read_selected
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.history import near_rows
 from dsvl_pipeline.table.lineage import RunManifest, RunStatus, known_run, write_run
-from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
+from dsvl_pipeline.table.schema import KEY_COLUMNS
 from dsvl_pipeline.table.snapshot import Snapshot
 from dsvl_pipeline.table.writer import TableWriter
 
@@ -296,8 +297,8 @@ def _work(table_uri: str) -> str:
 
 
 def _lineage(manifest: RunManifest) -> dict[str, Any]:
-    """The output columns that are the same in every row of a run."""
-    columns = {
+    """Return the output columns that are the same in every row of a run."""
+    values = {
         **manifest.model,
         "transform": TRANSFORM,
         "recipe": manifest.recipe,
@@ -305,8 +306,7 @@ def _lineage(manifest: RunManifest) -> dict[str, Any]:
         "run_id": manifest.run_id,
         "code_version": manifest.versions.get("dsvl-pipeline"),
     }
-    known = output_schema().names
-    return {name: value for name, value in columns.items() if name in known}
+    return {one.name: values[one.name] for one in COLUMNS if "run" in one.filled}
 
 
 def _versions() -> dict[str, str]:

@@ -13,8 +13,6 @@ from dsvl_pipeline.records import Request, SamplingParams
 from dsvl_pipeline.stages.rows import images_of
 from dsvl_pipeline.table.schema import logical_key
 
-PIXEL_COLUMNS = ("prompt_ids", "draft_ids", "digests", "high_res", "low_res")
-
 
 def batch_digest(batch: pa.Table) -> bytes:
     """Name a batch: the same at every attempt."""
