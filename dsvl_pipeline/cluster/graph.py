@@ -71,6 +71,13 @@ def answers(
         memory=_PREPROCESS_MEMORY_BYTES,
         **_WHOLE_BLOCK,
     )
+    return _generate(requests, rows, plan.shard, config, scale, ledger)
+
+
+def _generate(
+    requests: Dataset, rows: int, shard: int, config: StageConfig, scale: Scale, ledger: Any
+) -> Dataset:
+    """Let engines answer prepared blocks of so many rows."""
     in_flight = scale.batches_in_flight * scale.rows_per_batch // rows
     results = map_blocks(
         requests,
@@ -89,7 +96,7 @@ def answers(
         num_cpus=1 if scale.num_gpus else config.job.cluster.cpus_per_engine,
         **_WHOLE_BLOCK,
     )
-    results.set_name(f"{config.job.name}-{plan.shard}")
+    results.set_name(f"{config.job.name}-{shard}")
     return results
 
 

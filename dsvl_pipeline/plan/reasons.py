@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dsvl_pipeline import keys
-from dsvl_pipeline.plan.carried import AT
+from dsvl_pipeline.plan.committed import AT
 from dsvl_pipeline.plan.compare import Comparison, is_first_of_many
 from dsvl_pipeline.stages.rows import prompt_digest_of
 from dsvl_pipeline.table.schema import KEY_COLUMNS, logical_key

@@ -25,12 +25,13 @@ from dsvl_pipeline.cluster.connect import Scale
 from dsvl_pipeline.errors import ConfigError, RunStoppedError, StorageError
 from dsvl_pipeline.export.export import export
 from dsvl_pipeline.job.prompts import PromptConfig
-from dsvl_pipeline.plan import carried, rewriting
+from dsvl_pipeline.plan import carried, committed, rewriting
+from dsvl_pipeline.plan.committed import AT, Committed
 from dsvl_pipeline.plan.compare import Comparison, compare
 from dsvl_pipeline.plan.redrive import Redrive
 from dsvl_pipeline.run import preview
+from dsvl_pipeline.run.explanation import explain
 from dsvl_pipeline.run.prepare import Prepared, prepare
-from dsvl_pipeline.run.preview import explain
 from dsvl_pipeline.run.shard import ShardRun
 from dsvl_pipeline.stages import answers, work_files
 from dsvl_pipeline.stages.pages import list_pages
@@ -326,13 +327,13 @@ def test_a_plan_reads_of_the_parts_no_more_than_it_compares(
     job = job.model_copy(update={"prompts": (prompt,)})
     place.run(job)
     assert {"c", "d", "total"} <= set(read_table(place.uri).column_names)
-    asked, read = list[set[str]](), carried.read_columns
+    asked, read = list[set[str]](), committed.read_columns
 
     def noted(uri: str, receipt: Any, names: Any) -> pa.Table:
         asked.append(set(names))
         return read(uri, receipt, names)
 
-    monkeypatch.setattr(carried, "read_columns", noted)
+    monkeypatch.setattr(committed, "read_columns", noted)
     assert preview.preview(job).to_keep == {"up to date": 2}
     assert asked == [{"c", "d"}]
     redrive = Redrive(selection=Selection(row_ids=frozenset("1")), base=job)
@@ -494,12 +495,12 @@ def test_answers_of_a_changed_prompt_need_not_fit_the_new_type() -> None:
         {"row_id": "a", "prompt_id": "B"},
     ]
     part = pa.Table.from_pylist(rows, schema=old)
-    keys = part.select(["row_id", "prompt_id"]).append_column(carried.AT, pa.array([0, 1]))
+    keys = part.select(["row_id", "prompt_id"]).append_column(AT, pa.array([0, 1]))
     wanted = pa.table({"row_id": ["a", "a"]})
     compared = Comparison(
         todo=wanted, kept=keys.slice(1), stale=keys.slice(0, 1), staying=keys.slice(0, 0)
     )
-    committed = carried.Committed(
+    there = Committed(
         rows=keys,
         places={"p": slice(0, 2)},
         types={"p": {"total": pa.string()}},
@@ -507,7 +508,7 @@ def test_answers_of_a_changed_prompt_need_not_fit_the_new_type() -> None:
     )
     saved, empty = dict[int, pa.Table](), pa.schema([])
     found = carried.find(
-        committed,
+        there,
         wanted,
         compared,
         carry=empty,
