@@ -302,7 +302,7 @@ class Engine(Protocol):
         ...
 
     def stats(self) -> dict[str, float]:
-        """Counters since the start and gauges of now, by name."""
+        """Return counters since the start and gauges of now, by name."""
         ...
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from dsvl_pipeline.job.fields import fields_of
 
 if TYPE_CHECKING:
     from dsvl_pipeline.table.columns import Section
-    from dsvl_pipeline.table.history import Stage, Story
+    from dsvl_pipeline.table.history import RowHistory, Stage
     from dsvl_pipeline.table.lineage import RunManifest
 
 Lines = tuple[tuple[str, str, str], ...]
@@ -54,16 +54,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Find the rows, print their stories."""
     from dsvl_pipeline.store.uris import row_id_of
-    from dsvl_pipeline.table.history import tell
+    from dsvl_pipeline.table.history import row_histories
 
     with named_by_user():
-        stories = tell(args.out, row_id_of(args.row), page_index=args.page, prompt_id=args.prompt)
+        stories = row_histories(
+            args.out, row_id_of(args.row), page_index=args.page, prompt_id=args.prompt
+        )
     told = set[Lines]()
     print("\n\n".join("\n".join(_describe(story, told)) for story in stories))
     return 0
 
 
-def _describe(story: Story, told: set[Lines]) -> Iterator[str]:
+def _describe(story: RowHistory, told: set[Lines]) -> Iterator[str]:
     from dsvl_pipeline.table.schema import OUR_COLUMNS
 
     row = story.row
@@ -103,7 +105,7 @@ def _known(row: Mapping[str, Any], sections: Mapping[str, Iterable[str]]) -> Lin
     return lines
 
 
-def _of_run(story: Story) -> Lines:
+def _of_run(story: RowHistory) -> Lines:
     lines, run = _known(story.row, _columns_of(_OF_RUN)), story.run
     if run is None:
         return lines

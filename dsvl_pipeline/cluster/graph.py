@@ -106,6 +106,6 @@ def _list_pages(batch: pa.Table, config: StageConfig, ledger: Any) -> pa.Table:
 
 
 def _preprocess(batch: pa.Table, config: StageConfig, ledger: Any) -> pa.Table:
-    """Runs as a Ray task; a second attempt follows where the process of the first one died."""
+    """Run as a Ray task; a second attempt follows where the process of the first one died."""
     with timed(ledger, "preprocess"):
         return preprocess(batch, config=config, is_isolated=task_attempt() > 0)

@@ -52,7 +52,7 @@ class Found:
     staying: Mapping[str, set[pa.DataType]]
 
     def without_rows(self) -> Found:
-        """Give what is small of it."""
+        """Return what is small of it."""
         return replace(self, changed=self.changed[:0])
 
 
@@ -185,7 +185,7 @@ class _Groups:
 
 
 def table_schema(schema: pa.Schema, found: Iterable[Found]) -> pa.Schema:
-    """Give the schema of all parts of the table, once a run has ended well.
+    """Return the schema of all parts of the table, once a run has ended well.
 
     It is that of the job's own rows, but for what stays in the table from earlier inputs: a column
     that only those have stays as well, and a column has a type that holds their values, too.
@@ -209,7 +209,7 @@ def table_schema(schema: pa.Schema, found: Iterable[Found]) -> pa.Schema:
 
 
 def rewrites(found: Found, schema: pa.Schema, *, is_partial: bool = False) -> tuple[Rewrite, ...]:
-    """Give the parts of one shard that are to be written again, for a table of this schema.
+    """Return the parts of one shard that are to be written again, for a table of this schema.
 
     Args:
         found: Of the shard.
@@ -233,7 +233,7 @@ def rewrites(found: Found, schema: pa.Schema, *, is_partial: bool = False) -> tu
 def _is_changed(
     rows: pa.Table, wanted: pa.Table, names: Iterable[str], at: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Tell which rows of a part carry something else than the wanted rows ``at`` those places."""
+    """Return which rows of a part carry something else than the wanted rows ``at`` those places."""
     kept = np.flatnonzero(at >= 0)
     is_changed = np.zeros(len(at), bool)
     for name in names:
@@ -245,7 +245,7 @@ def _is_changed(
 
 
 def _types_beside(rows: pa.Table, stays: NDArray[np.bool_], job_types: Types) -> Types:
-    """Give the types that hold what stays of a part as it is, beside what the job writes."""
+    """Return the types that hold what stays of a part as it is, beside what the job writes."""
     types = {}
     for name in rows.column_names:
         column = column_of(rows, name).filter(pa.array(stays))
@@ -275,7 +275,7 @@ def changes(before: pa.Table, now: pa.Table, fields: Collection[str]) -> list[st
 def _compared(
     before: Collection[str], now: Collection[str], fields: Collection[str]
 ) -> Iterator[str]:
-    """What is carried now, or was carried once."""
+    """Yield what is carried now, or was carried once."""
     yield from now
     for name in before:
         if name not in now and name not in fields and name not in OUR_COLUMNS:

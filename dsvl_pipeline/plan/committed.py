@@ -76,5 +76,5 @@ def read_committed(
 
 
 def users_columns(schema: pa.Schema) -> Types:
-    """Give the types of the columns that are not our own."""
+    """Return the types of the columns that are not our own."""
     return {field.name: field.type for field in schema if field.name not in OUR_COLUMNS}

@@ -138,7 +138,7 @@ def _write_work(todo: pa.Table, work_uri: str, work_key: bytes) -> Iterator[str]
 
 
 def num_shards_for(num_rows: int, num_beyond_limit: int = 0) -> int:
-    """Shards of a new table: each bounded, with room to grow by half.
+    """Return the number of shards of a new table: each bounded, with room to grow by half.
 
     Args:
         num_rows: Wanted by the run that makes the table.

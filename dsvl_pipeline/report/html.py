@@ -135,7 +135,7 @@ def _pictures(rows: list[dict[str, Any]], picture: PictureLoader) -> str:
 
 
 def _sources(rows: list[dict[str, Any]]) -> Iterator[Source]:
-    """What was read for an input: under the prompt whose row says most of it."""
+    """Yield what was read for an input: under the prompt whose row says most of it."""
     row = max(rows, key=lambda row: len(row["source_sha256s"] or ()))
     digests = row["source_sha256s"] or ()
     # An id is no place to look for a picture, whatever it looks like.

@@ -64,7 +64,7 @@ class Commits:
         self.stale = self.stale.filter(pc.invert(stays))
 
     def is_due(self, limit_s: float) -> bool:
-        """Tell whether the last commit is longer ago than a limit, or `COMMIT_EVERY_S`."""
+        """Return whether the last commit is longer ago than a limit, or `COMMIT_EVERY_S`."""
         return time.monotonic() - self._committed_s > min(COMMIT_EVERY_S, limit_s)
 
     def commit(self) -> list[Receipt]:
@@ -92,7 +92,7 @@ class Commits:
         self.patiently(commit)
 
     def patiently(self, do: Callable[[], T]) -> T:
-        """Do something on the table's store, which may be away for a while."""
+        """Run something on the table's store, which may be away for a while."""
         return patiently(do, uri=self._writer.uri, patience_s=self._patience_s, stop=self._stop)
 
     def _commit(self) -> pa.Table:

@@ -162,7 +162,7 @@ def _committed_as(row: dict[str, Any]) -> str:
 
 
 def _recipe_changes(uri: str, run_id: str | None, now: dict[str, Any]) -> Iterator[str]:
-    """Name the settings that differ between a committed row's recipe and the one of now."""
+    """Yield the settings that differ between a committed row's recipe and the one of now."""
     run = known_run(uri, run_id)
     if run is None or not run.recipe_parts:
         yield "what of the recipe changed is unknown: the run that made the row left no manifest"

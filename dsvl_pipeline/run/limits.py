@@ -98,7 +98,7 @@ class Stall:
         self._moved_s = time.monotonic()
 
     def moved(self) -> None:
-        """Take down that something finished."""
+        """Record that something finished."""
         self._moved_s = time.monotonic()
 
     def check(self, waiting: Callable[[], str]) -> None:

@@ -135,13 +135,13 @@ class Prepared:
         return {shard: max(rows, self.owed.get(shard, 0)) for shard, rows in rows_expected.items()}
 
     def _prompt_ids(self) -> tuple[str, ...]:
-        """What every document of the table was asked; unknown where rows of other inputs stay."""
+        """Return what every document was asked; nothing where rows of other inputs stay."""
         if any(shard.num_staying for shard in self.shards):
             return ()
         return tuple(prompt.id for prompt in self.config.job.prompts)
 
     def close(self) -> None:
-        """Give the lease back, however the run ended."""
+        """Release the lease, however the run ended."""
         self.writer.close()
 
 

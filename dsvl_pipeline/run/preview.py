@@ -23,7 +23,7 @@ from dsvl_pipeline.sources.skips import Skipped
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.snapshot import Snapshot
-from dsvl_pipeline.table.writer import refuse_strangers
+from dsvl_pipeline.table.writer import refuse_foreign_place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,5 +178,5 @@ def table_or_empty(uri: str) -> tuple[Snapshot, int | None]:
     try:
         return read_snapshot(uri), read_format(uri).num_shards
     except NotFoundError:
-        refuse_strangers(uri)  # as a run would
+        refuse_foreign_place(uri)  # as a run would
         return Snapshot(uri=uri, parts={}), None

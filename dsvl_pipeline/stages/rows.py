@@ -142,7 +142,7 @@ def work_row(row: Row, carry_names: Sequence[str]) -> dict[str, Any]:
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Make a table of work rows as `work_row` begins them."""
+    """Return a table of work rows as `work_row` begins them."""
     columns = []
     for field in schema:
         values = [row[field.name] for row in rows]
@@ -154,7 +154,7 @@ def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 
 
 def plain_rows(work: pa.Table) -> list[dict[str, Any]]:
-    """Give work rows without their carried columns, of which Python cannot hold all values."""
+    """Return work rows without their carried columns, of which Python cannot hold all values."""
     plain = work.drop_columns([name for name in work.column_names if name.startswith(CARRY)])
     rows: list[dict[str, Any]] = plain.to_pylist()
     for place, row in enumerate(rows):
@@ -163,7 +163,7 @@ def plain_rows(work: pa.Table) -> list[dict[str, Any]]:
 
 
 def work_table(rows: Sequence[Mapping[str, Any]], work: pa.Table) -> pa.Table:
-    """Make a table of rows that were made from `plain_rows`, each with what its origin carries.
+    """Return a table of rows that were made from `plain_rows`, each with what its origin carries.
 
     Args:
         rows: In any order and number; keys beyond the columns are left out.

@@ -35,7 +35,7 @@ def claim(uri: str, document: dict[str, Any], *, advice: str) -> dict[str, Any]:
 
 
 def check_claims(uri: str, token: str) -> None:
-    """Make sure that of several claims of a name at once the store lets one win.
+    """Check that of several claims of a name at once the store lets one win.
 
     A store that gets it wrong now and then is found by the tokens of what is claimed, which are
     read back; one that mostly does is found here, before anything is computed.

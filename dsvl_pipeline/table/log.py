@@ -172,7 +172,7 @@ class Log:
         )
 
     def confirm(self) -> None:
-        """Make sure that what was committed is what readers find; at most 100 small requests.
+        """Check that what was committed is what readers find; at most 100 small requests.
 
         Raises:
             LeaseError: It is not: another driver's entry stands where this one's was accepted.

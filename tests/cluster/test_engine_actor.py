@@ -56,7 +56,7 @@ def test_whatever_breaks_in_the_engine_ends_its_process(
     actor = object.__new__(Generate)
     actor._engine = cast(Any, Broken())
     with pytest.raises(LeftError):
-        actor._collect()
+        actor._deliver()
     assert f"replacing its process: {type(error).__name__}: {error}" in capsys.readouterr().out
 
 

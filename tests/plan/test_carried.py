@@ -39,7 +39,7 @@ from dsvl_pipeline.stages.rows import CARRY, work_schema
 from dsvl_pipeline.stages.worker_tools import worker_tools
 from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.failures import Selection
-from dsvl_pipeline.table.history import tell
+from dsvl_pipeline.table.history import row_histories
 from dsvl_pipeline.table.log import Log, read_entries, read_snapshot
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import KEY_COLUMNS, LOGICAL_KEY, output_schema
@@ -425,8 +425,8 @@ def test_odd_values_reach_the_table_and_change_in_it(column: pa.Array, place: Pl
     assert place.run(place.job(place.parquet(id=["1", "2"], c=turned), "c")) == (0, 2)
     for name in ("rows.csv", "rows.jsonl", "rows.md", "rows.parquet"):
         assert export(place.uri, str(place.folder / name)) == 2
-    (story,) = tell(place.uri, "1")
-    assert [stage.event for stage in story.stages] == ["carried", "answered"]
+    (history,) = row_histories(place.uri, "1")
+    assert [stage.event for stage in history.stages] == ["carried", "answered"]
 
 
 def test_pages_of_a_document_are_planned_with_what_it_carries(place: Place) -> None:
