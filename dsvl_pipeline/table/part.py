@@ -60,10 +60,6 @@ class Receipt:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Receipt:
-        return cls(**document)
-
 
 def write_part(
     table_uri: str, rows: pa.Table, *, shard: int, lease: int, metadata: Mapping[str, str]

@@ -8,8 +8,7 @@ Strings are plain strings, not Arrow dictionaries: the files are dictionary-enco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from hashlib import blake2b
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import pyarrow as pa
@@ -34,7 +33,6 @@ KEY_COLUMNS = (
 
 OUR_COLUMNS = frozenset(one.name for one in COLUMNS)
 """Whatever else a table has is the user's: what is carried, and fields of answers."""
-OCCASION_COLUMNS = tuple(one.name for one in OCCASION)
 REPEATED = tuple(
     one.name
     for one in COLUMNS
@@ -106,51 +104,3 @@ def without_pages(rows: pa.Table) -> pa.Table:
     """Return rows as if they had no page: the logical key is then that of the whole document."""
     at = rows.column_names.index("page_index")
     return rows.set_column(at, "page_index", pa.nulls(rows.num_rows, rows.schema.field(at).type))
-
-
-def payload_digest(rows: pa.Table) -> str:
-    """Digest everything but time and place: equal for two runs of one plan, as 32 hex digits.
-
-    Neither the order of the rows, nor their division into parts, nor `OCCASION_COLUMNS` matter.
-    """
-    order = pc.sort_indices(logical_key(rows).combine_chunks())
-    names = sorted(set(rows.column_names) - set(OCCASION_COLUMNS))
-    state = blake2b(digest_size=16, person=b"dsvl.payload")
-    for name in names:
-        column = rows[name].take(order).combine_chunks()
-        state.update(f"\x00{name}\x00{column.type}\x00{len(column)}".encode())
-        for piece in _content(column):
-            state.update(piece)
-    return state.hexdigest()
-
-
-def _content(array: pa.Array) -> Iterator[bytes]:
-    """Yield an array's values as bytes that depend on nothing but the values.
-
-    Buffers would not do: what lies under a null, and before a slice's offset, is arbitrary.
-    """
-    kind = array.type
-    if pa.types.is_null(kind):
-        return
-    yield array.is_valid().cast(pa.uint8()).to_numpy(zero_copy_only=False).tobytes()
-    if pa.types.is_dictionary(kind):
-        yield from _content(array.dictionary_decode())
-    elif pa.types.is_struct(kind):
-        for piece in array.flatten():
-            yield from _content(piece)
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        yield from _content(pc.list_value_length(array.drop_null()).cast(pa.int64()))
-        yield from _content(array.flatten())
-    elif pa.types.is_map(kind):
-        pairs = pa.struct([kind.key_field, kind.item_field])
-        yield from _content(array.cast(pa.list_(pairs)))
-    elif pa.types.is_boolean(kind):
-        yield from _content(array.cast(pa.uint8()))
-    elif pa.types.is_primitive(kind):
-        yield array.drop_null().view(f"uint{kind.bit_width}").to_numpy().tobytes()
-    else:
-        if pa.types.is_decimal(kind):
-            array = array.cast(pa.string())
-        values = array.drop_null().cast(pa.large_binary())
-        yield from _content(pc.binary_length(values))
-        yield b"".join(values.to_pylist())
