@@ -1,4 +1,11 @@
-"""The Ray Data graph of one shard: work files in, blocks of answered rows out."""
+"""The Ray Data graph of one shard: work files in, blocks of answered rows out.
+
+Ray runs a task again where its process or its node was lost. Each stage makes one block of one
+block, so that a retry replaces what the first attempt made. Pages are listed, and rows prepared,
+anew: each row then in a process of its own, to find the one that kills. Engines are asked again,
+and from the second death on alone (`engine_actor`). A part may be written twice, but only the
+receipt that reaches the driver is committed (`part_tasks`).
+"""
 
 from __future__ import annotations
 
