@@ -1,8 +1,10 @@
-"""Which stage every ``error_code`` belongs to: where to look for the cause."""
+"""The statuses of a row, and the stage of every ``error_code``: where to look for the cause."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
+
+STATUSES = ("ok", "degraded", "error")
 
 Stage = Literal["manifest", "fetch", "image", "document", "prompt", "engine", "answer", "other"]
 STAGES: tuple[Stage, ...] = get_args(Stage)

@@ -15,11 +15,11 @@ from typing import Literal
 from ray.util import metrics
 
 from dsvl_pipeline.cluster.stream import StageState
+from dsvl_pipeline.codes import STATUSES
 from dsvl_pipeline.table.part import Receipt
 
 JOB_LABEL = "dsvl_job"  # Prometheus has a `job` of its own
 STAGES = ("list_pages", "preprocess", "vision", "prefill", "decode", "write", "commit")
-STATUSES = ("ok", "degraded", "error")
 _BUSY = ("vision", "prefill", "decode")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from dsvl_pipeline.codes import STATUSES
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.report.pictures import Source
 from dsvl_pipeline.store import objects
@@ -93,8 +94,7 @@ def _summary(uri: str, rows: Iterable[Mapping[str, Any]], *, num_left_out: int) 
     name = escape(objects.redact(uri))
     counts = Counter(row["status"] for row in rows)
     statuses = ", ".join(
-        f'<span class="{status}">{counts[status]:,} {status}</span>'
-        for status in ("ok", "degraded", "error")
+        f'<span class="{status}">{counts[status]:,} {status}</span>' for status in STATUSES
     )
     more = f"<p>Not shown here: {amount(num_left_out, 'more input')}.</p>\n" if num_left_out else ""
     return f"<title>{name}</title>\n<h1>{name}</h1>\n<p>Rows: {statuses}.</p>\n{more}"
