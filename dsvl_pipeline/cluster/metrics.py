@@ -14,6 +14,7 @@ from typing import Literal
 
 from ray.util import metrics
 
+from dsvl_pipeline.cluster.private_ray import count
 from dsvl_pipeline.cluster.stream import StageState
 from dsvl_pipeline.codes import STATUSES
 from dsvl_pipeline.table.part import Receipt
@@ -179,8 +180,7 @@ class Meter:
         return now - before if now >= before else now
 
     def _count(self, name: str, value: float, **labels: str) -> None:
-        # Not inc(), which refuses the zero that a counter should begin with.
-        self._counters[name]._record(value, labels)
+        count(self._counters[name], value, labels)
 
     def _set(self, name: str, value: float, **labels: str) -> None:
         self._gauges[name].set(value, labels)

@@ -16,6 +16,7 @@ from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants
 from ray._private.utils import read_ray_address
 from ray.data import Dataset
+from ray.util.metrics import Counter
 
 # Ray's own switch, which on Windows and macOS is off: without it a node's address is 127.0.0.1,
 # and its servers (GCS, raylets, workers, agents, metrics) listen there alone. `_node_ip_address`
@@ -77,6 +78,11 @@ def num_restarts() -> int:
     """Return, in an actor, how often Ray has started it again."""
     actor = ray._private.state.actors(ray.get_runtime_context().get_actor_id())
     return int(actor["NumRestarts"]) if actor else 0
+
+
+def count(counter: Counter, value: float, labels: dict[str, str]) -> None:
+    """Add to a counter; also nothing, with which it should begin, and which ``inc`` refuses."""
+    counter._record(value, labels)
 
 
 def map_blocks(dataset: Dataset, function: Any, **options: Any) -> Dataset:
