@@ -203,7 +203,7 @@ def _init(**arguments: Any) -> None:
 
 @contextlib.contextmanager
 def kept_handlers() -> Iterator[None]:
-    """Restore the handlers of both signals back as they were: Ray sets its own when it connects."""
+    """Restore the handlers of both signals afterwards: Ray sets its own when it connects."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -33,7 +33,7 @@ _FIRST_AFTER = "source_uris"  # what users' columns stand before
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What of one shard's committed rows does not carry what it should.
+    """Which of one shard's committed rows carry other values than their input does.
 
     Attributes:
         num_changed: How many rows' values changed.

@@ -96,7 +96,7 @@ class Commits:
         return patiently(do, uri=self._writer.uri, patience_s=self._patience_s, stop=self._stop)
 
     def _commit(self) -> pa.Table:
-        """Commit, and give the stale rows that are left."""
+        """Commit; return the stale rows that are left."""
         superseded, left = self.stale, self.stale
         if self.stale.num_rows:
             keys = [part.read_keys(self._writer.uri, receipt.path) for receipt in self.receipts]

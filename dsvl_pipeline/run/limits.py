@@ -91,7 +91,7 @@ class ErrorLimits:
 
 
 class Stall:
-    """Tells when no row has finished for too long."""
+    """A watchdog: stops a run in which no row has finished for too long."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s

@@ -1,4 +1,4 @@
-"""The JSON documents under ``_dsvl/``: a damaged one is named, and so is a file that is none."""
+"""The JSON documents under ``_dsvl/``: damaged ones and foreign files are named to the user."""
 
 from __future__ import annotations
 

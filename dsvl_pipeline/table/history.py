@@ -236,7 +236,7 @@ def _of_repairs(entries: Sequence[LogEntry], shard: int) -> str:
 
 
 def near_rows(snapshot: Snapshot, row_id: str) -> str:
-    """Return a question for a message: which of a table's row ids was meant; empty without."""
+    """Return a hint for a message: a row id of the table that is near; empty without one."""
     return hint(row_id, _row_ids(snapshot))
 
 

@@ -50,7 +50,7 @@ def unlogged(
 
 
 def vacuum(uri: str, *, grace_s: float = GRACE_S, is_dry: bool = False) -> list[objects.ObjectInfo]:
-    """Delete what the table as it is does not need, and tell which parts that was.
+    """Delete what the table as it is does not need; return which parts that was.
 
     That is: unlogged parts, copies of those that only earlier versions name, and local temporary
     files. A run may be at work meanwhile: what it wrote stays, whether committed or not.

@@ -1,4 +1,4 @@
-"""Compare the log with the parts, and the rows against what was asked."""
+"""Compare the log with the parts, and the rows with what was asked."""
 
 from __future__ import annotations
 
