@@ -47,6 +47,7 @@ ALLOWED = {
     "job/prompts.py::PromptConfig._read_schema": "a schema that the job file names",
     "doctor/job.py::_found": "one file that the job's own patterns list",
     "sources/listing.py::open_file": "manifests that the job's own patterns list",
+    "sources/listing.py::_Ranges.readinto": "the same",
     "sources/manifest.py": "what open_file gives",
     "sources/formats/": "a manifest's open file",
     "stages/work_files.py": "the run's own work files",

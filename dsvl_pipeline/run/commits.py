@@ -92,7 +92,7 @@ class Commits:
         self.patiently(commit)
 
     def patiently(self, do: Callable[[], T]) -> T:
-        """Run something on the table's store, which may be away for a while."""
+        """Do something on the table's store, which may be away for a while."""
         return patiently(do, uri=self._writer.uri, patience_s=self._patience_s, stop=self._stop)
 
     def _commit(self) -> pa.Table:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, groupby, islice
 from operator import itemgetter
-from typing import BinaryIO, Literal, TypeAlias, cast
+from typing import Any, BinaryIO, Literal, TypeAlias, cast
 
 from fsspec.utils import glob_translate
 
@@ -23,7 +23,6 @@ from dsvl_pipeline.sources.skips import Skips, describe
 from dsvl_pipeline.store import objects
 from dsvl_pipeline.store.backend import ObjectInfo
 from dsvl_pipeline.store.patterns import encoded, escape, has_magic, split, unencoded, unescape
-from dsvl_pipeline.store.ranges import RangeFile
 from dsvl_pipeline.store.uris import as_text, decoded, encoded_path, local_path, scheme_of, shown
 
 MAX_WHOLE_BYTES = 64 << 20
@@ -217,8 +216,7 @@ def open_file(file: ObjectInfo) -> BinaryIO:
     if scheme_of(file.uri) != "file":
         if file.size <= MAX_WHOLE_BYTES:
             return io.BytesIO(objects.read(file.uri, max_bytes=MAX_WHOLE_BYTES))
-        ranges = RangeFile(file.uri, file.size, etag=file.etag)
-        return cast("BinaryIO", io.BufferedReader(ranges, RANGE_BYTES))
+        return cast("BinaryIO", io.BufferedReader(_Ranges(file), RANGE_BYTES))
     try:
         return open(local_path(file.uri), "rb")
     except OSError as error:
@@ -267,6 +265,37 @@ def prefix_of(pattern: str) -> str:
     It ends with a slash where it can be no object, nor the beginning of another name.
     """
     return split(pattern)[0]
+
+
+class _Ranges(io.RawIOBase):
+    """An object whose bytes are fetched as they are asked for, all of the version that was listed.
+
+    Raises:
+        StorageError: When reading: it has been replaced since.
+    """
+
+    def __init__(self, file: ObjectInfo) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        length = min(len(buffer), self._file.size - self._at)
+        if length <= 0:
+            return 0
+        data = objects.read_range(self._file.uri, self._at, length, etag=self._file.etag)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def _exists(name: str, is_local: bool) -> bool:

@@ -1,4 +1,4 @@
-"""An object as a file: its bytes are fetched range by range, as they are asked for."""
+"""An object as a file: its bytes are fetched as they are asked for."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from dsvl_pipeline.store import objects
 
 
 class RangeFile(io.RawIOBase):
-    """A seekable file over an object that is too large to fetch whole.
+    """A seekable file of ranges, each fetched with retries of its own.
 
     Args:
         uri: Of the object.
         size: In bytes.
-        etag: Where given, all bytes are of this version.
-        tail_bytes: So much of the end is fetched at once: Parquet files begin there.
+        etag: Of the version that is meant; any without it.
+        tail_bytes: So many of its end are fetched at once, such as the footer of a Parquet file.
 
     Raises:
-        NotFoundError: There is no such object; here with ``tail_bytes``, else when reading.
-        StorageError: When reading: it has been replaced since, or the store does not answer.
+        StorageError: From here or when reading: it cannot be had, or was replaced since.
     """
 
     def __init__(
@@ -35,6 +34,9 @@ class RangeFile(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
+    def tell(self) -> int:
+        return self._at
+
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         self._at = start + offset
@@ -45,7 +47,7 @@ class RangeFile(io.RawIOBase):
         length = left if size is None or size < 0 else min(size, left)
         if length <= 0:
             return b""
-        if self._at >= self._tail_at:
+        if self._at >= self._tail_at and self._tail:
             start = self._at - self._tail_at
             data = self._tail[start : start + length]
         else:

@@ -79,11 +79,11 @@ def list_numbered(
         if found:
             yield int(found[1]), info.uri
         else:
-            warn_of_foreign_file(info.uri)
+            warn_of_stranger(info.uri)
 
 
 @lru_cache(maxsize=1024)  # once in a process is enough
-def warn_of_foreign_file(uri: str) -> None:
+def warn_of_stranger(uri: str) -> None:
     """Warn of a file that is none of the table's."""
     _logger.warning(
         "%s: this is no file of the table's and is passed over; move it away", objects.redact(uri)

@@ -15,7 +15,7 @@ from dsvl_pipeline import keys
 from dsvl_pipeline.errors import PartError, TableError
 from dsvl_pipeline.store import objects
 from dsvl_pipeline.table import lineage
-from dsvl_pipeline.table.document import warn_of_foreign_file
+from dsvl_pipeline.table.document import warn_of_stranger
 from dsvl_pipeline.table.format import read_format
 from dsvl_pipeline.table.lease import is_released
 from dsvl_pipeline.table.log import read_snapshot
@@ -223,7 +223,7 @@ def check_files(snapshot: Snapshot, *, is_at_rest: bool) -> Iterator[Problem]:
     folder = objects.join(snapshot.uri, "_dsvl")
     for info in objects.list_objects(folder):
         if not _BOOKKEEPING.fullmatch(info.uri.removeprefix(folder + "/")):
-            warn_of_foreign_file(info.uri)
+            warn_of_stranger(info.uri)
 
 
 def check_documents(rows: pa.Table, prompt_ids: Iterable[str]) -> Iterator[Problem]:
