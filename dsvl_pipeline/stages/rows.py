@@ -44,14 +44,18 @@ _ASKED = (
     ),
     Column("prompt", pa.string(), "The text to ask.", ("plan",), "rows that are bad as they are"),
     Column(
-        "schema", pa.string(), "JSON schema that the answer must satisfy.", ("plan",), "without"
+        "schema",
+        pa.string(),
+        "JSON schema that the answer must satisfy.",
+        ("plan",),
+        "prompts without one",
     ),
     Column(
         "regex",
         pa.string(),
         "Regular expression that the answer must match; not besides a schema.",
         ("plan",),
-        "without",
+        "prompts without one",
     ),
     Column(
         "done_pages",
