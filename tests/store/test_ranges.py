@@ -1,56 +1,58 @@
-"""An object that is read in ranges is like any other file."""
+"""An object read as a file, piece by piece."""
 
 from __future__ import annotations
 
 import io
-import random
 from pathlib import Path
 
 import pytest
 
-from dsvl_pipeline.errors import NotFoundError
 from dsvl_pipeline.store import objects
 from dsvl_pipeline.store.ranges import RangeFile
 
+BODY = bytes(range(256)) * 4
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    """Write an object."""
+    objects.put(f"{tmp_path}/x", BODY)
+    return f"{tmp_path}/x"
+
 
 @pytest.mark.parametrize("tail_bytes", [0, 100, 5000])
-def test_any_seek_and_read_gives_the_files_bytes(tmp_path: Path, tail_bytes: int) -> None:
-    """Across the place where the tail begins, too, and beyond the end."""
-    draw = random.Random(tail_bytes)
-    body = draw.randbytes(1000)
-    path = tmp_path / "object"
-    path.write_bytes(body)
-    file, same = RangeFile(str(path), len(body), tail_bytes=tail_bytes), io.BytesIO(body)
-    for _ in range(200):
-        whence = draw.choice([io.SEEK_SET, io.SEEK_END])
-        offset = draw.randrange(1100) if whence == io.SEEK_SET else -draw.randrange(1000)
-        assert file.seek(offset, whence) == same.seek(offset, whence)
-        size = draw.choice([-1, 0, 1, 50, 2000])
-        assert file.read(size) == same.read(size)
-        assert file.tell() == same.tell()
-    assert io.BufferedReader(RangeFile(str(path), len(body))).read() == body
+def test_it_reads_like_the_file_itself(uri: str, tail_bytes: int) -> None:
+    """Through a buffer and without, in whatever order."""
+    ranges, plain = RangeFile(uri, len(BODY), tail_bytes=tail_bytes), io.BytesIO(BODY)
+    buffered = io.BufferedReader(RangeFile(uri, len(BODY), tail_bytes=tail_bytes), 64)
+    for file in (ranges, buffered):
+        for offset, whence, length in [
+            (3, 0, 10),
+            (-50, 2, 20),
+            (5, 1, 7),
+            (900, 0, 900),
+            (0, 2, 1),
+        ]:
+            plain.seek(file.tell())
+            assert file.seek(offset, whence) == plain.seek(offset, whence)
+            assert file.read(length) == plain.read(length)
+        file.seek(0)
+        assert file.read() == BODY
 
 
-def test_the_tail_is_one_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Parquet file's end is read in several pieces, which must not be a request each."""
-    path = tmp_path / "object"
-    path.write_bytes(bytes(1000))
-    asked = list[tuple[int, int]]()
-    read_range = objects.read_range
+def test_its_end_is_fetched_at_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A footer is read in small pieces, each of which would be a request."""
+    asked: list[tuple[int, int]] = []
 
-    def noted(uri: str, start: int, length: int, *, etag: str | None) -> bytes:
+    def read_range(uri: str, start: int, length: int, *, etag: str | None) -> bytes:
         asked.append((start, length))
-        return read_range(uri, start, length, etag=etag)
+        return BODY[start : start + length]
 
-    monkeypatch.setattr(objects, "read_range", noted)
-    file = RangeFile(str(path), 1000, tail_bytes=300)
-    for offset in (-8, -300, -100):
-        file.seek(offset, io.SEEK_END)
-        file.read(8)
-    assert asked == [(700, 300)]
-
-
-def test_what_is_not_there_is_told_before_it_is_read(tmp_path: Path) -> None:
-    """A part may have left the table; the reader then looks for its copy."""
-    with pytest.raises(NotFoundError):
-        RangeFile(str(tmp_path / "object"), 10, tail_bytes=5)
+    monkeypatch.setattr(objects, "read_range", read_range)
+    file = RangeFile(uri, len(BODY), tail_bytes=100)
+    for back in (8, 60, 100):
+        file.seek(-back, io.SEEK_END)
+        assert file.read(8) == BODY[len(BODY) - back :][:8]
+    file.seek(0)
+    assert file.read(4) == BODY[:4]
+    assert asked == [(len(BODY) - 100, 100), (0, 4)]
