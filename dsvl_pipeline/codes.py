@@ -1,8 +1,10 @@
-"""Which stage every ``error_code`` belongs to: where to look for the cause."""
+"""The statuses of a row, and the stage of every ``error_code``: where to look for the cause."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
+
+STATUSES = ("ok", "degraded", "error")
 
 Stage = Literal["manifest", "fetch", "image", "document", "prompt", "engine", "answer", "other"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -29,6 +31,11 @@ _STAGE_OF = {code: stage for stage, codes in _CODES.items() for code in codes.sp
 CODES = tuple(_STAGE_OF)
 
 
+def codes_of(stage: Stage) -> list[str]:
+    """Return the codes of a stage."""
+    return [code for code in CODES if _STAGE_OF[code] == stage]
+
+
 def stage_of(code: str) -> Stage:
-    """Name the stage of a code; ``other`` for one of a newer version."""
+    """Return the stage of a code; ``other`` for one of a newer version."""
     return _STAGE_OF.get(code, "other")

@@ -15,7 +15,6 @@ Pixels = NDArray[np.uint8]
 """``uint8[H, W, 3]``: height, width, channel; RGB; neither rescaled nor normalised."""
 
 FinishReason = Literal["stop", "length", "repetition", "cancelled"]
-Status = Literal["ok", "degraded", "error"]
 
 
 def _require(is_valid: bool, name: str, found: object, wanted: str) -> None:
@@ -307,7 +306,7 @@ class Engine(Protocol):
         ...
 
     def stats(self) -> dict[str, float]:
-        """Counters since the start and gauges of now, by name."""
+        """Return counters since the start and gauges of now, by name."""
         ...
 
     def close(self) -> None:

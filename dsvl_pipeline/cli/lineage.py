@@ -11,7 +11,8 @@ from dsvl_pipeline.cli.text import columns, one_line, shorten
 from dsvl_pipeline.job.fields import fields_of
 
 if TYPE_CHECKING:
-    from dsvl_pipeline.table.history import Stage, Story
+    from dsvl_pipeline.table.columns import Section
+    from dsvl_pipeline.table.history import RowHistory, Stage
     from dsvl_pipeline.table.lineage import RunManifest
 
 Lines = tuple[tuple[str, str, str], ...]
@@ -25,52 +26,8 @@ examples:
 ROW is a row_id; all its pages (counted from 0) and prompts are told, unless one is named.
 exit codes: 0 told; 2 there is no such table or row; 3 a store failed."""
 
-_SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "answer": (
-        "status",
-        "finish_reason",
-        "error_code",
-        "error_message",
-        "is_retryable",
-        "text",
-        "mean_logprob",
-        "min_logprob",
-        "logprobs",
-    ),
-    "read": (
-        "source_uris",
-        "source_uri_sha256s",
-        "source_etags",
-        "source_versions",
-        "source_sha256s",
-        "source_bytes",
-        "image_widths",
-        "image_heights",
-        "num_pages",
-        "num_frames",
-    ),
-    "asked": (
-        "prompt_digest",
-        "transform",
-        "num_prompt_tokens",
-        "num_completion_tokens",
-        "row_key",
-    ),
-    "made": ("produced_at", "run_id", "shard", "attempt", "latency_s", "node", "device"),
-}
-# The same for all rows of a run, and told once.
-_OF_RUN: Mapping[str, tuple[str, ...]] = {
-    "model": (
-        "model",
-        "model_revision",
-        "weights_digest",
-        "processor_digest",
-        "decoding_digest",
-        "recipe",
-    ),
-    "run": ("plan_id", "code_version"),
-}
-_NAMED = {"row_id", "page_index", "prompt_id"}.union(*_SECTIONS.values(), *_OF_RUN.values())
+_OF_ROW: tuple[Section, ...] = ("answer", "read", "asked", "made")
+_OF_RUN: tuple[Section, ...] = ("model", "run")  # the same for all rows of a run, and told once
 _MOST_NUMBERS = 8
 _TELL = {
     "answered": "answered; the table had no answer to it then",
@@ -97,23 +54,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Find the rows, print their stories."""
     from dsvl_pipeline.store.uris import row_id_of
-    from dsvl_pipeline.table.history import tell
+    from dsvl_pipeline.table.history import row_histories
 
     with named_by_user():
-        stories = tell(args.out, row_id_of(args.row), page_index=args.page, prompt_id=args.prompt)
+        stories = row_histories(
+            args.out, row_id_of(args.row), page_index=args.page, prompt_id=args.prompt
+        )
     told = set[Lines]()
     print("\n\n".join("\n".join(_describe(story, told)) for story in stories))
     return 0
 
 
-def _describe(story: Story, told: set[Lines]) -> Iterator[str]:
+def _describe(story: RowHistory, told: set[Lines]) -> Iterator[str]:
+    from dsvl_pipeline.table.schema import OUR_COLUMNS
+
     row = story.row
     page = "" if row["page_index"] is None else f", page_index {row['page_index']}"
     yield one_line(f"row {row['row_id']}{page}, prompt {row['prompt_id']}")
-    users = [name for name in row if name not in _NAMED]
+    users = [name for name in row if name not in OUR_COLUMNS]
     fields = [name for name in users if name in _fields(story.run)]
     carried = [name for name in users if name not in fields]
-    lines = _known(row, {**_SECTIONS, "answer's fields": fields, "carried": carried})
+    sections = {**_columns_of(_OF_ROW), "answer's fields": fields, "carried": carried}
+    lines = _known(row, sections)
     of_run = _of_run(story)
     if of_run not in told:
         told.add(of_run)
@@ -123,6 +85,12 @@ def _describe(story: Story, told: set[Lines]) -> Iterator[str]:
     yield from (f"  {line}" for line in columns(lines))
     yield "  log, newest first"
     yield from (f"    {one_line(line)}" for line in _log(story.stages))
+
+
+def _columns_of(sections: Iterable[Section]) -> dict[str, list[str]]:
+    from dsvl_pipeline.table.columns import told_under
+
+    return {section: told_under(section) for section in sections}
 
 
 def _known(row: Mapping[str, Any], sections: Mapping[str, Iterable[str]]) -> Lines:
@@ -137,8 +105,8 @@ def _known(row: Mapping[str, Any], sections: Mapping[str, Iterable[str]]) -> Lin
     return lines
 
 
-def _of_run(story: Story) -> Lines:
-    lines, run = _known(story.row, _OF_RUN), story.run
+def _of_run(story: RowHistory) -> Lines:
+    lines, run = _known(story.row, _columns_of(_OF_RUN)), story.run
     if run is None:
         return lines
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())

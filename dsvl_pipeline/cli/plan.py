@@ -12,8 +12,8 @@ from dsvl_pipeline.cli.text import columns, duration, hours, money, one_line, sh
 from dsvl_pipeline.wording import amount
 
 if TYPE_CHECKING:
+    from dsvl_pipeline.run.explanation import Explanation
     from dsvl_pipeline.run.prediction import Prediction
-    from dsvl_pipeline.run.preview import Explanation
 
 HELP = "say what a run would compute and keep, why, and what it would take; nothing is written"
 EPILOG = """\
@@ -59,7 +59,8 @@ def execute(args: argparse.Namespace) -> int:
     from dsvl_pipeline.job.reading import load_job
 
     job = load_job(job_file(args), args.set)
-    from dsvl_pipeline.run.preview import explain, preview
+    from dsvl_pipeline.run.explanation import explain
+    from dsvl_pipeline.run.preview import preview
     from dsvl_pipeline.store.uris import row_id_of
 
     if args.explain is not None:

@@ -93,7 +93,7 @@ def check_packages(job: JobConfig) -> None:
 
 
 def address_of(job: JobConfig) -> str:
-    """Give the address of the cluster that a job runs on; ``local`` is one of its own."""
+    """Return the address of the cluster that a job runs on; ``local`` is one of its own."""
     if job.cluster.address != "auto":
         return job.cluster.address
     # Ray sets it for jobs that were submitted, and KubeRay on all of its nodes.
@@ -146,7 +146,7 @@ def _start() -> None:
 
 
 def _not_started(error: Exception) -> str:
-    """Say what to do about a Ray that did not start, which on a busy machine is no fault of it."""
+    """Return what to do about a Ray that did not start, often as the machine is busy."""
     load = f"{os.getloadavg()[0]:.0f} processes want its {amount(os.cpu_count() or 1, 'CPU')}"
     memory = _free_memory_gib()
     if memory is not None:
@@ -161,20 +161,20 @@ def _not_started(error: Exception) -> str:
 
 
 def _logs() -> Path:
-    """Give the folder of this process's last Ray; of the machine's, where that left none."""
+    """Return the folder of this process's last Ray; of the machine's, where that left none."""
     folder = private_ray.temporary_folder()
     of_ours = sorted(folder.glob(f"session_*_{os.getpid()}"))  # a session's name begins with time
     return (of_ours[-1] if of_ours else folder / "session_latest") / "logs"
 
 
 def _free_memory_gib() -> float | None:
-    """Give what processes may still take here; None where the system does not say."""
+    """Return what processes may still take here; None where the system does not say."""
     known = [gib for gib in (_free_on_machine_gib(), _free_in_container_gib()) if gib is not None]
     return min(known, default=None)
 
 
 def _free_in_container_gib() -> float | None:
-    """Give what is left of this container's limit; None where it has none."""
+    """Return what is left of this container's limit; None where it has none."""
     names = ("memory.max", "memory.current", "memory.stat")
     try:
         limit, used, told = ((_CGROUP / name).read_text(encoding="ascii") for name in names)
@@ -203,7 +203,7 @@ def _init(**arguments: Any) -> None:
 
 @contextlib.contextmanager
 def kept_handlers() -> Iterator[None]:
-    """Put the handlers of both signals back as they were: Ray sets its own when it connects."""
+    """Restore the handlers of both signals afterwards: Ray sets its own when it connects."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Nodes that are about to go: what is to be saved from them, and when the driver must end."""
+"""Nodes that are being drained: whose blocks must be saved, and when the driver must end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOOK_EVERY_S = 1.0
 _LAST_PARTS_S = 20.0
 
 
-class Drains:
+class DrainingNodes:
     """What Ray knows of nodes that got SIGTERM or a notice of preemption.
 
     Ray Data gives engines on such a node no more batches, and they finish those they have. Their
@@ -48,7 +48,7 @@ class Drains:
             )
 
     def hold(self, blocks: Sequence[ray.ObjectRef[pa.Table]]) -> bool:
-        """Say whether one of these blocks lies where it will soon be gone."""
+        """Return whether one of these blocks lies on such nodes alone."""
         if not self._deadlines_ms:
             return False
         places: dict[Any, dict[str, Any]] = get_local_object_locations(list(blocks))

@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 
 from dsvl_pipeline import hub
-from dsvl_pipeline.cluster.gate import Gate
+from dsvl_pipeline.cluster.gate import SharedLock
 from dsvl_pipeline.cluster.private_ray import num_restarts
 from dsvl_pipeline.errors import EngineError
 from dsvl_pipeline.records import Completion, Engine, Request, RowFailure
 from dsvl_pipeline.stages.answers import output_rows
 from dsvl_pipeline.stages.config import StageConfig
-from dsvl_pipeline.stages.requests import PIXEL_COLUMNS, batch_digest, requests_of
+from dsvl_pipeline.stages.requests import batch_digest, requests_of
+from dsvl_pipeline.stages.rows import without_request
 from dsvl_pipeline.wording import amount
 
 _DEATHS_TOGETHER = 2  # one is ordinary: nodes vanish
@@ -29,7 +30,7 @@ _DEATHS_TOGETHER = 2  # one is ordinary: nodes vanish
 class Generate:
     """An engine in an actor: one batch a call, many calls at once.
 
-    The engine runs in a thread of its own and a second thread collects its completions, so that
+    The engine runs in a thread of its own and a second thread delivers its completions, so that
     neither ever blocks the actor's event loop. When the engine breaks, the process ends: Ray
     then starts another and retries the batches. The ledger knows which ones were in the engine
     at how many deaths; from the second on they are asked alone, to find the row that kills.
@@ -47,31 +48,31 @@ class Generate:
         self._ledger = ledger
         self._id = uuid.uuid4().hex
         self._kv_use = 0.0
-        self._gate = Gate()
+        self._lock = SharedLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[str, asyncio.Future[Completion]] = {}
         self._device, self._engine = _start_engine(config, has_gpu)
         self._started_s = time.monotonic()
         # In the place of one that died, or not.
         self._restarts = float(num_restarts() > 0)
-        threading.Thread(target=self._collect, name="collect", daemon=True).start()
+        threading.Thread(target=self._deliver, name="completions", daemon=True).start()
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         self._loop = asyncio.get_running_loop()
-        work, requests = batch_digest(batch), requests_of(batch, self._config.job.generation)
+        batch_id, requests = batch_digest(batch), requests_of(batch, self._config.job.generation)
         answers = None
-        async with self._gate.together():
-            num_deaths = await self._ledger.begin.remote(self._id, work)
+        async with self._lock.shared():
+            num_deaths = await self._ledger.begin.remote(self._id, batch_id)
             if num_deaths < _DEATHS_TOGETHER:
                 answers = await self._answers(requests)
             else:
-                await self._ledger.defer.remote(work)
+                await self._ledger.defer.remote(batch_id)
         if answers is None:
-            async with self._gate.alone():
-                num_deaths = await self._ledger.begin.remote(self._id, work)
-                answers = await self._answers_of_suspects(work, requests, num_deaths)
-        await self._ledger.end.remote(self._id, work, self._stats())
-        rows = batch.drop_columns([n for n in PIXEL_COLUMNS if n in batch.column_names])
+            async with self._lock.exclusive():
+                num_deaths = await self._ledger.begin.remote(self._id, batch_id)
+                answers = await self._answers_of_suspects(batch_id, requests, num_deaths)
+        await self._ledger.end.remote(self._id, batch_id, self._stats())
+        rows = without_request(batch)
         return output_rows(rows, answers, self._config, self._device, num_deaths + 1)
 
     async def _answers(self, requests: dict[int, Request]) -> dict[int, Completion]:
@@ -80,7 +81,7 @@ class Generate:
         return {index: future.result() for index, future in futures.items()}
 
     async def _answers_of_suspects(
-        self, work: bytes, requests: dict[int, Request], num_deaths: int
+        self, batch_id: bytes, requests: dict[int, Request], num_deaths: int
     ) -> dict[int, Completion]:
         """Answer a batch that was in the engine at every one of several deaths.
 
@@ -91,9 +92,9 @@ class Generate:
             return await self._answers(requests)
         answers: dict[int, Completion] = {}
         for index, request in requests.items():
-            row = work + request.request_id.encode()
+            row = batch_id + request.request_id.encode()
             if await self._ledger.begin.remote(self._id, row):
-                answers[index] = _deadly(request, num_deaths)
+                answers[index] = _killed(request, num_deaths)
             else:
                 answers |= await self._answers({index: request})
             await self._ledger.end.remote(self._id, row, self._stats())
@@ -113,7 +114,8 @@ class Generate:
             self._engine.submit(request)
         return future
 
-    def _collect(self) -> None:
+    def _deliver(self) -> None:
+        """Hand completions to the calls that wait for them; end the process with the engine."""
         while True:
             try:
                 completions = self._engine.poll(1.0)
@@ -135,7 +137,7 @@ class Generate:
 
 
 def _start_engine(config: StageConfig, has_gpu: bool) -> tuple[str, Engine]:
-    """The device's name and the engine of the job."""
+    """Return the device's name and the engine of the job."""
     job = config.job
     if job.engine.kind == "fake":
         from dsvl_pipeline.engine.fake import FakeEngine
@@ -156,7 +158,7 @@ def _start_engine(config: StageConfig, has_gpu: bool) -> tuple[str, Engine]:
     return torch.cuda.get_device_name() if has_gpu else "cpu", engine
 
 
-def _deadly(request: Request, num_deaths: int) -> Completion:
+def _killed(request: Request, num_deaths: int) -> Completion:
     return Completion(
         request_id=request.request_id,
         completion_ids=np.empty(0, np.int32),

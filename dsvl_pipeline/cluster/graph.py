@@ -1,4 +1,11 @@
-"""The Ray Data graph of one shard: work files in, blocks of answered rows out."""
+"""The Ray Data graph of one shard: work files in, blocks of answered rows out.
+
+Ray runs a task again where its process or its node was lost. Each stage makes one block of one
+block, so that a retry replaces what the first attempt made. Pages are listed, and rows prepared,
+anew: each row then in a process of its own, to find the one that kills. Engines are asked again,
+and from the second death on alone (`engine_actor`). A part may be written twice, but only the
+receipt that reaches the driver is committed (`part_tasks`).
+"""
 
 from __future__ import annotations
 
@@ -39,27 +46,40 @@ def build(plan: ShardPlan, config: StageConfig, scale: Scale, ledger: Any) -> Da
     patience_s = config.job.limits.store_patience_s
     read = functools.partial(read_work, key=plan.work_key, patience_s=patience_s)
     work = work.map_batches(read, num_cpus=0.1, **_WHOLE_BLOCK)
-    return answers(work, plan, config, scale, ledger)
+    results = answers(
+        work,
+        config,
+        scale,
+        ledger,
+        max_images=plan.max_images,
+        has_documents=plan.num_documents > 0,
+    )
+    results.set_name(f"{config.job.name}-{plan.shard}")
+    return results
 
 
 def answers(
-    work: Dataset, plan: ShardPlan, config: StageConfig, scale: Scale, ledger: Any
+    work: Dataset,
+    config: StageConfig,
+    scale: Scale,
+    ledger: Any,
+    *,
+    max_images: int,
+    has_documents: bool,
 ) -> Dataset:
     """List pages, preprocess, generate. Nothing runs until the result is iterated.
 
-    Every stage takes a whole block as its batch and returns one block: a retried task then
-    yields what its first attempt did.
-
     Args:
         work: Rows of `rows.work_schema`.
-        plan: What is to be known of them.
         config: For the stages.
         scale: How much of the cluster to use.
         ledger: Handle of a `Ledger` actor.
+        max_images: Most images in one row.
+        has_documents: Whether documents or TIFFs are among the rows, to be opened.
     """
     # A batch is bounded by its images, not its rows: pixels are what fills the object store.
-    rows = max(1, min(scale.rows_per_batch, _MAX_IMAGES_PER_BATCH // max(1, plan.max_images)))
-    if plan.num_documents:
+    rows = max(1, min(scale.rows_per_batch, _MAX_IMAGES_PER_BATCH // max(1, max_images)))
+    if has_documents:
         work = work.repartition(target_num_rows_per_block=_DOCUMENTS_PER_TASK)
         work = work.map_batches(
             functools.partial(_list_pages, config=config, ledger=ledger), num_cpus=1, **_WHOLE_BLOCK
@@ -71,8 +91,15 @@ def answers(
         memory=_PREPROCESS_MEMORY_BYTES,
         **_WHOLE_BLOCK,
     )
+    return _generate(requests, rows, config, scale, ledger)
+
+
+def _generate(
+    requests: Dataset, rows: int, config: StageConfig, scale: Scale, ledger: Any
+) -> Dataset:
+    """Let engines answer prepared blocks of so many rows."""
     in_flight = scale.batches_in_flight * scale.rows_per_batch // rows
-    results = map_blocks(
+    return map_blocks(
         requests,
         Generate,
         fn_constructor_kwargs={
@@ -89,8 +116,6 @@ def answers(
         num_cpus=1 if scale.num_gpus else config.job.cluster.cpus_per_engine,
         **_WHOLE_BLOCK,
     )
-    results.set_name(f"{config.job.name}-{plan.shard}")
-    return results
 
 
 def _list_pages(batch: pa.Table, config: StageConfig, ledger: Any) -> pa.Table:
@@ -99,6 +124,6 @@ def _list_pages(batch: pa.Table, config: StageConfig, ledger: Any) -> pa.Table:
 
 
 def _preprocess(batch: pa.Table, config: StageConfig, ledger: Any) -> pa.Table:
-    """Runs as a Ray task; a second attempt follows where the process of the first one died."""
+    """Run as a Ray task; a second attempt follows where the process of the first one died."""
     with timed(ledger, "preprocess"):
         return preprocess(batch, config=config, is_isolated=task_attempt() > 0)

@@ -1,4 +1,4 @@
-"""What must outlive an engine's process: what it worked on, and what it had done."""
+"""Batches in flight, and what engines counted: what must outlive an engine's process."""
 
 from __future__ import annotations
 
@@ -18,43 +18,45 @@ _GAUGES = frozenset(["sequences_running", "sequences_waiting", "occupancy"])
 
 
 class Ledger:
-    """One small actor beside the driver that engines tell what they begin and end.
+    """A small actor beside the driver that knows which batches are in flight in engines.
+
+    A batch that was begun and never ended was in an engine that died.
 
     Calls may come twice, late or never: a count of attempts is then off by one, and the numbers
     of an engine are those of its last call.
     """
 
     def __init__(self) -> None:
-        self._open: Counter[bytes] = Counter()
+        self._in_flight: Counter[bytes] = Counter()
         self._stats: dict[str, Mapping[str, float]] = {}
         self._spent: dict[str, float] = {}
         self._num_starts = 0
 
-    def begin(self, engine: str, work: bytes) -> int:
-        """Take down that an engine begins some work; return how many began it and never ended."""
+    def begin(self, engine: str, batch_id: bytes) -> int:
+        """Record that an engine begins a batch; return how many began it and never ended."""
         if engine not in self._stats:
             self._stats[engine] = {}
             self._num_starts += 1
-        self._open[work] += 1
-        return self._open[work] - 1
+        self._in_flight[batch_id] += 1
+        return self._in_flight[batch_id] - 1
 
-    def defer(self, work: bytes) -> None:
-        """Take back one `begin`: the work has to wait, and dies of nothing meanwhile."""
-        self._open[work] -= 1
+    def defer(self, batch_id: bytes) -> None:
+        """Undo one `begin`: the batch has to wait, and no death counts meanwhile."""
+        self._in_flight[batch_id] -= 1
 
-    def end(self, engine: str, work: bytes, stats: Mapping[str, float]) -> None:
-        """Take down that some work has its answers, and the engine's statistics so far."""
-        self._open.pop(work, None)
+    def end(self, engine: str, batch_id: bytes, stats: Mapping[str, float]) -> None:
+        """Record that a batch has its answers, and the engine's statistics so far."""
+        self._in_flight.pop(batch_id, None)
         self._stats[engine] = stats
         self._num_starts = 0
 
     def spent(self, stage: str, seconds: float) -> None:
-        """Take down how long a task of a CPU stage took."""
+        """Record how long a task of a CPU stage took."""
         name = f"{stage}_s"
         self._spent[name] = self._spent.get(name, 0.0) + seconds
 
     def report(self) -> Report:
-        """Sum up the statistics of all engines there were (`total`), and the seconds of tasks.
+        """Return the statistics of all engines there were (`total`), and the seconds of tasks.
 
         Returns:
             The sums, and how many engines have come since anything was answered.
@@ -63,7 +65,7 @@ class Ledger:
 
 
 def start() -> Any:
-    """Start a ledger where the driver is; give its handle."""
+    """Start a ledger where the driver is; return its handle."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     # Should it die all the same, it comes back with empty hands, which costs a few attempts.
     actor: Any = ray.remote(Ledger)
@@ -90,7 +92,7 @@ class Reports:
             self._asked = self.ledger.report.remote()
 
     def take(self) -> Report | None:
-        """Give the report that was asked for, once it is there."""
+        """Return the report that was asked for; None while it is not there."""
         if self._asked is None or not ray.wait([self._asked], timeout=0)[0]:
             return None
         asked, self._asked = self._asked, None
@@ -98,20 +100,20 @@ class Reports:
         return report
 
     def last(self, limit_s: float) -> Report | None:
-        """Ask and wait for the last report; None if there is none to be had."""
+        """Return the last report, waited for so long; None if there is none to be had."""
         with contextlib.suppress(RayError):
             report: Report = ray.get(self.ledger.report.remote(), timeout=limit_s)
             return report
         return None
 
     def close(self) -> None:
-        """Let the ledger go: workers that Ray keeps for later would keep it as well."""
+        """End the ledger: workers that Ray keeps for later would keep it as well."""
         ray.kill(self.ledger)
 
 
 @contextlib.contextmanager
 def timed(ledger: Any, stage: str) -> Iterator[None]:
-    """Tell a ledger how long the body took, if it ended well; a retry counts as well.
+    """Record in a ledger how long the body took, if it ended well; a retry counts as well.
 
     Args:
         ledger: Handle of a `Ledger` actor.

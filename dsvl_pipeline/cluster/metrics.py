@@ -14,12 +14,13 @@ from typing import Literal
 
 from ray.util import metrics
 
+from dsvl_pipeline.cluster.private_ray import count
 from dsvl_pipeline.cluster.stream import StageState
+from dsvl_pipeline.codes import STATUSES
 from dsvl_pipeline.table.part import Receipt
 
 JOB_LABEL = "dsvl_job"  # Prometheus has a `job` of its own
 STAGES = ("list_pages", "preprocess", "vision", "prefill", "decode", "write", "commit")
-STATUSES = ("ok", "degraded", "error")
 _BUSY = ("vision", "prefill", "decode")
 
 
@@ -95,7 +96,7 @@ class Meter:
                 self._count(one.name, 0)
 
     def begin(self, *, num_shards: int, num_orphans: int) -> None:
-        """Tell that the run starts."""
+        """Record that the run starts."""
         self._standing = {
             "dsvl_last_receipt_timestamp_seconds": time.time(),
             "dsvl_shards_remaining": num_shards,
@@ -104,12 +105,12 @@ class Meter:
         self.look({}, (), rows_remaining=0)
 
     def receipt(self, part: Receipt) -> None:
-        """Tell that a part was written."""
+        """Record that a part was written."""
         self._count("dsvl_parts_total", 1)
         self._standing["dsvl_last_receipt_timestamp_seconds"] = time.time()
 
     def commit(self, parts: Iterable[Receipt], seconds: float) -> None:
-        """Tell that parts were committed, and how long that took."""
+        """Record that parts were committed, and how long that took."""
         self._count("dsvl_commits_total", 1)
         self._count("dsvl_stage_seconds_total", seconds, stage="commit")
         for part in parts:
@@ -122,7 +123,7 @@ class Meter:
     def look(
         self, engine: Mapping[str, float], stages: Iterable[StageState], *, rows_remaining: int
     ) -> None:
-        """Tell where the run stands.
+        """Record where the run stands.
 
         Args:
             engine: From `Ledger.report`: totals since the start of the run.
@@ -153,11 +154,11 @@ class Meter:
             self._set("dsvl_engines", number, state=state)
 
     def finish_shard(self, num_remaining: int) -> None:
-        """Tell how many shards there are still to do."""
+        """Record how many shards there are still to do."""
         self._standing["dsvl_shards_remaining"] = num_remaining
 
     def end(self) -> None:
-        """Tell that the run is over, well or not: its process may go on."""
+        """Record that the run is over, well or not: its process may go on."""
         self.finish_shard(0)
         self.look({}, (), rows_remaining=0)
 
@@ -174,20 +175,19 @@ class Meter:
         self._engine = engine
 
     def _more(self, engine: Mapping[str, float], name: str) -> float:
-        """What came since the last look; a ledger that died begins again from nothing."""
+        """Return what came since the last look; a ledger that died begins again from nothing."""
         now, before = engine.get(name, 0.0), self._engine.get(name, 0.0)
         return now - before if now >= before else now
 
     def _count(self, name: str, value: float, **labels: str) -> None:
-        # Not inc(), which refuses the zero that a counter should begin with.
-        self._counters[name]._record(value, labels)
+        count(self._counters[name], value, labels)
 
     def _set(self, name: str, value: float, **labels: str) -> None:
         self._gauges[name].set(value, labels)
 
 
 def busy_share(engine: Mapping[str, float]) -> float | None:
-    """Give the share of the engines' time in which their devices computed; None if unknown.
+    """Return the share of the engines' time in which their devices computed; None if unknown.
 
     Args:
         engine: From `Ledger.report`.

@@ -76,7 +76,7 @@ class PartTasks:
 
     @property
     def num_running(self) -> int:
-        """Tasks whose end `ready` has not told yet."""
+        """Tasks that `ready` has not returned yet."""
         return len(self._running)
 
     def start(self, blocks: Sequence[Block]) -> None:
@@ -84,7 +84,7 @@ class PartTasks:
         self._running.append(self._write.remote(self._target, self._ledger, self._answers, *blocks))
 
     def ready(self, wait_s: float) -> list[WrittenPart | DsvlError]:
-        """Give what has ended since the last call, each part or the error that prevented it.
+        """Return what has ended since the last call, each part or the error that prevented it.
 
         Args:
             wait_s: For the first to end; 0 does not wait.

@@ -16,6 +16,7 @@ from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants
 from ray._private.utils import read_ray_address
 from ray.data import Dataset
+from ray.util.metrics import Counter
 
 # Ray's own switch, which on Windows and macOS is off: without it a node's address is 127.0.0.1,
 # and its servers (GCS, raylets, workers, agents, metrics) listen there alone. `_node_ip_address`
@@ -34,12 +35,12 @@ def log_errors_only(about: str) -> None:
 
 
 def temporary_folder() -> Path:
-    """Give the folder in which Ray keeps its sessions."""
+    """Return the folder in which Ray keeps its sessions."""
     return Path(get_default_ray_temp_dir())
 
 
 def started_address() -> str | None:
-    """Give the address of the cluster that `ray start` has left on this machine, if any."""
+    """Return the address of the cluster that `ray start` has left on this machine, if any."""
     address: str | None = read_ray_address()
     return address
 
@@ -60,23 +61,28 @@ def setting(name: str, value: Any) -> Iterator[None]:
 
 
 def draining_nodes() -> dict[str, int]:
-    """Give the nodes that are about to go, and until when, in ms since 1970; 0 is unknown."""
+    """Return the nodes that are about to go, and until when, in ms since 1970; 0 is unknown."""
     state: Any = ray._private.state.state  # as Ray Data's actor pools ask
     nodes: dict[str, int] = state.get_draining_nodes()
     return nodes
 
 
 def task_attempt() -> int:
-    """Tell in a task how often Ray has tried it before."""
+    """Return, in a task, how often Ray has tried it before."""
     worker: Any = ray._private.worker.global_worker
     attempt: int = worker.core_worker.get_current_task_attempt_number()
     return attempt
 
 
 def num_restarts() -> int:
-    """Tell in an actor how often Ray has started it again."""
+    """Return, in an actor, how often Ray has started it again."""
     actor = ray._private.state.actors(ray.get_runtime_context().get_actor_id())
     return int(actor["NumRestarts"]) if actor else 0
+
+
+def count(counter: Counter, value: float, labels: dict[str, str]) -> None:
+    """Add to a counter; also nothing, with which it should begin, and which ``inc`` refuses."""
+    counter._record(value, labels)
 
 
 def map_blocks(dataset: Dataset, function: Any, **options: Any) -> Dataset:
@@ -90,7 +96,7 @@ def map_blocks(dataset: Dataset, function: Any, **options: Any) -> Dataset:
 
 
 def executors_of(dataset: Dataset) -> list[Any]:
-    """Give a list that will hold whatever executes a Dataset, as soon as something does.
+    """Return a list that will hold whatever executes a Dataset, as soon as something does.
 
     Ray Data stops an executor when its iterator is dropped; where that is in the hands of a thread
     that waits inside it, only the executor itself can be told to end.
@@ -107,7 +113,7 @@ def executors_of(dataset: Dataset) -> list[Any]:
 
 
 def operators_of(executor: Any) -> Iterator[tuple[Any, Any]]:
-    """Give the operators that an executor runs, from the first to the last, and their states."""
+    """Yield the operators that an executor runs, from the first to the last, and their states."""
     yield from (executor._topology or {}).items()
 
 

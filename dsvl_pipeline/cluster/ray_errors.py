@@ -42,7 +42,7 @@ def under_way() -> Iterator[None]:
 
 
 def explained(error: RayError) -> DsvlError:
-    """The cause of Ray's error: itself if we raised it, else its class and message."""
+    """Return the cause of Ray's error: itself if we raised it, else its class and message."""
     cause = _innermost(error)
     if isinstance(cause, DsvlError):
         return cause
@@ -51,7 +51,7 @@ def explained(error: RayError) -> DsvlError:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What our code raised; Ray wraps it, sometimes more than once."""
+    """Return what our code raised; Ray wraps it, sometimes more than once."""
     while not isinstance(error, DsvlError):
         cause = getattr(error, "cause", None) or error.__cause__
         # Ray Data marks with these two whose mistake it was; they say nothing themselves.

@@ -12,7 +12,6 @@ import ray.data
 from dsvl_pipeline.cluster import graph, ledger, stream
 from dsvl_pipeline.cluster.connect import Scale
 from dsvl_pipeline.cluster.ray_errors import explaining
-from dsvl_pipeline.plan.shard_plan import ShardPlan
 from dsvl_pipeline.stages.config import StageConfig
 
 _LAST_WORD_S = 30.0
@@ -32,23 +31,16 @@ def answer(todo: pa.Table, config: StageConfig, scale: Scale) -> tuple[int, dict
     Raises:
         RunStoppedError: Ray could not go on.
     """
-    plan = ShardPlan(
-        shard=0,
-        work_files=(),
-        work_key=b"",
-        num_rows=todo.num_rows,
-        num_documents=todo["row_key"].null_count,
-        num_up_to_date=0,
-        num_final_errors=0,
-        num_staying=0,
-        num_staying_errors=0,
-        num_stale=0,
-        stale_file=None,
-        max_images=pc.max(pc.list_value_length(todo["sources"])).as_py() or 0,
-    )
     reports = ledger.Reports()
     with explaining():
-        dataset = graph.answers(ray.data.from_arrow(todo), plan, config, scale, reports.ledger)
+        dataset = graph.answers(
+            ray.data.from_arrow(todo),
+            config,
+            scale,
+            reports.ledger,
+            max_images=pc.max(pc.list_value_length(todo["sources"])).as_py() or 0,
+            has_documents=todo["row_key"].null_count > 0,
+        )
         running = stream.Running(dataset)
         with contextlib.closing(stream.blocks_of(running, threading.Event())) as results:
             num_rows = sum(rows for blocks in results for _, rows in blocks)

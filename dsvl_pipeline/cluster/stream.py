@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import pyarrow as pa
 import ray
@@ -16,6 +16,9 @@ from ray.data import Dataset
 
 from dsvl_pipeline.cluster.private_ray import executors_of, forget_blocks, operators_of
 from dsvl_pipeline.wording import amount
+
+Arrived: TypeAlias = "tuple[ray.ObjectRef[pa.Table], int]"
+"""A block, as a reference, and how many rows it has."""
 
 _LONGEST_WAIT_S = 0.5
 _SHUTDOWN_S = 30.0
@@ -57,7 +60,7 @@ class Running:
                 forget_blocks(operator)
 
     def stages(self) -> Iterator[StageState]:
-        """Tell where each stage stands, from the first to the last."""
+        """Yield where each stage stands, from the first to the last."""
         for executor in self.executors:
             for operator, state in operators_of(executor):
                 actors = operator.get_actor_info()
@@ -75,7 +78,7 @@ class Running:
                 )
 
     def waiting(self) -> str:
-        """Say what waits for what: each stage's blocks, tasks and actors, and what is free."""
+        """Return what waits for what: each stage's blocks, tasks and actors, and what is free."""
         parts = []
         for stage in self.stages():
             said = f"{amount(stage.num_blocks, 'block')} waiting, "
@@ -96,42 +99,18 @@ class Running:
         return f"{'; '.join(parts) or 'nothing was started'}; free are {resources or 'no nodes'}"
 
 
-def blocks_of(
-    running: Running, stop: threading.Event
-) -> Generator[list[tuple[ray.ObjectRef[pa.Table], int]], None, None]:
-    """Run a Dataset and give its blocks as they come, as references, with their row counts.
+def blocks_of(running: Running, stop: threading.Event) -> Generator[list[Arrived], None, None]:
+    """Run a Dataset and yield its blocks as they come, as references, with their row counts.
 
-    Yields an empty list twice a second when nothing came, so that the caller's clocks go on; ends
-    early when ``stop`` is set. However it ends, the Dataset runs no longer: close it (as
+    Yields an empty list twice a second when nothing came, so that the caller's deadlines are looked
+    at; ends early when ``stop`` is set. However it ends, the Dataset runs no longer: close it (as
     `contextlib.closing` does), or its actors keep their CPUs and GPUs.
     """
-    arrived: queue.Queue[Any] = queue.Queue(maxsize=256)
-    is_closed = threading.Event()
-
-    def put(item: Any) -> None:
-        while not is_closed.is_set():
-            with contextlib.suppress(queue.Full):
-                arrived.put(item, timeout=_LONGEST_WAIT_S)
-                return
-
-    def pull() -> None:
-        try:
-            for bundle in running.dataset.iter_internal_ref_bundles():
-                assert not any(bundle.slices or ()), "the last stage yields whole blocks"
-                put([(entry.ref, entry.metadata.num_rows) for entry in bundle.blocks])
-                running.forget()
-                if is_closed.is_set():
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    puller = threading.Thread(target=pull, name="results", daemon=True)
-    puller.start()
+    puller = _Puller(running)
     try:
         while not stop.is_set():
             try:
-                item = arrived.get(timeout=_LONGEST_WAIT_S)
+                item = puller.arrived.get(timeout=_LONGEST_WAIT_S)
             except queue.Empty:
                 yield []
                 continue
@@ -141,8 +120,45 @@ def blocks_of(
                 raise item
             yield item
     finally:
-        is_closed.set()
-        for executor in running.executors:
+        puller.close()
+
+
+class _Puller:
+    """Pulls a Dataset's blocks in a thread of its own, as their iterator cannot be interrupted.
+
+    Attributes:
+        arrived: What came: blocks, an error, or None at the end.
+    """
+
+    def __init__(self, running: Running) -> None:
+        self.arrived: queue.Queue[list[Arrived] | BaseException | None] = queue.Queue(maxsize=256)
+        self._running = running
+        self._is_closed = threading.Event()
+        self._thread = threading.Thread(target=self._pull, name="results", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the Dataset, and the thread."""
+        self._is_closed.set()
+        for executor in self._running.executors:
             executor.shutdown(force=True)
         # It sees that nothing more comes; a thread that outlives Ray would start a cluster anew.
-        puller.join(_SHUTDOWN_S)
+        self._thread.join(_SHUTDOWN_S)
+
+    def _pull(self) -> None:
+        try:
+            for bundle in self._running.dataset.iter_internal_ref_bundles():
+                assert not any(bundle.slices or ()), "the last stage yields whole blocks"
+                self._put([(entry.ref, entry.metadata.num_rows) for entry in bundle.blocks])
+                self._running.forget()
+                if self._is_closed.is_set():
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: list[Arrived] | BaseException | None) -> None:
+        while not self._is_closed.is_set():
+            with contextlib.suppress(queue.Full):
+                self.arrived.put(item, timeout=_LONGEST_WAIT_S)
+                return

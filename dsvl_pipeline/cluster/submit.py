@@ -62,7 +62,7 @@ class RayHead:
             ) from error
 
     def submit(self, name: str, job_text: str, arguments: list[str]) -> str:
-        """Start ``dsvl run`` there, with this version of the package, and give the job's id.
+        """Start ``dsvl run`` there, with this version of the package, and return the job's id.
 
         Environment variables, those with credentials too, are the cluster's own.
 
@@ -94,7 +94,7 @@ class RayHead:
                         ) from error
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> int:
-        """Hand a job's output on until it has ended, and give its exit code.
+        """Follow a job's output until it has ended; return its exit code.
 
         Args:
             job_id: From `submit`.

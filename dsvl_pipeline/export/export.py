@@ -114,7 +114,7 @@ def _harmless(text: str) -> str:
 
 
 def _markdown(table: pa.Table) -> bytes:
-    """One section per input, in it one per page and prompt; for people to read."""
+    """Write one section per input, in it one per page and prompt; for people to read."""
     wanted = [*_ORDER, "status", "text", "error_code", "error_message"]
     sections = []
     for row_id, rows in groupby(_plain_rows(table.select(wanted)), key=lambda row: row["row_id"]):
@@ -159,7 +159,7 @@ def _json(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Give what JSON can say: digests in hex, times in ISO 8601, NaN and infinities as null."""
+    """Return what JSON can say: digests in hex, times in ISO 8601, NaN and infinities as null."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, date):  # datetime is one

@@ -65,7 +65,7 @@ class Cluster:
         self.server = settings.host
 
     def create(self, manifests: Sequence[Manifest], *, is_replacing: bool = False) -> list[str]:
-        """Create objects in their order, and name them.
+        """Create objects in their order; return their names.
 
         A RayJob of the name must not be there; other objects that are there already are changed
         to what is wanted.
@@ -84,7 +84,7 @@ class Cluster:
         return [self._create(manifest) for manifest in manifests]
 
     def check_account(self, name: str) -> None:
-        """Make sure that pods can run as a service account.
+        """Check that pods can run as a service account.
 
         Raises:
             AccessError: One may not look.
@@ -99,7 +99,7 @@ class Cluster:
             ) from None
 
     def check_operator(self) -> None:
-        """Make sure that RayJobs are known here.
+        """Check that RayJobs are known here.
 
         Raises:
             AccessError: One may not look.
@@ -148,7 +148,7 @@ class Cluster:
             time.sleep(1)
 
     def _state(self, rayjob: Manifest) -> str | None:
-        """Say where a RayJob stands, ``""`` if it has not begun; None if there is none."""
+        """Return where a RayJob stands, ``""`` if it has not begun; None if there is none."""
         try:
             found = self._ask("get", rayjob["apiVersion"], "RayJob", rayjob["metadata"]["name"])
         except NotFoundError:

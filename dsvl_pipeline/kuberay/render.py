@@ -33,7 +33,7 @@ INSTANCE = "app.kubernetes.io/instance"
 
 
 def check_name(kind: str, name: str) -> str:
-    """Give a name back that the operator takes for a kind of object.
+    """Return a name that the operator takes for a kind of object.
 
     Raises:
         ConfigError: It is too long, or does not begin with a letter.
@@ -48,7 +48,7 @@ def check_name(kind: str, name: str) -> str:
 
 
 def summary(job: JobConfig) -> str:
-    """Say what cluster a job asks for, much of which may be defaults."""
+    """Return what cluster a job asks for, much of which may be defaults."""
     wanted = job.kubernetes
     gpus = f"{wanted.gpus_per_worker} GPU, " if wanted.gpus_per_worker else ""
     return (
@@ -59,7 +59,7 @@ def summary(job: JobConfig) -> str:
 
 
 def script_of(job: JobConfig) -> str:
-    """Give the script of ``jobs/`` that runs a job."""
+    """Return the script of ``jobs/`` that runs a job."""
     return "documents" if job.input.documents or job.input.columns.document else "caption"
 
 
@@ -155,7 +155,7 @@ def manifests(job: JobConfig, arguments: Sequence[str] = ()) -> list[Manifest]:
 
 
 def placed(manifests: list[Manifest], job: JobConfig) -> list[Manifest]:
-    """Give manifests the job's namespace, if it names one, for those who apply them by hand."""
+    """Set the job's namespace in manifests, if it names one, for those who apply them by hand."""
     if job.kubernetes.namespace:
         for manifest in manifests:
             manifest["metadata"]["namespace"] = job.kubernetes.namespace

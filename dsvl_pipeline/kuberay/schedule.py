@@ -28,7 +28,7 @@ _FIELD = re.compile(r"[0-9A-Za-z*,/-]+")
 
 
 def starts(cron: str, time_zone: str, after: datetime, *, count: int = 3) -> list[datetime]:
-    """Give the next starts of a schedule.
+    """Return the next starts of a schedule.
 
     Args:
         cron: Five fields as Kubernetes takes them (minute, hour, day, month, weekday), or

@@ -7,10 +7,9 @@ that know nothing of the log can read its parts together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -19,20 +18,13 @@ from numpy.typing import NDArray
 
 from dsvl_pipeline.job.columns import convert, differs, holding_all, python_values
 from dsvl_pipeline.job.fields import FieldType
+from dsvl_pipeline.plan.committed import AT, Committed, Types, users_columns
 from dsvl_pipeline.plan.compare import Comparison
 from dsvl_pipeline.plan.rewriting import column_of, take_rows, values_of
 from dsvl_pipeline.plan.shard_plan import Rewrite
 from dsvl_pipeline.stages.rows import CARRY
 from dsvl_pipeline.store import objects
-from dsvl_pipeline.table import reader
-from dsvl_pipeline.table.part import read_columns
 from dsvl_pipeline.table.schema import OUR_COLUMNS, output_schema
-from dsvl_pipeline.table.snapshot import Snapshot
-
-Types: TypeAlias = dict[str, pa.DataType]
-
-AT = "at"
-"""Column of committed rows: which row of its shard one is, part after part."""
 
 _PARTS_PER_GROUP = 64
 
@@ -40,31 +32,8 @@ _FIRST_AFTER = "source_uris"  # what users' columns stand before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Committed:
-    """One shard's rows as they are committed.
-
-    Attributes:
-        rows: The columns that were asked for, and `AT`.
-        places: Which of them are a part's, by part.
-        types: Of users' columns, by part.
-        read: Reads some columns of a part's rows. Users' columns are as wide as users make them, so
-            that only what is compared is read, and never all parts at once.
-    """
-
-    rows: pa.Table
-    places: Mapping[str, slice]
-    types: Mapping[str, Types]
-    read: Callable[[str, Sequence[str]], pa.Table]
-
-    def users_row(self, at: int) -> pa.Table:
-        """Read what is the user's of one row."""
-        path = next(path for path, here in self.places.items() if at < here.stop)
-        return self.read(path, list(self.types[path])).slice(at - self.places[path].start, 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What of one shard's committed rows does not carry what it should.
+    """Which of one shard's committed rows carry other values than their input does.
 
     Attributes:
         num_changed: How many rows' values changed.
@@ -83,44 +52,8 @@ class Found:
     staying: Mapping[str, set[pa.DataType]]
 
     def without_rows(self) -> Found:
-        """Give what is small of it."""
+        """Return what is small of it."""
         return replace(self, changed=self.changed[:0])
-
-
-def read_committed(
-    snapshot: Snapshot, shard: int, columns: Sequence[str], row_id: str | None = None
-) -> Committed:
-    """Read what a plan needs to know of one shard's rows.
-
-    Args:
-        snapshot: Of the table.
-        shard: Its number.
-        columns: Of ours.
-        row_id: Of the only row that is of interest.
-    """
-
-    def read(path: str, names: Sequence[str]) -> pa.Table:
-        receipt = snapshot.parts[path]
-        if row_id is None:
-            return read_columns(snapshot.uri, receipt, names)
-        rows = read_columns(snapshot.uri, receipt, ["row_id", *names])
-        return rows.filter(pc.equal(rows["row_id"], row_id))
-
-    found = [output_schema().empty_table().select(list(columns))]
-    places, types, start = dict[str, slice](), dict[str, Types](), 0
-    for path, rows, schema in reader.committed_parts(snapshot, shard, columns, row_id):
-        found.append(rows.select(list(columns)))
-        places[path] = slice(start, start + rows.num_rows)
-        start += rows.num_rows
-        of_part = users_columns(schema)
-        types[path] = next((known for known in types.values() if known == of_part), of_part)
-    together = pa.concat_tables(found).append_column(AT, pa.array(np.arange(start)))
-    return Committed(rows=together, places=places, types=types, read=read)
-
-
-def users_columns(schema: pa.Schema) -> Types:
-    """Give the types of the columns that are not our own."""
-    return {field.name: field.type for field in schema if field.name not in OUR_COLUMNS}
 
 
 def find(
@@ -136,75 +69,123 @@ def find(
     """Compare what the rows of one shard carry with what their input does.
 
     Args:
-        committed: From `read_committed`.
+        committed: From `committed.read_committed`.
         wanted: Of `rows.work_schema`.
-        compared: Of both. Rows that it keeps are to carry what their input does; what stays though
-            nobody asks for it is left as it is.
+        compared: Of both. What it keeps is to carry what its input does; what stays is left alone.
         carry: The carried columns.
         fields: Columns of answers.
         is_redrive: Whether only rows that are answered again are to change.
-        save: Takes, for each group of parts that has any, the rows that do not stay as they are:
-            their position in the part, what they carry now, and whether they leave the table.
+        save: Takes, for each group of parts that has any, the rows that do not stay as they are
+            (`rewriting.values_of`).
     """
-    job_types = users_columns(output_schema(carry, fields))
-    num_rows = committed.rows.num_rows
-    at = np.full(num_rows, -1, np.int64)  # what a row is to carry, among what is wanted
-    if not is_redrive and (job_types or any(committed.types.values())):
-        known = pc.index_in(compared.kept["row_id"], value_set=wanted["row_id"])
-        at[compared.kept[AT].to_numpy()] = known.to_numpy()
-    leaves = np.zeros(num_rows, bool)
+    search = _Search(committed, wanted, carry, fields)
     if not is_redrive:  # of which the old answer stays where the new one is an error
-        leaves[compared.stale[AT].to_numpy()] = True
-
-    def look(path: str) -> tuple[NDArray[np.bool_], Types]:
-        here, types = committed.places[path], committed.types[path]
-        of, stays = at[here], (at[here] < 0) & ~leaves[here]
-        concerned = list(_compared(types, carry.names, fields)) if (of >= 0).any() else []
-        unlike = [name for name in types if types[name] != job_types.get(name) and stays.any()]
-        names = [name for name in {*concerned, *unlike} if name in types]
-        rows = committed.read(path, names) if names else pa.table({})
-        return (
-            _is_changed(rows, wanted, concerned, of),
-            _types_beside(rows.select(unlike), stays, job_types),
-        )
-
-    paths = [path for path, here in committed.places.items() if not leaves[here].all()]
-    changed, values = [np.empty(0, np.int64)], list[pa.Table]()
-    has_changed, places, staying = set[str](), dict[str, Rewrite](), dict[str, set[pa.DataType]]()
+        search.expect(compared)
+    groups, paths = _Groups(save), search.paths_that_stay()
+    changed = dict[str, NDArray[np.int64]]()
+    places, staying = dict[str, Rewrite](), dict[str, set[pa.DataType]]()
     with ThreadPoolExecutor(objects.NUM_THREADS) as threads:
-        for number, (path, found) in enumerate(zip(paths, threads.map(look, paths), strict=True)):
-            is_changed, beside = found
+        looks = zip(paths, threads.map(search.look, paths), strict=True)
+        for path, (is_changed, beside) in looks:
             for name, kind in beside.items():
                 staying.setdefault(name, set()).add(kind)
-            here, group = committed.places[path], number // _PARTS_PER_GROUP
             if is_changed.any():
-                has_changed.add(path)
-                changed.append(here.start + np.flatnonzero(is_changed))
-            # Where types differ, what the input has is better than what it was turned into.
-            is_written = (at[here] >= 0) & (is_changed | (committed.types[path] != job_types))
-            positions, leaving = np.flatnonzero(is_written), np.flatnonzero(leaves[here])
-            num_values, start = len(positions) + len(leaving), sum(map(len, values))
-            places[path] = Rewrite(path=path, group=group, start=start, num_rows=num_values)
-            if num_values:
-                of = at[here][positions]
-                now = {name: take_rows(wanted[CARRY + name], of) for name in carry.names}
-                values.append(values_of(positions, now, leaving, carry))
-            if values and (number + 1 == len(paths) or (number + 1) % _PARTS_PER_GROUP == 0):
-                save(group, pa.concat_tables(values))
-                values = []
-    all_changed = np.concatenate(changed)
+                changed[path] = committed.places[path].start + np.flatnonzero(is_changed)
+            places[path] = groups.add(path, search.values(path, is_changed))
+    groups.save()
     return Found(
-        num_changed=len(all_changed),
-        changed=all_changed,
+        num_changed=sum(map(len, changed.values())),
+        changed=np.concatenate([np.empty(0, np.int64), *changed.values()]),
         places=places,
-        has_changed=frozenset(has_changed),
+        has_changed=frozenset(changed),
         types={path: committed.types[path] for path in paths},
         staying=staying,
     )
 
 
+class _Search:
+    """Looks for rows of one shard that do not carry what they should, part by part."""
+
+    def __init__(
+        self,
+        committed: Committed,
+        wanted: pa.Table,
+        carry: pa.Schema,
+        fields: Mapping[str, FieldType],
+    ) -> None:
+        self._committed, self._wanted = committed, wanted
+        self._carry, self._fields = carry, fields
+        self._job_types = users_columns(output_schema(carry, fields))
+        num_rows = committed.rows.num_rows
+        # What each row is to carry, among what is wanted; -1 for what it does carry.
+        self._at = np.full(num_rows, -1, np.int64)
+        self._leaves = np.zeros(num_rows, bool)
+
+    def expect(self, compared: Comparison) -> None:
+        """Let kept rows carry what their input does, and stale ones leave the table."""
+        if self._job_types or any(self._committed.types.values()):
+            known = pc.index_in(compared.kept["row_id"], value_set=self._wanted["row_id"])
+            self._at[compared.kept[AT].to_numpy()] = known.to_numpy()
+        self._leaves[compared.stale[AT].to_numpy()] = True
+
+    def paths_that_stay(self) -> list[str]:
+        """Return the parts that do not leave the table as a whole."""
+        places = self._committed.places
+        return [path for path, here in places.items() if not self._leaves[here].all()]
+
+    def look(self, path: str) -> tuple[NDArray[np.bool_], Types]:
+        """Return which rows of a part carry something else, and types of what stays as it is."""
+        here, types = self._committed.places[path], self._committed.types[path]
+        of, stays = self._at[here], (self._at[here] < 0) & ~self._leaves[here]
+        concerned = []
+        if (of >= 0).any():
+            concerned = list(_compared(types, self._carry.names, self._fields))
+        unlike = [n for n in types if types[n] != self._job_types.get(n) and stays.any()]
+        names = [name for name in {*concerned, *unlike} if name in types]
+        rows = self._committed.read(path, names) if names else pa.table({})
+        return (
+            _is_changed(rows, self._wanted, concerned, of),
+            _types_beside(rows.select(unlike), stays, self._job_types),
+        )
+
+    def values(self, path: str, is_changed: NDArray[np.bool_]) -> pa.Table:
+        """Return the rows of a part that do not stay as they are, as `rewriting.values_of`."""
+        here, types = self._committed.places[path], self._committed.types[path]
+        # Where types differ, what the input has is better than what it was turned into.
+        is_written = (self._at[here] >= 0) & (is_changed | (types != self._job_types))
+        positions, leaving = np.flatnonzero(is_written), np.flatnonzero(self._leaves[here])
+        of = self._at[here][positions]
+        now = {name: take_rows(self._wanted[CARRY + name], of) for name in self._carry.names}
+        return values_of(positions, now, leaving, self._carry)
+
+
+class _Groups:
+    """Gathers the changed rows of parts, and saves them group by group of parts."""
+
+    def __init__(self, save: Callable[[int, pa.Table], None]) -> None:
+        self._save = save
+        self._values = list[pa.Table]()
+        self._num_parts = 0
+
+    def add(self, path: str, values: pa.Table) -> Rewrite:
+        """Take a part's rows; return where they are to be found."""
+        group, start = self._num_parts // _PARTS_PER_GROUP, sum(map(len, self._values))
+        if values.num_rows:
+            self._values.append(values)
+        self._num_parts += 1
+        if self._num_parts % _PARTS_PER_GROUP == 0:
+            self.save()
+        return Rewrite(path=path, group=group, start=start, num_rows=values.num_rows)
+
+    def save(self) -> None:
+        """Save what the last group has, if anything."""
+        if self._values:
+            self._save((self._num_parts - 1) // _PARTS_PER_GROUP, pa.concat_tables(self._values))
+            self._values = []
+
+
 def table_schema(schema: pa.Schema, found: Iterable[Found]) -> pa.Schema:
-    """Give the schema of all parts of the table, once a run has ended well.
+    """Return the schema of all parts of the table, once a run has ended well.
 
     It is that of the job's own rows, but for what stays in the table from earlier inputs: a column
     that only those have stays as well, and a column has a type that holds their values, too.
@@ -228,7 +209,7 @@ def table_schema(schema: pa.Schema, found: Iterable[Found]) -> pa.Schema:
 
 
 def rewrites(found: Found, schema: pa.Schema, *, is_partial: bool = False) -> tuple[Rewrite, ...]:
-    """Give the parts of one shard that are to be written again, for a table of this schema.
+    """Return the parts of one shard that are to be written again, for a table of this schema.
 
     Args:
         found: Of the shard.
@@ -252,7 +233,7 @@ def rewrites(found: Found, schema: pa.Schema, *, is_partial: bool = False) -> tu
 def _is_changed(
     rows: pa.Table, wanted: pa.Table, names: Iterable[str], at: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Tell which rows of a part carry something else than the wanted rows ``at`` those places."""
+    """Return which rows of a part carry something else than the wanted rows ``at`` those places."""
     kept = np.flatnonzero(at >= 0)
     is_changed = np.zeros(len(at), bool)
     for name in names:
@@ -264,7 +245,7 @@ def _is_changed(
 
 
 def _types_beside(rows: pa.Table, stays: NDArray[np.bool_], job_types: Types) -> Types:
-    """Give the types that hold what stays of a part as it is, beside what the job writes."""
+    """Return the types that hold what stays of a part as it is, beside what the job writes."""
     types = {}
     for name in rows.column_names:
         column = column_of(rows, name).filter(pa.array(stays))
@@ -294,7 +275,7 @@ def changes(before: pa.Table, now: pa.Table, fields: Collection[str]) -> list[st
 def _compared(
     before: Collection[str], now: Collection[str], fields: Collection[str]
 ) -> Iterator[str]:
-    """What is carried now, or was carried once."""
+    """Yield what is carried now, or was carried once."""
     yield from now
     for name in before:
         if name not in now and name not in fields and name not in OUR_COLUMNS:

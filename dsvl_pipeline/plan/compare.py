@@ -10,16 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dsvl_pipeline import keys
-from dsvl_pipeline.stages.rows import (
-    plain_rows,
-    prompt_digest_of,
-    work_table,
-)
-from dsvl_pipeline.table.schema import (
-    is_among,
-    logical_key,
-    without_pages,
-)
+from dsvl_pipeline.stages.rows import plain_rows, prompt_digest_of, work_table
+from dsvl_pipeline.table.schema import is_among, logical_key, without_pages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,38 +40,30 @@ def compare(
     is_fresh: bool = False,
     drops_vanished: bool = False,
 ) -> Comparison:
-    """Tell what of one shard is missing, up to date, stale, or not asked for any more.
+    """Return what of one shard is missing, up to date, stale, or not asked for any more.
 
     Args:
         wanted: Of `work_schema`.
-        committed: At least the columns ``row_id, page_index, prompt_id, row_key, status,
-            is_retryable, num_pages, num_frames`` of the shard's committed rows.
+        committed: The shard's committed rows, at least their `schema.KEY_COLUMNS`.
         recipe: See `keys.recipe_digest`.
         asked: The job's prompt ids; rows of other prompts stay as they are.
         is_fresh: Whether everything runs again.
         drops_vanished: Whether rows leave the table whose input is no longer there.
     """
-    retry = pc.fill_null(committed["is_retryable"], False)
-    is_final = pc.invert(pc.and_(pc.equal(committed["status"], "error"), retry))
-    # What stands twice (see `complete`) is answered again, which replaces both.
-    is_final = pc.and_(is_final, pc.invert(_is_doubled(committed)))
-    final = committed.filter(is_final) if not is_fresh else committed.slice(0, 0)
+    final = committed.filter(_is_final(committed)) if not is_fresh else committed.slice(0, 0)
     has_input = pc.is_in(committed["row_id"], pc.unique(wanted["row_id"]))
     is_asked = pc.is_in(committed["prompt_id"], pa.array(sorted(asked), pa.string()))
     is_concerned = pc.and_(has_input, is_asked)
     if drops_vanished:
         # What is concerned and not current leaves the table, and of these nothing is current.
         is_concerned = pc.or_(is_concerned, pc.invert(has_input))
-    concerned, staying = (committed.filter(m) for m in (is_concerned, pc.invert(is_concerned)))
+    concerned, staying = _divided(committed, is_concerned)
     gone = _answered_before(wanted, committed)
     if gone.num_rows:
         wanted = wanted.filter(pc.invert(is_among(wanted, gone)))
-    is_document = pc.is_null(wanted["row_key"])
-    simple, documents = wanted.filter(pc.invert(is_document)), wanted.filter(is_document)
-
-    known = pc.is_in(_identity(simple), _identity(final))
-    good = [_identity(simple.filter(known))]
-    missing = [simple.filter(pc.invert(known))]
+    documents, simple = _divided(wanted, pc.is_null(wanted["row_key"]))
+    known, unknown = _divided(simple, pc.is_in(_identity(simple), _identity(final)))
+    good, missing = [_identity(known)], [unknown]
     if documents.num_rows:
         unread, pages = _unread(documents, final, recipe)
         missing.append(unread)
@@ -88,12 +72,27 @@ def compare(
     is_current = pc.is_in(_identity(concerned), current)
     if gone.num_rows:
         is_current = pc.or_(is_current, is_among(without_pages(concerned), gone))
-    kept, stale = (concerned.filter(m) for m in (is_current, pc.invert(is_current)))
+    kept, stale = _divided(concerned, is_current)
     return Comparison(todo=pa.concat_tables(missing), kept=kept, stale=stale, staying=staying)
 
 
+def _divided(rows: pa.Table, mask: pa.ChunkedArray) -> tuple[pa.Table, pa.Table]:
+    """Return the rows for which a mask is true, and the others."""
+    return rows.filter(mask), rows.filter(pc.invert(mask))
+
+
+def _is_final(committed: pa.Table) -> pa.ChunkedArray:
+    """Return for each row whether it is answered for good: no error that may pass, no double.
+
+    What stands twice (see `run.completeness`) is answered again, which replaces both.
+    """
+    retry = pc.fill_null(committed["is_retryable"], False)
+    is_final = pc.invert(pc.and_(pc.equal(committed["status"], "error"), retry))
+    return pc.and_(is_final, pc.invert(_is_doubled(committed)))
+
+
 def _is_doubled(committed: pa.Table) -> pa.ChunkedArray:
-    """Tell for each row whether another one has its logical key."""
+    """Return for each row whether another one has its logical key."""
     key = logical_key(committed)
     if pc.count_distinct(key).as_py() == len(key):
         return pa.chunked_array([pa.repeat(pa.scalar(False), len(key))])
@@ -102,7 +101,7 @@ def _is_doubled(committed: pa.Table) -> pa.ChunkedArray:
 
 
 def _answered_before(wanted: pa.Table, committed: pa.Table) -> pa.Table:
-    """Give the work rows whose file is gone, but that were answered while it was there.
+    """Return the work rows whose file is gone, but that were answered while it was there.
 
     All that is committed of them stays, whatever runs again: there is nothing to replace it with.
     """
@@ -114,14 +113,14 @@ def _answered_before(wanted: pa.Table, committed: pa.Table) -> pa.Table:
 
 
 def _identity(rows: pa.Table) -> pa.ChunkedArray:
-    """Logical key and row key of each row as one binary value."""
+    """Return the logical key and row key of each row as one binary value."""
     return pc.binary_join_element_wise(
         logical_key(rows), pc.cast(rows["row_key"], pa.binary()), b"\x00"
     )
 
 
 def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table, pa.ChunkedArray]:
-    """Documents with pages that lack an answer, and the identities of the pages that have one.
+    """Return documents with pages that lack an answer, and identities of pages that have one.
 
     A committed page says how many pages its document has, so a complete one is never opened. A row
     without a page says that it could not be opened, which settles it until it changes; the pages
@@ -157,5 +156,5 @@ def _unread(documents: pa.Table, final: pa.Table, recipe: str) -> tuple[pa.Table
 
 
 def is_first_of_many(row: Mapping[str, Any]) -> bool:
-    """Tell whether a committed row is about the first of several pages of a TIFF, and no other."""
+    """Return whether a committed row is about the first page of a TIFF that has others."""
     return row["page_index"] is None and (row.get("num_frames") or 0) > 1

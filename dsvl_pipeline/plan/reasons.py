@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dsvl_pipeline import keys
-from dsvl_pipeline.plan.carried import AT
+from dsvl_pipeline.plan.committed import AT
 from dsvl_pipeline.plan.compare import Comparison, is_first_of_many
 from dsvl_pipeline.stages.rows import prompt_digest_of
 from dsvl_pipeline.table.schema import KEY_COLUMNS, logical_key
@@ -43,7 +43,7 @@ NOT_ASKED = "prompt not asked any more"
 def changed_parts(
     row: Mapping[str, Any], before: Mapping[str, Any], recipe: str
 ) -> tuple[str, ...]:
-    """Name what of content, prompt and recipe differs from that of a committed row.
+    """Return what of content, prompt and recipe differs from that of a committed row.
 
     Args:
         row: A work row.
@@ -73,7 +73,7 @@ def changed_parts(
 def reasons_to_run(
     compared: Comparison, committed: pa.Table, recipe: str
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """Give each work row that runs, and why.
+    """Yield each work row that runs, and why.
 
     Args:
         compared: Of one shard.
@@ -149,7 +149,7 @@ def _reason(row: Mapping[str, Any], before: Mapping[str, Any], recipe: str) -> s
 
 
 def _asked(rows: pa.Table) -> pa.ChunkedArray:
-    """Row id and prompt id of each row as one value."""
+    """Return row id and prompt id of each row as one value."""
     return logical_key(
         rows.select(["row_id", "prompt_id"]).append_column(
             "page_index", pa.nulls(rows.num_rows, pa.int32())

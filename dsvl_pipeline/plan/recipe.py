@@ -16,7 +16,7 @@ TRANSFORM = "1"
 def recipe_parts(
     job: JobConfig, model: Mapping[str, Any], ends: GenerationDefaults | None = None
 ) -> dict[str, Any]:
-    """What changes the results of every row; how documents are rendered is in their keys.
+    """Return what changes the results of every row; how documents are rendered is in their keys.
 
     Where a checkpoint lies does not, its bytes do. Drafts, graphs and shared prefixes do not: they
     change how long an answer takes. What ends answers is named only where generation_config.json

@@ -68,7 +68,7 @@ class Redrive:
     def narrow(
         self, wanted: pa.Table, committed: pa.Table, selected: pa.Table
     ) -> tuple[pa.Table, pa.Table, pa.Table]:
-        """Give the wanted rows that are selected, what is committed of them, and all else.
+        """Return the wanted rows that are selected, what is committed of them, and all else.
 
         What is committed of them comes as if it had failed. All else stays as it is: the same
         row's answers to other prompts, and a row whose file is gone.
@@ -109,7 +109,7 @@ def replacing(rows: pa.Table, answers: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def is_kept(stale: pa.Table, losses: pa.Table) -> pa.ChunkedArray:
-    """Tell which committed rows stay because their redrive failed.
+    """Return which committed rows stay because their redrive failed.
 
     Args:
         stale: Logical keys of what the redrive was to replace.

@@ -20,7 +20,7 @@ POSITION, LEAVES = "position", "leaves"
 def rewritten(
     path: str, rows: pa.Table, values: pa.Table | None, schema: pa.Schema, job: JobConfig
 ) -> list[pa.Table]:
-    """Give a part's rows in the table's schema, some of them with other carried values.
+    """Return a part's rows in the table's schema, some of them with other carried values.
 
     Rows that are about to leave come apart from them, as they stand: their values need not fit, and
     are still wanted if the run does not come to its end.
@@ -38,8 +38,7 @@ def rewritten(
     """
     if values is None:
         values = values_of(np.empty(0, np.int64), {}, np.empty(0, np.int64), pa.schema([]))
-    positions = values[POSITION].to_numpy()
-    leaves = values[LEAVES].to_numpy()
+    positions, leaves = values[POSITION].to_numpy(), values[LEAVES].to_numpy()
     stays = np.ones(rows.num_rows, bool)
     stays[positions[leaves]] = False
     is_old = stays.copy()
@@ -59,18 +58,22 @@ def rewritten(
             both = [column_of(old, field.name), column_of(new, CARRY + field.name)]
             both = [convert(column, field.type) for column in both]
         except pa.ArrowInvalid as error:
-            raise RunStoppedError(
-                f"{path}: its column {field.name!r} is {column_of(rows, field.name).type}, and "
-                f"not all of its values can be {field.type}, as the job has them now: {error}; "
-                "give the column another name"
-            ) from error
+            raise _unfit(path, rows, field, error) from error
         columns.append(pa.concat_arrays(both).take(pa.array(order[stays])))
     leaving = rows.filter(pa.array(~stays))
     return [pa.table(columns, schema=schema), *([leaving] if leaving.num_rows else [])]
 
 
+def _unfit(path: str, rows: pa.Table, field: pa.Field, error: Exception) -> RunStoppedError:
+    return RunStoppedError(
+        f"{path}: its column {field.name!r} is {column_of(rows, field.name).type}, and "
+        f"not all of its values can be {field.type}, as the job has them now: {error}; "
+        "give the column another name"
+    )
+
+
 def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Give new rows in the table's schema."""
+    """Return new rows in the table's schema."""
     if rows.schema.equals(schema):
         return rows
     columns = [convert(column_of(rows, field.name), field.type) for field in schema]
@@ -83,7 +86,7 @@ def values_of(
     leaving: NDArray[np.int64],
     carry: pa.Schema,
 ) -> pa.Table:
-    """Give what some rows of a part carry from now on, and which of its rows leave the table."""
+    """Return what some rows of a part carry from now on, and which of its rows leave the table."""
     leaves = np.repeat([False, True], [len(positions), len(leaving)])
     columns = {POSITION: np.concatenate([positions, leaving]), LEAVES: leaves}
     table = pa.table(columns)
@@ -94,7 +97,7 @@ def values_of(
 
 
 def take_rows(column: pa.ChunkedArray, places: NDArray[np.int64]) -> pa.Array:
-    """Take values of a column that may be too large for one array."""
+    """Return values of a column that may be too large for one array."""
     starts = np.cumsum([0, *map(len, column.chunks)])
     chunk_of = np.searchsorted(starts, places, side="right") - 1
     taken, order = [], []
@@ -109,7 +112,7 @@ def take_rows(column: pa.ChunkedArray, places: NDArray[np.int64]) -> pa.Array:
 
 
 def column_of(rows: pa.Table, name: str, num_rows: int | None = None) -> pa.Array:
-    """Give a column; nulls where there is none, as many as there are rows if nothing is said."""
+    """Return a column; nulls where there is none, as many as there are rows if nothing is said."""
     if name not in rows.column_names:
         return pa.nulls(rows.num_rows if num_rows is None else num_rows)
     return rows[name].combine_chunks()

@@ -57,10 +57,10 @@ class ShardPlan:
         num_final_errors: How many of them are error rows, which only ``--fresh`` computes again.
         num_staying: Rows of the table that nobody asks for any more.
         num_staying_errors: How many of them are error rows.
-        num_stale: Committed rows that this run replaces or drops.
-        stale_file: URI of a file of their logical keys (`read_stale`); None without any.
+        stale_file: URI of a file of the logical keys of the committed rows that this run replaces
+            or drops (`read_stale`); None without any.
         max_images: Most images in one row.
-        num_retried: How many of the stale rows are errors.
+        num_retried: How many of those rows are errors.
         num_changed: How many of the rows that need not run again carry other values now.
         rewrites: Parts to be written again for them, or for the types of their columns.
         values_files: URIs of files of what they carry (`carried.Found`), by group of parts.
@@ -75,7 +75,6 @@ class ShardPlan:
     num_final_errors: int
     num_staying: int
     num_staying_errors: int
-    num_stale: int
     stale_file: str | None
     max_images: int
     num_retried: int = 0
@@ -111,7 +110,6 @@ def plan_shard(shard: int, compared: Comparison, *, work_uri: str, work_key: byt
         num_final_errors=_num_errors(kept),
         num_staying=staying.num_rows,
         num_staying_errors=_num_errors(staying),
-        num_stale=compared.stale.num_rows,
         stale_file=stale_file,
         max_images=pc.max(sizes).as_py() or 0,
         num_retried=_num_errors(compared.stale),
@@ -140,7 +138,7 @@ def _write_work(todo: pa.Table, work_uri: str, work_key: bytes) -> Iterator[str]
 
 
 def num_shards_for(num_rows: int, num_beyond_limit: int = 0) -> int:
-    """Shards of a new table: each bounded, with room to grow by half.
+    """Return the number of shards of a new table: each bounded, with room to grow by half.
 
     Args:
         num_rows: Wanted by the run that makes the table.

@@ -92,7 +92,7 @@ class Spool:
         self._folder.cleanup()
 
     def shards(self, num_shards: int) -> Iterator[tuple[int, pa.Table]]:
-        """Each shard's wanted rows, none for some, one shard in memory at a time."""
+        """Yield each shard's wanted rows, none for some, one shard in memory at a time."""
         if num_shards == 1:
             yield 0, pq.read_table(self._all)
             return
@@ -139,7 +139,7 @@ class Spool:
                 self.num_rows += len(chunk)
 
     def _asks(self, row: Row) -> Iterator[dict[str, Any]]:
-        """One work row for each prompt, or one for a row that is bad as it stands."""
+        """Yield one work row for each prompt, or one for a row that is bad as it stands."""
         prompts = self._prompts
         if row.prompt is not None:
             own = {"prompt_id": "column", "prompt": row.prompt, "schema": None, "regex": None}
@@ -162,7 +162,7 @@ class Spool:
 
 
 def _chunks(rows: Iterable[dict[str, Any]], names: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
-    """Cut rows into chunks of a bounded number, and bounded where a manifest may have long texts.
+    """Yield rows in chunks of a bounded number, and size where a manifest may have long texts.
 
     Args:
         rows: Work rows.

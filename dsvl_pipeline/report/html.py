@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from dsvl_pipeline.codes import STATUSES
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.report.pictures import Source
 from dsvl_pipeline.store import objects
@@ -93,8 +94,7 @@ def _summary(uri: str, rows: Iterable[Mapping[str, Any]], *, num_left_out: int) 
     name = escape(objects.redact(uri))
     counts = Counter(row["status"] for row in rows)
     statuses = ", ".join(
-        f'<span class="{status}">{counts[status]:,} {status}</span>'
-        for status in ("ok", "degraded", "error")
+        f'<span class="{status}">{counts[status]:,} {status}</span>' for status in STATUSES
     )
     more = f"<p>Not shown here: {amount(num_left_out, 'more input')}.</p>\n" if num_left_out else ""
     return f"<title>{name}</title>\n<h1>{name}</h1>\n<p>Rows: {statuses}.</p>\n{more}"
@@ -135,7 +135,7 @@ def _pictures(rows: list[dict[str, Any]], picture: PictureLoader) -> str:
 
 
 def _sources(rows: list[dict[str, Any]]) -> Iterator[Source]:
-    """What was read for an input: under the prompt whose row says most of it."""
+    """Yield what was read for an input: under the prompt whose row says most of it."""
     row = max(rows, key=lambda row: len(row["source_sha256s"] or ()))
     digests = row["source_sha256s"] or ()
     # An id is no place to look for a picture, whatever it looks like.

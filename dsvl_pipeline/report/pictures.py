@@ -54,7 +54,7 @@ class RunPictures:
         self._renderer = DocumentRenderer(self._config)
 
     def read(self, source: Source) -> Image.Image | str:
-        """Give a picture, or say in a few words why there is none."""
+        """Return a picture, or say in a few words why there is none."""
         if source.sha256 is None:
             return "the run read none"
         if scheme_of(source.uri) != "file":
@@ -80,7 +80,7 @@ class RunPictures:
         self._renderer.close()
 
     def _reader(self, run_id: str | None) -> _Reader | str:
-        """Give a run's reader, or say why it has none."""
+        """Return a run's reader, or say why it has none."""
         name = run_id or ""
         if name not in self._readers:
             if len(self._readers) >= _MOST_RUNS:  # rows of one run mostly stand together

@@ -64,7 +64,7 @@ class Commits:
         self.stale = self.stale.filter(pc.invert(stays))
 
     def is_due(self, limit_s: float) -> bool:
-        """Tell whether the last commit is longer ago than a limit, or `COMMIT_EVERY_S`."""
+        """Return whether the last commit is longer ago than a limit, or `COMMIT_EVERY_S`."""
         return time.monotonic() - self._committed_s > min(COMMIT_EVERY_S, limit_s)
 
     def commit(self) -> list[Receipt]:
@@ -96,7 +96,7 @@ class Commits:
         return with_retries(do, uri=self._writer.uri, timeout_s=self._patience_s, stop=self._stop)
 
     def _commit(self) -> pa.Table:
-        """Commit, and give the stale rows that are left."""
+        """Commit; return the stale rows that are left."""
         superseded, left = self.stale, self.stale
         if self.stale.num_rows:
             keys = [part.read_keys(self._writer.uri, receipt.path) for receipt in self.receipts]

@@ -91,14 +91,14 @@ class ErrorLimits:
 
 
 class Stall:
-    """Tells when no row has finished for too long."""
+    """A watchdog: stops a run in which no row has finished for too long."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._moved_s = time.monotonic()
 
     def moved(self) -> None:
-        """Take down that something finished."""
+        """Record that something finished."""
         self._moved_s = time.monotonic()
 
     def check(self, waiting: Callable[[], str]) -> None:

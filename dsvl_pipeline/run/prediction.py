@@ -120,7 +120,7 @@ def predict(
 
 
 def measured_before(wanted: Wanted) -> Measured | None:
-    """Give the figures of the table's latest run of the same recipe that answered anything."""
+    """Return the figures of the table's latest run of the same recipe that answered anything."""
     try:
         for run in latest_runs(wanted.job.output.uri, _RUNS_LOOKED_AT):
             if run.recipe == wanted.recipe and run.figures and run.engine.get("up_s"):
@@ -146,7 +146,7 @@ def _of_run(run: RunManifest) -> Measured:
 
 
 def spread(rows: pa.Table, num_rows: int) -> pa.Table:
-    """Take at most some rows of a table, evenly spread over it."""
+    """Return at most some rows of a table, evenly spread over it."""
     places = np.linspace(0, rows.num_rows, min(num_rows, rows.num_rows), endpoint=False)
     return rows.take(pa.array(places.astype(np.int64)))
 

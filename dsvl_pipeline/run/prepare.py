@@ -18,26 +18,22 @@ import pyarrow as pa
 from dsvl_pipeline import keys
 from dsvl_pipeline.cluster import connect
 from dsvl_pipeline.cluster.connect import Scale
-from dsvl_pipeline.errors import AccessError, ConfigError, NotFoundError
+from dsvl_pipeline.errors import AccessError, NotFoundError
 from dsvl_pipeline.job.config import JobConfig
-from dsvl_pipeline.plan import carried, compare, shard_plan
 from dsvl_pipeline.plan.recipe import TRANSFORM
 from dsvl_pipeline.plan.redrive import Redrive
 from dsvl_pipeline.plan.shard_plan import ShardPlan
+from dsvl_pipeline.plan.spool import Spool
 from dsvl_pipeline.run import openlineage
-from dsvl_pipeline.run.wanted import drops_vanished, read_job, until
+from dsvl_pipeline.run.planning import Planning, work_folder
+from dsvl_pipeline.run.wanted import Wanted, read_job, until
 from dsvl_pipeline.sources.skips import Skipped
-from dsvl_pipeline.stages import work_files
 from dsvl_pipeline.stages.config import StageConfig
 from dsvl_pipeline.store import objects
 from dsvl_pipeline.store.retry import with_retries
-from dsvl_pipeline.store.uris import shown
-from dsvl_pipeline.table.failures import read_selected
+from dsvl_pipeline.table.columns import COLUMNS
 from dsvl_pipeline.table.format import read_format
-from dsvl_pipeline.table.history import near_rows
 from dsvl_pipeline.table.lineage import RunManifest, RunStatus, known_run, write_run
-from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
-from dsvl_pipeline.table.snapshot import Snapshot
 from dsvl_pipeline.table.writer import TableWriter
 
 _PACKAGES = (
@@ -102,7 +98,7 @@ class Prepared:
         *,
         stop: threading.Event,
     ) -> None:
-        """Say how the run ended; after a good end nothing but the table stays behind.
+        """Write down how the run ended; after a good end nothing but the table stays behind.
 
         Raises:
             LeaseError: Another driver has taken over.
@@ -130,7 +126,7 @@ class Prepared:
 
     def _finish(self) -> None:
         # Those of runs that were killed, too: whoever holds the lease is the only driver.
-        work_files = (found.uri for found in objects.list_objects(_work(self.writer.uri)))
+        work_files = (found.uri for found in objects.list_objects(work_folder(self.writer.uri)))
         self.writer.finish(work_files)
 
     def _with_owed(self, rows_expected: Mapping[int, int]) -> Mapping[int, int]:
@@ -139,13 +135,13 @@ class Prepared:
         return {shard: max(rows, self.owed.get(shard, 0)) for shard, rows in rows_expected.items()}
 
     def _prompt_ids(self) -> tuple[str, ...]:
-        """What every document of the table was asked; unknown where rows of other inputs stay."""
+        """Return what every document was asked; nothing where rows of other inputs stay."""
         if any(shard.num_staying for shard in self.shards):
             return ()
         return tuple(prompt.id for prompt in self.config.job.prompts)
 
     def close(self) -> None:
-        """Give the lease back, however the run ended."""
+        """Release the lease, however the run ended."""
         self.writer.close()
 
 
@@ -170,88 +166,37 @@ def prepare(
     if redrive is not None:
         redrive.check(job)
     wanted = read_job(job, stop=stop)
-    job, recipe = wanted.job, wanted.recipe
     # Whose rows and keys they are.
     base = wanted if redrive is None else read_job(redrive.base, stop=stop)
     spool = base.spool(itertools.islice(base.rows, limit))
     try:
-        run_id, work_key = uuid.uuid4().hex[:16], work_files.new_key()
+        run_id = uuid.uuid4().hex[:16]
+        writer = _open_table(wanted, base, spool, run_id)
         try:
-            num_shards = read_format(job.output.uri).num_shards
-        except (NotFoundError, AccessError):  # the writer says which setting is wrong
-            num_shards = base.num_shards(spool)
-        writer = TableWriter.open(
-            job.output.uri, num_shards=num_shards, run_id=run_id, recipe=recipe
-        )
-        try:
-            shards, unknown = [], redrive.named_rows if redrive else frozenset()
-            found: list[carried.Found] = []
-            for shard, rows in until(stop, spool.shards(writer.num_shards)):
-                there = carried.read_committed(writer.snapshot, shard, KEY_COLUMNS)
-                committed = there.rows
-                others = committed.slice(0, 0)
-                if redrive is not None:
-                    selected = read_selected(writer.snapshot, shard, redrive.selection)
-                    unknown = unknown.difference(selected["row_id"].to_pylist())
-                    rows, committed, others = redrive.narrow(rows, committed, selected)
-                compared = compare.compare(
-                    rows,
-                    committed,
-                    recipe=base.recipe,
-                    asked=base.asked,
-                    is_fresh=is_fresh,
-                    drops_vanished=redrive is None and drops_vanished(job, limit),
-                )
-                staying = pa.concat_tables([compared.staying, others])
-                compared = replace(compared, staying=staying)
-                work_uri = objects.join(_work(writer.uri), f"{run_id}-{shard:05d}")
-                values_files = dict[int, str]()
-                save = functools.partial(_save, values_files, work_uri, work_key)
-                of_shard = base.find_carried(
-                    there, rows, compared, is_redrive=redrive is not None, save=save
-                )
-                found.append(of_shard.without_rows())
-                shards.append(
-                    replace(
-                        shard_plan.plan_shard(
-                            shard, compared, work_uri=work_uri, work_key=work_key
-                        ),
-                        num_changed=of_shard.num_changed,
-                        values_files=values_files,
-                    )
-                )
-            schema = carried.table_schema(base.schema, found)
-            is_partial = limit is not None or redrive is not None
-            shards = [
-                replace(shard, rewrites=carried.rewrites(one, schema, is_partial=is_partial))
-                for shard, one in zip(shards, found, strict=True)
-            ]
-            if unknown:
-                named = (_with_hint(writer.snapshot, row_id) for row_id in sorted(unknown)[:3])
-                raise ConfigError(
-                    f"redrive: the table has no row {', '.join(named)}; "
-                    "a row's id is that of its manifest, or the URI of its file, as `dsvl export` "
-                    "shows it"
-                )
-            manifest = RunManifest(
-                run_id=run_id,
-                plan_id=keys.recipe_digest({"recipe": recipe, "rows": spool.digest}),
-                status="running",
-                started_at=_now(),
-                recipe=recipe,
-                recipe_parts=wanted.recipe_parts,
-                job=job.model_dump(mode="json"),
-                job_digest=keys.recipe_digest(job.model_dump(mode="json")),
-                model=wanted.model,
-                versions=_versions(),
+            planning = Planning(
+                base, writer, run_id, limit=limit, is_fresh=is_fresh, redrive=redrive
             )
-            write_run(writer.uri, manifest)
-            openlineage.emit(writer.uri, manifest)
+            return _planned(wanted, base, spool, planning, writer, stop)
         except BaseException:
             writer.close()
             raise
     finally:
         spool.close()
+
+
+def _planned(
+    wanted: Wanted,
+    base: Wanted,
+    spool: Spool,
+    planning: Planning,
+    writer: TableWriter,
+    stop: threading.Event,
+) -> Prepared:
+    """Plan each shard, and tell the table of the run."""
+    shards, schema = planning.plan(until(stop, spool.shards(writer.num_shards)))
+    manifest = _manifest(wanted, planning.run_id, spool.digest)
+    write_run(writer.uri, manifest)
+    openlineage.emit(writer.uri, manifest)
     return Prepared(
         config=StageConfig(
             job=wanted.pinned_job,
@@ -266,38 +211,46 @@ def prepare(
         skipped=base.source.skipped,
         schema=schema,
         warnings=wanted.warnings,
-        owed=_owed(writer) if is_partial else {},
+        owed=_owed(writer) if planning.is_partial else {},
+    )
+
+
+def _open_table(wanted: Wanted, base: Wanted, spool: Spool, run_id: str) -> TableWriter:
+    uri = wanted.job.output.uri
+    try:
+        num_shards = read_format(uri).num_shards
+    except (NotFoundError, AccessError):  # the writer says which setting is wrong
+        num_shards = base.num_shards(spool)
+    return TableWriter.open(uri, num_shards=num_shards, run_id=run_id, recipe=wanted.recipe)
+
+
+def _manifest(wanted: Wanted, run_id: str, rows_digest: str) -> RunManifest:
+    job = wanted.job.model_dump(mode="json")
+    return RunManifest(
+        run_id=run_id,
+        plan_id=keys.recipe_digest({"recipe": wanted.recipe, "rows": rows_digest}),
+        status="running",
+        started_at=_now(),
+        recipe=wanted.recipe,
+        recipe_parts=wanted.recipe_parts,
+        job=job,
+        job_digest=keys.recipe_digest(job),
+        model=wanted.model,
+        versions=_versions(),
     )
 
 
 def _owed(writer: TableWriter) -> Mapping[int, int] | None:
-    """Give the rows that each shard must hold by word of the run before this one, if it can say."""
+    """Return how many rows each shard must hold, if the run before this one can say."""
     if writer.run_before is None:
         return {}
     run = known_run(writer.uri, writer.run_before)
     return run.rows_expected or None if run is not None and run.status == "done" else None
 
 
-def _with_hint(snapshot: Snapshot, row_id: str) -> str:
-    near = near_rows(snapshot, row_id).strip()
-    return f"{shown(row_id)} ({near})" if near else shown(row_id)
-
-
-def _save(
-    files: dict[int, str], work_uri: str, work_key: bytes, group: int, values: pa.Table
-) -> None:
-    """Write what rows of a group of parts carry from now on, and note where."""
-    files[group] = f"{work_uri}-values-{group:06d}.parquet"
-    work_files.write(files[group], values, work_key)
-
-
-def _work(table_uri: str) -> str:
-    return objects.join(table_uri, "_dsvl", "plan")
-
-
 def _lineage(manifest: RunManifest) -> dict[str, Any]:
-    """The output columns that are the same in every row of a run."""
-    columns = {
+    """Return the output columns that are the same in every row of a run."""
+    values = {
         **manifest.model,
         "transform": TRANSFORM,
         "recipe": manifest.recipe,
@@ -305,8 +258,7 @@ def _lineage(manifest: RunManifest) -> dict[str, Any]:
         "run_id": manifest.run_id,
         "code_version": manifest.versions.get("dsvl-pipeline"),
     }
-    known = output_schema().names
-    return {name: value for name, value in columns.items() if name in known}
+    return {one.name: values[one.name] for one in COLUMNS if "run" in one.filled}
 
 
 def _versions() -> dict[str, str]:

@@ -5,29 +5,25 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dsvl_pipeline import keys
 from dsvl_pipeline.cluster import connect
-from dsvl_pipeline.errors import ConfigError, NotFoundError
+from dsvl_pipeline.errors import NotFoundError
 from dsvl_pipeline.job.config import JobConfig
-from dsvl_pipeline.plan import carried, compare, reasons
+from dsvl_pipeline.plan import carried, reasons
+from dsvl_pipeline.plan.committed import read_committed
 from dsvl_pipeline.plan.compare import Comparison
 from dsvl_pipeline.run import prediction
 from dsvl_pipeline.run.prediction import Measured, Prediction
-from dsvl_pipeline.run.wanted import Wanted, drops_vanished, read_job
+from dsvl_pipeline.run.wanted import Wanted, read_job
 from dsvl_pipeline.sources.skips import Skipped
 from dsvl_pipeline.table.format import read_format
-from dsvl_pipeline.table.lineage import known_run
 from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.snapshot import Snapshot
-from dsvl_pipeline.table.writer import refuse_strangers
-from dsvl_pipeline.wording import hint
+from dsvl_pipeline.table.writer import refuse_foreign_place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,25 +56,6 @@ class Preview:
     skipped: tuple[Skipped, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
-    """Why one row would run under one prompt, or would not.
-
-    Attributes:
-        prompt_id: Which prompt; empty for a row that is bad as it stands.
-        pages: Pages that this is about; none for images.
-        is_run: Whether it would run.
-        reason: In a few words.
-        details: What differs, or what the committed row says.
-    """
-
-    prompt_id: str
-    pages: tuple[int, ...]
-    is_run: bool
-    reason: str
-    details: tuple[str, ...]
-
-
 def preview(
     job: JobConfig, *, limit: int | None = None, fresh: bool = False, sample: int = 0
 ) -> Preview:
@@ -97,225 +74,109 @@ def preview(
     """
     if sample:
         connect.check_packages(job)
-    wanted = read_job(job, stop=threading.Event())
+    wanted, is_partial = read_job(job, stop=threading.Event()), limit is not None
     spool = wanted.spool(itertools.islice(wanted.rows, limit))
     try:
-        snapshot, num_shards = _table(wanted.job.output.uri)
+        snapshot, num_shards = table_or_empty(wanted.job.output.uri)
         num_shards = num_shards or wanted.num_shards(spool)
-        to_run, to_keep = Counter[str](), Counter[str]()
-        num_replaced = num_dropped = num_shards_to_run = 0
-        unread = Counter[str]()
-        samples, carry = list[pa.Table](), list[carried.Found]()
+        counts, carry = _Counts(sample=-(-sample // num_shards)), list[carried.Found]()
         for shard, rows in spool.shards(num_shards):
-            there = carried.read_committed(snapshot, shard, reasons.EXPLAINING_COLUMNS)
-            compared = _compare(wanted, rows, there.rows, limit=limit, fresh=fresh)
-            found = reasons.reasons_to_run(compared, there.rows, wanted.recipe)
-            to_run.update(reason for _, reason in found)
-            of_shard = wanted.find_carried(there, rows, compared)
-            carry.append(of_shard.without_rows())
-            to_keep.update(reasons.count_to_keep(compared, rows, of_shard.changed))
-            stale = compared.stale
-            has_input = pc.is_in(stale["row_id"], pc.unique(rows["row_id"]))
-            num_here = pc.sum(has_input).as_py() or 0
-            num_replaced += num_here
-            num_dropped += stale.num_rows - num_here
-            files = compared.todo.filter(pc.is_null(compared.todo["row_key"]))
-            for kind in ("document", "tiff"):
-                of_kind = files.filter(pc.equal(files["kind"], kind))
-                unread[kind] += pc.count_distinct(of_kind["row_id"]).as_py()
-            num_shards_to_run += bool(compared.todo.num_rows)
-            samples.append(prediction.spread(compared.todo, -(-sample // num_shards)))
+            there = read_committed(snapshot, shard, reasons.EXPLAINING_COLUMNS)
+            compared = wanted.compare(rows, there.rows, is_fresh=fresh, is_partial=is_partial)
+            found = wanted.find_carried(there, rows, compared)
+            carry.append(found.without_rows())
+            counts.add(wanted.recipe, rows, there.rows, compared, found)
     finally:
         spool.close()
-    schema = carried.table_schema(wanted.schema, carry)
-    measured: Measured | None = None
-    if num_shards_to_run and sample:
-        measured = prediction.measure(wanted, prediction.spread(pa.concat_tables(samples), sample))
-    elif num_shards_to_run:
-        measured = prediction.measured_before(wanted)
     return Preview(
-        to_run=dict(to_run.most_common()),
-        num_documents=unread["document"],
-        num_tiffs=unread["tiff"],
-        to_keep=dict(to_keep.most_common()),
-        num_replaced=num_replaced,
-        num_dropped=num_dropped,
+        to_run=dict(counts.to_run.most_common()),
+        num_documents=counts.unread["document"],
+        num_tiffs=counts.unread["tiff"],
+        to_keep=dict(counts.to_keep.most_common()),
+        num_replaced=counts.num_replaced,
+        num_dropped=counts.num_dropped,
         num_shards=num_shards,
-        num_rewritten_parts=sum(
-            len(carried.rewrites(one, schema, is_partial=limit is not None)) for one in carry
-        ),
-        prediction=None
-        if measured is None
-        else prediction.predict(
-            measured,
-            num_inputs=to_run.total(),
-            num_shards=num_shards_to_run,
-            replicas=wanted.scale.replicas,
-            has_gpu=wanted.scale.num_gpus > 0,
-            cluster=wanted.job.cluster,
-        ),
+        num_rewritten_parts=_num_rewritten(wanted, carry, is_partial=is_partial),
+        prediction=_prediction(wanted, counts, sample),
         skipped=wanted.source.skipped,
     )
 
 
-def explain(job: JobConfig, row_id: str, *, fresh: bool = False) -> list[Explanation]:
-    """Say why a row would run or not, under each of its prompts.
+@dataclass(slots=True, kw_only=True)
+class _Counts:
+    """What the shards of a preview add up to.
 
-    Raises:
-        ConfigError: The job is wrong, or neither its input nor its table has such a row.
+    Attributes:
+        sample: Most rows to take of each shard for a prediction.
+        unread: Documents and TIFFs to run, by kind.
+        num_shards_to_run: Shards with something to answer.
+        samples: Work rows of each shard, evenly spread.
+
+    The others are those of `Preview`.
     """
-    wanted = read_job(job, stop=threading.Event())
-    spool = wanted.spool(row for row in wanted.rows if row.row_id == row_id)
-    try:
-        snapshot, num_shards = _table(wanted.job.output.uri)
-        shard = keys.shard_of(row_id, num_shards or 1)
-        ((_, rows),) = spool.shards(1)
-    finally:
-        spool.close()
-    there = _committed(snapshot, shard, row_id)
-    committed = there.rows
-    skipped = () if rows.num_rows else tuple(_of_those_skipped(wanted, row_id))
-    if not (rows.num_rows or committed.num_rows or skipped):
-        near = hint(row_id, (row.row_id for row in wanted.source.rows()))
-        raise ConfigError(
-            f"--explain {row_id}: neither the job's input nor its table has a row of this id; "
-            f"{near}it is the id column of the manifest, or the URI of the file, as `dsvl export` "
-            "shows it"
-        )
-    compared = _compare(wanted, rows, committed, limit=None, fresh=fresh)
-    found = wanted.find_carried(there, rows, compared)
-    changes: tuple[str, ...] = ()
-    if len(found.changed):
-        before = there.users_row(int(found.changed[0]))
-        changes = tuple(carried.changes(before, rows.slice(0, 1), wanted.job.fields))
-    return [
-        *skipped,
-        *_of_those_to_run(wanted, compared, committed, job.output.uri),
-        *_of_those_to_keep(compared, rows, found, changes),
-        *_of_those_to_drop(compared, rows),
-    ]
+
+    sample: int
+    to_run: Counter[str] = field(default_factory=Counter)
+    to_keep: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
+    num_replaced: int = 0
+    num_dropped: int = 0
+    num_shards_to_run: int = 0
+    samples: list[pa.Table] = field(default_factory=list)
+
+    def add(
+        self,
+        recipe: str,
+        rows: pa.Table,
+        committed: pa.Table,
+        compared: Comparison,
+        found: carried.Found,
+    ) -> None:
+        """Count one shard."""
+        reasons_to_run = reasons.reasons_to_run(compared, committed, recipe)
+        self.to_run.update(reason for _, reason in reasons_to_run)
+        self.to_keep.update(reasons.count_to_keep(compared, rows, found.changed))
+        todo, stale = compared.todo, compared.stale
+        has_input = pc.is_in(stale["row_id"], pc.unique(rows["row_id"]))
+        num_replaced = pc.sum(has_input).as_py() or 0
+        self.num_replaced += num_replaced
+        self.num_dropped += stale.num_rows - num_replaced
+        files = todo.filter(pc.is_null(todo["row_key"]))
+        for kind in ("document", "tiff"):
+            of_kind = files.filter(pc.equal(files["kind"], kind))
+            self.unread[kind] += pc.count_distinct(of_kind["row_id"]).as_py()
+        self.num_shards_to_run += bool(todo.num_rows)
+        self.samples.append(prediction.spread(todo, self.sample))
 
 
-def _of_those_skipped(wanted: Wanted, name: str) -> Iterator[Explanation]:
-    for setting, reason, uri in wanted.source.why_skipped(name):
-        yield Explanation(
-            prompt_id="",
-            pages=(),
-            is_run=False,
-            reason=f"{setting} skips it: {reason}",
-            details=() if uri == name else (uri,),
-        )
+def _num_rewritten(wanted: Wanted, found: list[carried.Found], *, is_partial: bool) -> int:
+    schema = carried.table_schema(wanted.schema, found)
+    return sum(len(carried.rewrites(one, schema, is_partial=is_partial)) for one in found)
 
 
-def _table(uri: str) -> tuple[Snapshot, int | None]:
-    """The table as it is, and its number of shards; None if there is no table yet."""
+def _prediction(wanted: Wanted, counts: _Counts, sample: int) -> Prediction | None:
+    measured: Measured | None = None
+    if counts.num_shards_to_run and sample:
+        todo = prediction.spread(pa.concat_tables(counts.samples), sample)
+        measured = prediction.measure(wanted, todo)
+    elif counts.num_shards_to_run:
+        measured = prediction.measured_before(wanted)
+    if measured is None:
+        return None
+    return prediction.predict(
+        measured,
+        num_inputs=counts.to_run.total(),
+        num_shards=counts.num_shards_to_run,
+        replicas=wanted.scale.replicas,
+        has_gpu=wanted.scale.num_gpus > 0,
+        cluster=wanted.job.cluster,
+    )
+
+
+def table_or_empty(uri: str) -> tuple[Snapshot, int | None]:
+    """Return a table as it is, and its number of shards; None where there is no table yet."""
     try:
         return read_snapshot(uri), read_format(uri).num_shards
     except NotFoundError:
-        refuse_strangers(uri)  # as a run would
+        refuse_foreign_place(uri)  # as a run would
         return Snapshot(uri=uri, parts={}), None
-
-
-def _committed(snapshot: Snapshot, shard: int, row_id: str) -> carried.Committed:
-    """What is committed of one row, read part by part: a shard may be large."""
-    columns = (*reasons.EXPLAINING_COLUMNS, "error_code", "run_id", "produced_at")
-    return carried.read_committed(snapshot, shard, columns, row_id)
-
-
-def _compare(
-    wanted: Wanted, rows: pa.Table, committed: pa.Table, *, limit: int | None, fresh: bool
-) -> Comparison:
-    return compare.compare(
-        rows,
-        committed,
-        recipe=wanted.recipe,
-        asked=wanted.asked,
-        is_fresh=fresh,
-        drops_vanished=drops_vanished(wanted.job, limit),
-    )
-
-
-def _of_those_to_run(
-    wanted: Wanted, compared: Comparison, committed: pa.Table, uri: str
-) -> Iterator[Explanation]:
-    before = {row["prompt_id"]: row for row in reversed(committed.to_pylist())}
-    for row, reason in reasons.reasons_to_run(compared, committed, wanted.recipe):
-        old = before.get(row["prompt_id"])
-        details = []
-        if old is not None:
-            details.append(_committed_as(old))
-            if old["recipe"] not in (None, wanted.recipe):
-                details.extend(_recipe_changes(uri, old["run_id"], wanted.recipe_parts))
-        if row["done_pages"]:
-            done = ", ".join(str(page + 1) for page in row["done_pages"])
-            details.append(f"up to date are its pages {done}")
-        if row["kind"] == "tiff":
-            details.append("a TIFF: a row for each of its pages, which a run counts")
-        if row["error_message"] is not None:
-            details.append(f"it becomes an error row: {row['error_message']}")
-        yield Explanation(
-            prompt_id=row["prompt_id"], pages=(), is_run=True, reason=reason, details=tuple(details)
-        )
-
-
-def _of_those_to_keep(
-    compared: Comparison, rows: pa.Table, found: carried.Found, changes: tuple[str, ...]
-) -> Iterator[Explanation]:
-    for kept in (compared.kept, compared.staying):
-        for prompt_id in pc.unique(kept["prompt_id"]).to_pylist():
-            of_prompt = kept.filter(pc.equal(kept["prompt_id"], prompt_id))
-            nothing = kept.slice(0, 0)
-            is_kept = kept is compared.kept
-            one = Comparison(
-                todo=compared.todo.slice(0, 0),
-                kept=of_prompt if is_kept else nothing,
-                stale=nothing,
-                staying=nothing if is_kept else of_prompt,
-            )
-            for reason in reasons.count_to_keep(one, rows, found.changed):
-                told = changes if reason == reasons.CARRIED else ()
-                yield _not_run(of_prompt, f"kept: {reason}", told)
-
-
-def _of_those_to_drop(compared: Comparison, rows: pa.Table) -> Iterator[Explanation]:
-    if not rows.num_rows and compared.stale.num_rows:
-        yield _not_run(compared.stale, "dropped: not in this input, and output.vanished is drop")
-
-
-def _not_run(committed: pa.Table, reason: str, changes: tuple[str, ...] = ()) -> Explanation:
-    pages = sorted(page for page in committed["page_index"].to_pylist() if page is not None)
-    return Explanation(
-        prompt_id=committed["prompt_id"][0].as_py(),
-        pages=tuple(pages),
-        is_run=False,
-        reason=reason,
-        details=(_committed_as(committed.slice(0, 1).to_pylist()[0]), *changes),
-    )
-
-
-def _committed_as(row: dict[str, Any]) -> str:
-    status = row["status"] if row["error_code"] is None else f"{row['status']} {row['error_code']}"
-    when = f" at {row['produced_at']:%Y-%m-%d %H:%M} UTC" if row["produced_at"] else ""
-    return f"committed as {status} by run {row['run_id']}{when}"
-
-
-def _recipe_changes(uri: str, run_id: str | None, now: dict[str, Any]) -> Iterator[str]:
-    """Name the settings that differ between a committed row's recipe and the one of now."""
-    run = known_run(uri, run_id)
-    if run is None or not run.recipe_parts:
-        yield "what of the recipe changed is unknown: the run that made the row left no manifest"
-        return
-    old, new = _flat(run.recipe_parts), _flat(now)
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name) and (name in old or new[name] is not None):
-            yield f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
-
-
-def _flat(parts: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(parts, dict):
-        # A manifest comes back from JSON, which has lists only.
-        return {prefix: list(parts) if isinstance(parts, tuple) else parts}
-    flat: dict[str, Any] = {}
-    for name, value in parts.items():
-        flat |= _flat(value, f"{prefix}.{name}" if prefix else name)
-    return flat

@@ -86,7 +86,7 @@ def _run_shards(prepared: Prepared, progress: Tracker, stop: threading.Event) ->
 
 
 def _figures(prepared: Prepared, progress: Tracker) -> dict[str, float]:
-    """What `prediction` needs to know of this run; nothing unless all that was planned was done."""
+    """Return what `prediction` needs of this run; nothing unless all of the plan was done."""
     inputs = sum(shard.num_rows for shard in prepared.shards)
     if not inputs or progress.remaining:
         return {}
@@ -100,7 +100,7 @@ def _figures(prepared: Prepared, progress: Tracker) -> dict[str, float]:
 
 
 def _num_orphans(prepared: Prepared) -> int:
-    """Parts that killed runs left; the plan asked the store for much more than this."""
+    """Count parts that killed runs left; the plan asked the store for much more than this."""
     try:
         return sum(1 for _ in unlogged(list_parts(prepared.writer.uri), prepared.writer.snapshot))
     except DsvlError:  # a number is no reason for a run to fail

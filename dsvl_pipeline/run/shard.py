@@ -13,7 +13,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from dsvl_pipeline.cluster import graph, stream
-from dsvl_pipeline.cluster.drain import Drains
+from dsvl_pipeline.cluster.drain import DrainingNodes
 from dsvl_pipeline.cluster.part_tasks import Block, PartTasks, Target, WrittenPart
 from dsvl_pipeline.cluster.ray_errors import explaining
 from dsvl_pipeline.errors import DsvlError, RunStoppedError
@@ -69,14 +69,14 @@ class OpenPart:
         self.blocks.append(block)
         self.num_rows += num_rows
 
-    def is_due(self, output: OutputConfig, drains: Drains) -> bool:
-        """Tell whether the part is full or old enough, or in danger where it lies."""
+    def is_due(self, output: OutputConfig, draining: DrainingNodes) -> bool:
+        """Return whether the part is full or old enough, or in danger where it lies."""
         age_s = time.monotonic() - self.since_s
         # Half of the time for the part to fill, a quarter each to write it and for its commit.
         return (
             self.num_rows >= output.rows_per_part
             or (bool(self.blocks) and age_s >= output.seconds_per_part / 2)
-            or (age_s >= _SAVE_EVERY_S and drains.hold(self.blocks))
+            or (age_s >= _SAVE_EVERY_S and draining.hold(self.blocks))
         )
 
 
@@ -112,7 +112,7 @@ class ShardRun:
         self._watch = watch
         self._limits = limits
         self._stall = Stall(job.limits.stall_timeout_s)
-        self._drains = Drains()
+        self._draining = DrainingNodes()
         self._open = OpenPart()
         self._num_rows = self._num_losses = 0
         patience_s = job.limits.store_patience_s
@@ -171,7 +171,7 @@ class ShardRun:
         self._stall.moved()  # the last of them may have taken long
 
     def _check_complete(self) -> None:
-        """Make sure that nothing was lost or doubled on its way through the graph.
+        """Check that nothing was lost or doubled on its way through the graph.
 
         Raises:
             RunStoppedError: Something was.
@@ -213,7 +213,7 @@ class ShardRun:
                 if blocks:
                     self._stall.moved()
                 self._stall.check(running.waiting)
-                self._drains.look()
+                self._draining.look()
                 self._advance()
                 self._limits.check()
                 self._watch.look(running)
@@ -222,7 +222,7 @@ class ShardRun:
     def _advance(self) -> None:
         """Do what is due: start a part, take receipts, commit."""
         output = self._prepared.config.job.output
-        if self._open.is_due(output, self._drains):
+        if self._open.is_due(output, self._draining):
             self._start_part()
         if self._parts.num_running:
             self._take(self._parts.ready(0))
@@ -235,7 +235,7 @@ class ShardRun:
             self._commit()
 
     def _flush(self) -> None:
-        """Bring into the table what is complete.
+        """Commit what is complete.
 
         Raises:
             RunStoppedError: A part was not written in time.

@@ -24,7 +24,7 @@ class Stop(threading.Event):
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """An event that Ctrl-C and SIGTERM set; the second Ctrl-C interrupts at once."""
+    """Yield an event that Ctrl-C and SIGTERM set; the second Ctrl-C interrupts at once."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -20,6 +20,8 @@ from dsvl_pipeline.job.inputs import DocumentConfig
 from dsvl_pipeline.job.places import absolute
 from dsvl_pipeline.model.generation_defaults import read_generation_config
 from dsvl_pipeline.plan import carried, compare, shard_plan
+from dsvl_pipeline.plan.committed import Committed
+from dsvl_pipeline.plan.compare import Comparison
 from dsvl_pipeline.plan.recipe import recipe_parts
 from dsvl_pipeline.plan.spool import Spool
 from dsvl_pipeline.records import Row
@@ -85,14 +87,30 @@ class Wanted:
         """Of the rows that the job answers."""
         return output_schema(self.carry_schema, self.job.fields)
 
+    def compare(
+        self, rows: pa.Table, committed: pa.Table, *, is_fresh: bool, is_partial: bool
+    ) -> Comparison:
+        """Compare wanted rows of one shard with committed ones, as `compare.compare`.
+
+        Args:
+            rows: Of `rows.work_schema`.
+            committed: What is committed of the shard.
+            is_fresh: Whether everything runs again.
+            is_partial: Whether not all input was read, so that nothing counts as vanished.
+        """
+        return compare.compare(
+            rows,
+            committed,
+            recipe=self.recipe,
+            asked=self.asked,
+            is_fresh=is_fresh,
+            drops_vanished=self.job.output.vanished == "drop" and not is_partial,
+        )
+
     def find_carried(
-        self,
-        committed: carried.Committed,
-        rows: pa.Table,
-        compared: compare.Comparison,
-        **how: Any,
+        self, committed: Committed, rows: pa.Table, compared: Comparison, **how: Any
     ) -> carried.Found:
-        """See `carried.find`."""
+        """Find what does not carry what it should, as `carried.find`."""
         return carried.find(
             committed, rows, compared, carry=self.carry_schema, fields=self.job.fields, **how
         )
@@ -101,7 +119,7 @@ class Wanted:
         return Spool(rows, self.job.prompts, self.recipe, self.carry_schema)
 
     def num_shards(self, spool: Spool) -> int:
-        """Shards of the table, if it is a new one; reads on where a limited run stopped."""
+        """Return the shards of a new table; reads on where a limited run stopped."""
         if self.job.output.num_shards != "auto":
             return self.job.output.num_shards
         beyond = itertools.islice(self.rows, shard_plan.MOST_COUNTED_BEYOND_LIMIT)
@@ -139,13 +157,8 @@ def read_job(job: JobConfig, *, stop: threading.Event) -> Wanted:
     )
 
 
-def drops_vanished(job: JobConfig, limit: int | None) -> bool:
-    """Tell whether rows without an input leave the table: not if not all input was read."""
-    return job.output.vanished == "drop" and limit is None
-
-
 def until(stop: threading.Event, items: Iterable[T]) -> Iterator[T]:
-    """Give items until a signal has come.
+    """Yield items until a signal has come.
 
     Raises:
         RunStoppedError: One has.
@@ -157,7 +170,7 @@ def until(stop: threading.Event, items: Iterable[T]) -> Iterator[T]:
 
 
 def _rendered(rows: Iterable[Row], config: DocumentConfig) -> Iterator[Row]:
-    """Let the content of documents be that of their pages: other pixels are other pages."""
+    """Yield rows with the content of documents as rendered: other pixels are other pages."""
     for row in rows:
         if row.kind == "document" and row.content_id:
             content_id = keys.content_id_rendered(
@@ -168,7 +181,7 @@ def _rendered(rows: Iterable[Row], config: DocumentConfig) -> Iterator[Row]:
 
 
 def _model(job: JobConfig, checkpoint: Path, scale: Scale) -> dict[str, str | None]:
-    """What answers, as lineage names it."""
+    """Return what answers, as lineage names it."""
     is_fake = job.engine.kind == "fake"
     return {
         "model": "fake" if is_fake else job.model.checkpoint,

@@ -51,7 +51,7 @@ class EngineWatch:
             self._measure(())
 
     def close(self) -> None:
-        """Let the ledger go."""
+        """End the ledger."""
         self.reports.close()
 
     def _measure(self, stages: Iterable[StageState]) -> None:

@@ -26,7 +26,7 @@ def output_rows(
     device: str,
     attempt: int,
 ) -> pa.Table:
-    """The output rows: what was asked, what came back, and this run's lineage."""
+    """Return the output rows: what was asked, what came back, and this run's lineage."""
     carry = pa.schema(
         [f.with_name(f.name.removeprefix(CARRY)) for f in rows.schema if f.name.startswith(CARRY)]
     )
@@ -60,7 +60,7 @@ def output_rows(
 
 
 def _defect(row: dict[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
-    """What a page's own defect makes of an answer to it; what is wrong with that is told as well.
+    """Return what a page's own defect makes of an answer to it, whose own defect is told as well.
 
     An answer that is cut, or repeats itself, says so in its ``finish_reason`` too.
     """
@@ -82,7 +82,7 @@ _LOOPS = {
 
 
 def _typed(text: str, fields: Mapping[str, FieldType]) -> dict[str, Any]:
-    """The columns for an answer's fields.
+    """Return the columns for an answer's fields.
 
     An answer that was ended by a stop text, or whose numbers are larger than a column can hold,
     is degraded, and its fields stay empty.
@@ -98,7 +98,7 @@ def _typed(text: str, fields: Mapping[str, FieldType]) -> dict[str, Any]:
 
 
 def _logprobs(completion: Completion) -> dict[str, Any]:
-    """The columns for how sure the model was; empty where nobody asked, or it said nothing."""
+    """Return the columns for how sure the model was; none where nobody asked."""
     logprobs = completion.logprobs
     if logprobs is None or not len(logprobs):
         return {}

@@ -44,7 +44,7 @@ def list_pages(batch: pa.Table, *, config: StageConfig) -> pa.Table:
 
 
 def _pages_of(asked: list[dict[str, Any]], config: StageConfig) -> Iterable[dict[str, Any]]:
-    """The page rows of one document or TIFF, asked one or several prompts.
+    """Yield the page rows of one document or TIFF, asked one or several prompts.
 
     A TIFF with a single page, or what only has the name of one, is an image: a row without a page.
     A document without pages to show is one error row for each prompt: its prompts may have come in

@@ -40,28 +40,17 @@ def preprocess(batch: pa.Table, *, config: StageConfig, is_isolated: bool = Fals
     for name in ("error_code", "error_message", "is_retryable"):
         column = pa.array([one[name] for one in prepared], batch.schema.field(name).type)
         batch = batch.set_column(batch.schema.get_field_index(name), name, column)
-    for name, kind in _PREPARED.items():
-        batch = batch.append_column(name, pa.array([one[name] for one in prepared], kind))
+    for column in rows.PREPARED:
+        values = pa.array([one[column.name] for one in prepared], column.type)
+        batch = batch.append_column(column.name, values)
     pixels = rows.image_columns([one["images"] for one in prepared])
     for name, column in pixels.items():
         batch = batch.append_column(name, column)
     return batch
 
 
-_PREPARED: dict[str, pa.DataType] = {
-    "source_etags": pa.list_(pa.string()),
-    "source_versions": pa.list_(pa.string()),
-    "source_sha256s": pa.list_(pa.string()),
-    "source_bytes": pa.list_(pa.int64()),
-    "image_widths": pa.list_(pa.int32()),
-    "image_heights": pa.list_(pa.int32()),
-    "num_frames": pa.int32(),
-    "is_blank": pa.bool_(),
-    "defect_code": pa.string(),
-    "defect_message": pa.string(),
-    "prompt_ids": pa.list_(pa.int32()),
-    "draft_ids": pa.list_(pa.int32()),
-}
+_NOTHING: dict[str, Any] = {one.name: None for one in rows.PREPARED} | {"images": ()}
+"""What is prepared of a row that is bad as it stands."""
 
 _Seen = dict[tuple[str, str, int | None], Picture | RowError]
 """Pictures by kind of row, source and page."""
@@ -69,7 +58,7 @@ _Seen = dict[tuple[str, str, int | None], Picture | RowError]
 
 def _prepare(row: dict[str, Any], tools: WorkerTools, seen: _Seen) -> dict[str, Any]:
     result: dict[str, Any] = {name: row[name] for name in ("error_code", "error_message")}
-    result |= dict.fromkeys(_PREPARED) | {"is_retryable": row["is_retryable"], "images": ()}
+    result |= _NOTHING | {"is_retryable": row["is_retryable"]}
     if row["error_code"] is not None:
         return result
     pictures: list[Picture] = []
@@ -118,7 +107,7 @@ def _prepare_apart(row: dict[str, Any], isolated: Isolated) -> dict[str, Any]:
     try:
         return isolated.prepare(row)
     except RowError as error:
-        return dict.fromkeys(_PREPARED) | {"images": ()} | failure_columns(error)
+        return _NOTHING | failure_columns(error)
 
 
 def _picture(tools: WorkerTools, kind: str, uri: str, page_index: int | None) -> Picture | RowError:

@@ -13,11 +13,9 @@ from dsvl_pipeline.records import Request, SamplingParams
 from dsvl_pipeline.stages.rows import images_of
 from dsvl_pipeline.table.schema import logical_key
 
-PIXEL_COLUMNS = ("prompt_ids", "draft_ids", "digests", "high_res", "low_res")
-
 
 def batch_digest(batch: pa.Table) -> bytes:
-    """Name a batch: the same at every attempt."""
+    """Return a name for a batch: the same at every attempt."""
     state = hashlib.blake2b(digest_size=16)
     for key in logical_key(batch).to_pylist():
         state.update(len(key).to_bytes(4, "little") + key)
@@ -25,7 +23,7 @@ def batch_digest(batch: pa.Table) -> bytes:
 
 
 def requests_of(batch: pa.Table, sampling: SamplingParams) -> dict[int, Request]:
-    """The rows that have something to ask, by their place in the batch."""
+    """Return the rows that have something to ask, by their place in the batch."""
     images = images_of(batch)
     names = ("row_key", "error_code", "is_blank", "schema", "regex")
     asks = zip(logical_key(batch).to_pylist(), batch.select(names).to_pylist(), strict=True)
@@ -45,11 +43,11 @@ def requests_of(batch: pa.Table, sampling: SamplingParams) -> dict[int, Request]
 
 
 def _ids(ids: pa.ListScalar) -> NDArray[np.int32] | None:
-    """``int32[K]``, a view; None where there is no list."""
+    """Return ``int32[K]``, a view; None where there is no list."""
     values = ids.values
     return None if values is None else values.to_numpy()
 
 
 def _seed(row_key: bytes, seed: int) -> int:
-    """A row's own randomness, the same wherever and whenever it runs."""
+    """Return a row's own randomness, the same wherever and whenever it runs."""
     return (int.from_bytes(row_key[:8], "little") ^ seed) & (2**63 - 1)

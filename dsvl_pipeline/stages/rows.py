@@ -1,4 +1,11 @@
-"""The Arrow tables that travel between the stages.
+"""The row that travels from the plan to the table: its shape at each stage.
+
+The columns that the table keeps are declared in `table.columns`; those that end on the way are
+declared here. Which of them a stage's rows have follows from where each is filled:
+
+- the work row (`work_schema`) is one prompt for one input, or for a document before it is opened;
+- the prepared row (`PREPARED`, `image_columns`) has pixels and tokens as well;
+- the output row is `table.schema.output_schema`.
 
 Pixels are lists of fixed-size ``uint8`` lists: any number of images a row, one flat buffer a
 block, and no copy on either side of the object store (rows of ragged tensors cost a copy each).
@@ -16,57 +23,120 @@ from numpy.typing import NDArray
 from dsvl_pipeline import keys
 from dsvl_pipeline.job.columns import column_of
 from dsvl_pipeline.records import ImageInput, Row
+from dsvl_pipeline.table.columns import COLUMNS, Column
 
 CARRY = "carry."
 """Prefix of carried columns until the output row is made: their names are the user's."""
 _PLACE = "place"
 
+_ASKED = (
+    Column(
+        "kind", pa.string(), "`image`, `document` or `tiff`, as `records.Row` has it.", ("plan",)
+    ),
+    Column(
+        "sources", pa.list_(pa.string()), "What to read, with the credentials to do it.", ("plan",)
+    ),
+    Column(
+        "content_id",
+        pa.binary(),
+        "Identifies the content (`dsvl_pipeline.keys`); empty for a file that is gone.",
+        ("plan",),
+    ),
+    Column("prompt", pa.string(), "The text to ask.", ("plan",), "rows that are bad as they are"),
+    Column(
+        "schema",
+        pa.string(),
+        "JSON schema that the answer must satisfy.",
+        ("plan",),
+        "prompts without one",
+    ),
+    Column(
+        "regex",
+        pa.string(),
+        "Regular expression that the answer must match; not besides a schema.",
+        ("plan",),
+        "prompts without one",
+    ),
+    Column(
+        "done_pages",
+        pa.list_(pa.int32()),
+        "Pages of a document that need not run again.",
+        ("plan", "pages"),
+    ),
+)
+_SEEN = (
+    Column(
+        "is_blank",
+        pa.bool_(),
+        "Whether the page is empty, so that the model is not asked.",
+        ("preprocess",),
+        "bad rows",
+    ),
+    Column(
+        "defect_code",
+        pa.string(),
+        "What the page lacks that is shown all the same; becomes the answer's `error_code`.",
+        ("preprocess",),
+        "whole pages",
+    ),
+    Column(
+        "defect_message", pa.string(), "The same for people.", ("preprocess",), "as `defect_code`"
+    ),
+)
+_FOR_ENGINE = (
+    Column(
+        "prompt_ids",
+        pa.list_(pa.int32()),
+        "Tokens of the prompt, image tokens expanded.",
+        ("preprocess",),
+        "bad rows",
+    ),
+    Column(
+        "draft_ids",
+        pa.list_(pa.int32()),
+        "Tokens of the text that the page itself has, as a guess at the answer.",
+        ("preprocess",),
+        "without `input.document.draft`",
+    ),
+)
+PIXELS = {
+    "digests": "Digest of each picture: equal digest, equal pixels.",
+    "high_res": "Each picture for SAM, `uint8[S, S, 3]`; absent for single-tower models.",
+    "low_res": "Each picture for SigLIP, `uint8[S, S, 3]`.",
+}
+"""Columns of `image_columns` and their meanings; how wide they are is the model's affair."""
+
+_ALL = (*COLUMNS, *_ASKED, *_SEEN, *_FOR_ENGINE)
+WORK = tuple(one for one in _ALL if {"plan", "pages"} & set(one.filled))
+"""Columns of a work row, but for those that are carried."""
+PREPARED = tuple(one for one in _ALL if "preprocess" in one.filled and one not in WORK)
+"""Columns that preprocessing adds, but for `PIXELS`."""
+
+_UNASKED: dict[str, Any] = {one.name: None for one in WORK} | {"prompt_id": "", "done_pages": []}
+
 
 def work_schema(carry: pa.Schema) -> pa.Schema:
-    """Columns of a work row: one (row, prompt), or one (document, prompt) before it is opened.
+    """Return the schema of work rows: one (row, prompt), or one (document, prompt) not yet opened.
 
-    ``schema`` and ``regex`` are what the answer must satisfy, if anything (at most one of them).
-    ``row_key`` is null for documents (their pages have keys, not they); ``done_pages`` lists the
-    pages that need not run again, and ``num_pages`` says of how many they were.
+    ``row_key`` is null for documents (their pages have keys, not they). A page that is done is in
+    ``done_pages``, and ``num_pages`` says of how many.
     """
     return pa.schema(
         [
-            ("row_id", pa.string()),
-            ("kind", pa.string()),
-            ("sources", pa.list_(pa.string())),
-            ("content_id", pa.binary()),
-            ("prompt_id", pa.string()),
-            ("prompt", pa.string()),
-            ("schema", pa.string()),
-            ("regex", pa.string()),
-            ("page_index", pa.int32()),
-            ("num_pages", pa.int32()),
-            ("done_pages", pa.list_(pa.int32())),
-            ("row_key", pa.binary(16)),
-            ("error_code", pa.string()),
-            ("error_message", pa.string()),
-            ("is_retryable", pa.bool_()),
+            *((one.name, one.type) for one in WORK),
             *((CARRY + field.name, field.type) for field in carry),
         ]
     )
 
 
 def work_row(row: Row, carry_names: Sequence[str]) -> dict[str, Any]:
-    """The columns of a work row that its input row determines."""
+    """Return the columns of a work row that its input row determines."""
     failure = row.failure
-    return {
+    return _UNASKED | {
         "row_id": row.row_id,
         "kind": row.kind,
         "sources": list(row.sources),
         "content_id": row.content_id,
-        "prompt_id": "",
-        "prompt": None,
-        "schema": None,
-        "regex": None,
-        "page_index": None,
-        "num_pages": None,
-        "done_pages": [],
-        "row_key": None,
         "error_code": failure.code if failure else None,
         "error_message": failure.message if failure else None,
         "is_retryable": failure.is_retryable if failure else False,
@@ -76,7 +146,7 @@ def work_row(row: Row, carry_names: Sequence[str]) -> dict[str, Any]:
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Make a table of work rows as `work_row` begins them."""
+    """Return a table of work rows as `work_row` begins them."""
     columns = []
     for field in schema:
         values = [row[field.name] for row in rows]
@@ -88,7 +158,7 @@ def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 
 
 def plain_rows(work: pa.Table) -> list[dict[str, Any]]:
-    """Give work rows without their carried columns, of which Python cannot hold all values."""
+    """Return work rows without their carried columns, of which Python cannot hold all values."""
     plain = work.drop_columns([name for name in work.column_names if name.startswith(CARRY)])
     rows: list[dict[str, Any]] = plain.to_pylist()
     for place, row in enumerate(rows):
@@ -97,7 +167,7 @@ def plain_rows(work: pa.Table) -> list[dict[str, Any]]:
 
 
 def work_table(rows: Sequence[Mapping[str, Any]], work: pa.Table) -> pa.Table:
-    """Make a table of rows that were made from `plain_rows`, each with what its origin carries.
+    """Return a table of rows that were made from `plain_rows`, each with what its origin carries.
 
     Args:
         rows: In any order and number; keys beyond the columns are left out.
@@ -110,6 +180,12 @@ def work_table(rows: Sequence[Mapping[str, Any]], work: pa.Table) -> pa.Table:
         if field.name.startswith(CARRY):
             table = table.append_column(field, work[field.name].take(places))
     return table.select(work.column_names)
+
+
+def without_request(prepared: pa.Table) -> pa.Table:
+    """Return prepared rows without what only the engine needs of them."""
+    names = {*(one.name for one in _FOR_ENGINE), *PIXELS}
+    return prepared.drop_columns([name for name in prepared.column_names if name in names])
 
 
 def prompt_digest_of(row: Mapping[str, Any]) -> bytes:

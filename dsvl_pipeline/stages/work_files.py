@@ -24,7 +24,7 @@ _NONCE_BYTES = 16
 
 
 def new_key() -> bytes:
-    """Give a run its key."""
+    """Return a key for a run."""
     return secrets.token_bytes(32)
 
 

@@ -46,7 +46,7 @@ class Picture:
 
 
 def failure_columns(error: RowError) -> dict[str, Any]:
-    """Give what a row says that failed."""
+    """Return what a row says that failed."""
     return {
         "error_code": error.code,
         "error_message": str(error),
@@ -74,7 +74,7 @@ class WorkerTools:
         self._tiff: tiff.Pages | None = None  # of that file, once they were looked for
 
     def file(self, kind: str, uri: str) -> Fetched:
-        """The bytes of a document or TIFF; the last one is kept, as its pages are neighbours."""
+        """Return the bytes of a document or TIFF; the last is kept, as its pages are neighbours."""
         if self._file is None or self._file[:2] != (kind, uri):
             is_document = kind == "document"
             read = self.fetcher.read_document if is_document else self.fetcher.read
@@ -82,7 +82,7 @@ class WorkerTools:
         return self._file[2]
 
     def tiff_pages(self, data: bytes) -> tiff.Pages:
-        """The pages of the TIFF that is kept."""
+        """Return the pages of the TIFF that is kept."""
         if self._tiff is None:
             self._tiff = tiff.Pages(data, most=self._max_pages + 1)
         return self._tiff
@@ -179,6 +179,6 @@ def _tools_of(job_json: str, password: Password) -> WorkerTools:
 
 
 def worker_tools(job: JobConfig) -> WorkerTools:
-    """Give the tools for a job: the same ones again, as long as its tasks follow one another."""
+    """Return the tools for a job: the same ones again, as long as its tasks follow one another."""
     # JSON has no secrets.
     return _tools_of(job.model_dump_json(), job.input.document.password)

@@ -37,7 +37,7 @@ def _checkpoints(uri: str) -> list[tuple[int, str]]:
 
 
 def read_checkpoint(uri: str, version: int | None) -> Snapshot:
-    """Give the last checkpoint that can be used, up to a version; else the empty table."""
+    """Return the last checkpoint that can be used, up to a version; else the empty table."""
     for number, name in reversed(_checkpoints(uri)):
         if version is None or number <= version:
             try:
@@ -91,7 +91,7 @@ def _entry_of_checkpoint(uri: str, number: int, name: str) -> LogEntry | None:
 
 
 def repair_checkpoints(snapshot: Snapshot, *, is_dry: bool = False) -> list[str]:
-    """Write a new checkpoint in the place of damaged ones; give the URIs of those."""
+    """Write a new checkpoint in the place of damaged ones; return the URIs of those."""
     bad = []
     for number, name in _checkpoints(snapshot.uri):
         try:

@@ -1,4 +1,4 @@
-"""Claims: documents that only the first writer of a name can write."""
+"""Claims: conditional writes of documents, which only the first writer of a name wins."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def claim(uri: str, document: dict[str, Any], *, advice: str) -> dict[str, Any]:
 
 
 def check_claims(uri: str, token: str) -> None:
-    """Make sure that of several claims of a name at once the store lets one win.
+    """Check that the store lets one win of several who claim a name at once.
 
     A store that gets it wrong now and then is found by the tokens of what is claimed, which are
     read back; one that mostly does is found here, before anything is computed.
@@ -66,7 +66,7 @@ def check_claims(uri: str, token: str) -> None:
 
 
 def _most_winners(probe: str) -> int:
-    """Race writers for a few names; give the most who were told that one was theirs.
+    """Race writers for a few names; return the most who were told that one was theirs.
 
     An answer may be lost, so that nobody wins a race.
     """

@@ -1,4 +1,4 @@
-"""The JSON documents under ``_dsvl/``: a damaged one is named, and so is a file that is none."""
+"""The JSON documents under ``_dsvl/``: damaged ones and foreign files are named to the user."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def list_numbered(
 
 @lru_cache(maxsize=1024)  # once in a process is enough
 def warn_of_stranger(uri: str) -> None:
-    """Say that a file is none of ours."""
+    """Warn of a file that is none of the table's."""
     _logger.warning(
         "%s: this is no file of the table's and is passed over; move it away", objects.redact(uri)
     )

@@ -44,7 +44,7 @@ class Selection:
     row_ids: frozenset[str] = frozenset()
 
     def rows(self, table: pa.Table) -> pa.Table:
-        """Give those of a table's rows that fit, with their code as ``code``."""
+        """Return those of a table's rows that fit, with their code as ``code``."""
         retry = pc.fill_null(table["is_retryable"], False)
         at = table.column_names.index("is_retryable")
         table = table.set_column(at, "is_retryable", retry).append_column("code", _code(table))
@@ -120,7 +120,7 @@ def read_selected(snapshot: Snapshot, shard: int, selection: Selection) -> pa.Ta
 
 
 def _scan(snapshot: Snapshot, parts: Iterable[Receipt], selection: Selection) -> Iterator[pa.Table]:
-    """Give what fits, part by part; parts in which nothing can are not read."""
+    """Yield what fits, part by part; parts in which nothing can are not read."""
 
     def rows_of(part: Receipt) -> pa.Table:
         return selection.rows(read_parts(snapshot, [part], _COLUMNS))
@@ -141,7 +141,7 @@ def _is_among(column: pa.ChunkedArray, values: frozenset[str]) -> pa.ChunkedArra
 
 
 def _code(rows: pa.Table) -> pa.ChunkedArray:
-    """The code of each row that is not ok; what a degraded answer without one ended with."""
+    """Return the code of each row that is not ok; what a degraded answer without one ended with."""
     is_degraded = pc.equal(rows["status"], "degraded")
     ended = pc.if_else(is_degraded, rows["finish_reason"], pa.scalar(None, pa.string()))
     code = pc.coalesce(rows["error_code"].cast(pa.string()), ended.cast(pa.string()))

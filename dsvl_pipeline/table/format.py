@@ -27,11 +27,9 @@ class TableFormat:
     """What a table fixes at its birth.
 
     Attributes:
-        table_id: Random; tells a table from another made at the same place later.
         num_shards: What `keys.shard_of` divides by.
     """
 
-    table_id: str
     num_shards: PositiveInt
 
 
@@ -51,7 +49,7 @@ def create_format(uri: str, *, num_shards: int) -> TableFormat:
     token = uuid.uuid4().hex
     wanted = {
         "layout_version": LAYOUT_VERSION,
-        "table_id": token,
+        "table_id": token,  # which earlier versions want
         "num_shards": num_shards,
         "token": token,
     }

@@ -1,4 +1,4 @@
-"""One row's whole story: what was read, when, by which run, where it lies, what it replaced."""
+"""The history of one row: its answers, the runs that made them, and the parts that hold them."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Stage:
             ``carried`` when what it carries changed, but not the answer;
             ``moved`` when other rows of its part were replaced, ``merged`` by a compaction;
             ``left``: the answer of the stage before left the table without another one.
-            The others tell where an earlier answer may have been: ``dropped``: in a lost or
-            damaged part that a repair took out of the table; ``gone``: in parts that were vacuumed
+            The others tell where an earlier answer may have been: ``dropped``: in a lost or damaged
+            part that a repair took out of the table; ``gone``: in parts that were vacuumed
             after this entry; ``unknown``: in those that were vacuumed after any earlier one.
         entry: The commit.
         part: The part; None for ``left``, ``gone`` and ``unknown``.
@@ -53,7 +53,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class RowHistory:
     """A row of the table, and how it came there.
 
     Attributes:
@@ -68,10 +68,10 @@ class Story:
     stages: Sequence[Stage]
 
 
-def tell(
+def row_histories(
     uri: str, row_id: str, *, page_index: int | None = None, prompt_id: str | None = None
-) -> list[Story]:
-    """Tell the story of each row of an input, or of one page or prompt of it.
+) -> list[RowHistory]:
+    """Read the history of each row of an input, or of one page or prompt of it.
 
     Reads the whole log, the parts of one shard, and of earlier parts those that the entries in
     question removed; where the row was answered anew without a predecessor, the keys in all of the
@@ -101,9 +101,9 @@ def tell(
             f"of the files (pages count from 0){_of_repairs(entries, shard)}"
         )
     found.sort(key=lambda item: (item[1]["page_index"] or 0, item[1]["prompt_id"] or ""))
-    history = _History(uri, entries, row_id)
+    history = _Log(uri, entries, row_id)
     return [
-        Story(
+        RowHistory(
             row=row,
             run=known_run(uri, row["run_id"]),
             stages=list(history.stages(receipt, row)),
@@ -112,7 +112,7 @@ def tell(
     ]
 
 
-class _History:
+class _Log:
     """The log, seen from the end of one part backwards."""
 
     def __init__(self, uri: str, entries: Sequence[LogEntry], row_id: str) -> None:
@@ -139,7 +139,7 @@ class _History:
     def _absence(
         self, until: LogEntry, shard: int, row: Mapping[str, Any]
     ) -> Generator[Stage, None, tuple[Receipt, Mapping[str, Any]] | None]:
-        """Look in what left the table before an entry; tell how it did, give where the row stood.
+        """Look in what left the table before an entry; yield how, return where the row stood.
 
         Where a repair dropped a part nobody can tell which rows were in it.
         """
@@ -177,7 +177,7 @@ class _History:
     def _look_up(
         self, receipts: Sequence[Receipt], row: Mapping[str, Any]
     ) -> tuple[tuple[Receipt, Mapping[str, Any]] | None, bool]:
-        """Find a row's predecessor among parts; tell whether all of them could be read."""
+        """Find a row's predecessor among parts; return whether all of them could be read."""
         is_whole = True
         self._look_at(receipts)
         for receipt in receipts:
@@ -219,7 +219,7 @@ class _History:
 
 
 def _of_repairs(entries: Sequence[LogEntry], shard: int) -> str:
-    """Say which repairs took parts out of the table that may have held a row that is not there."""
+    """Return which repairs dropped parts that may have held a row that is not there."""
     receipts = {receipt.path: receipt for entry in entries for receipt in entry.added}
     repairs = [
         f"version {entry.number}, {entry.committed_at[:19]}Z"
@@ -236,7 +236,7 @@ def _of_repairs(entries: Sequence[LogEntry], shard: int) -> str:
 
 
 def near_rows(snapshot: Snapshot, row_id: str) -> str:
-    """Ask, for a message, whether one of a table's row ids was meant; nothing if none is near."""
+    """Return a hint for a message: a row id of the table that is near; empty without one."""
     return hint(row_id, _row_ids(snapshot))
 
 

@@ -1,10 +1,10 @@
 """The lease: one driver per table.
 
 ``_dsvl/lease/<8 digits>.json`` names the holder and is never changed; the highest number holds.
-The holder rewrites ``<8 digits>.renewed.json`` every quarter of the lease's time, and nobody else
-does. Whoever wants the table watches that file by a clock of its own: where it does not change for
-the lease's time, the holder is taken for dead and the next number is claimed. So no two clocks
-ever have to agree.
+The holder rewrites ``<8 digits>.renewed.json``, its heartbeat, every quarter of the lease's time,
+and nobody else does. Whoever wants the table watches that file by a clock of its own: where it does
+not change for the lease's time, the holder is taken for dead and the next number is claimed. So no
+two clocks ever have to agree.
 
 A store may let two drivers claim one number (a proxy, a weak emulator); the later PUT's token then
 stands. So a driver holds the table only as long as it finds its own token in the file.
@@ -72,8 +72,8 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Sign:
-    """A sign of life."""
+class _Heartbeat:
+    """What a holder rewrites while it lives."""
 
     count: int
     renewed_at: AwareDatetime | None
@@ -107,7 +107,7 @@ class Lease:
         Args:
             uri: The table.
             run_id: Of this run, for the messages of others.
-            time_s: How long others wait after our last sign of life.
+            time_s: How long others wait after our last heartbeat.
 
         Raises:
             LeaseError: The holder is alive.
@@ -131,7 +131,7 @@ class Lease:
         return cls(uri, holder)
 
     def check(self) -> None:
-        """Make sure that nobody has taken over, and that nobody else holds the same lease.
+        """Check that nobody has taken over, and that nobody else holds the same lease.
 
         Raises:
             LeaseError: Somebody does.
@@ -158,7 +158,7 @@ class Lease:
             self._released.set()
             self._thread.join()
             try:
-                if not self._is_lost:  # else the sign of life is another's
+                if not self._is_lost:  # else the heartbeat is another's
                     self._renew(is_released=True)
             except StorageError as error:
                 _logger.warning("the lease could not be released, it will expire: %s", error)
@@ -178,8 +178,8 @@ class Lease:
 
     def _renew(self, *, is_released: bool = False) -> None:
         self._count += 1
-        sign = {"count": self._count, "renewed_at": _now(), "is_released": is_released}
-        objects.put(_renewed_uri(self._uri, self.number), json.dumps(sign).encode())
+        heartbeat = {"count": self._count, "renewed_at": _now(), "is_released": is_released}
+        objects.put(_renewed_uri(self._uri, self.number), json.dumps(heartbeat).encode())
 
 
 def wait_until_free(uri: str, *, time_s: float, is_patient: bool = True) -> int:
@@ -187,7 +187,7 @@ def wait_until_free(uri: str, *, time_s: float, is_patient: bool = True) -> int:
 
     Args:
         uri: The table.
-        time_s: How long to wait for a sign of life of a holder of whom nothing is known.
+        time_s: How long to wait for a heartbeat of a holder of whom nothing is known.
         is_patient: Whether to wait at all.
 
     Raises:
@@ -200,26 +200,26 @@ def wait_until_free(uri: str, *, time_s: float, is_patient: bool = True) -> int:
 
 
 def is_released(uri: str) -> bool:
-    """Tell whether the last holder of a table has given it back, or there never was one."""
+    """Return whether the last holder of a table has given it back, or there never was one."""
     number = _highest_number(uri)
     if not number:
         return True
-    sign = _last_sign(uri, number)
-    return sign is not None and sign.is_released
+    heartbeat = _last_heartbeat(uri, number)
+    return heartbeat is not None and heartbeat.is_released
 
 
 def _wait_for_end(uri: str, holder: Holder, *, is_patient: bool) -> None:
     """Return once the holder has released its lease, is dead, or must be taken for dead."""
-    first = _last_sign(uri, holder.number)
+    first = _last_heartbeat(uri, holder.number)
     started = time.monotonic()
     has_warned = False
     while True:
-        sign = _last_sign(uri, holder.number)
-        if sign is not None and sign.is_released:
+        heartbeat = _last_heartbeat(uri, holder.number)
+        if heartbeat is not None and heartbeat.is_released:
             return
-        if _is_neighbour(holder) and _process_started(holder.pid) != holder.pid_started:
+        if _is_on_this_host(holder) and _process_started(holder.pid) != holder.pid_started:
             return
-        if sign != first or _was_renewed_just_now(holder, sign):
+        if heartbeat != first or _was_renewed_just_now(holder, heartbeat):
             raise LeaseError(
                 f"{objects.redact(uri)}: {holder} is writing this table; wait until it ends, or "
                 "stop it"
@@ -243,25 +243,25 @@ def _wait_for_end(uri: str, holder: Holder, *, is_patient: bool) -> None:
         time.sleep(min(1.0, holder.time_s / 10))
 
 
-def _was_renewed_just_now(holder: Holder, sign: _Sign | None) -> bool:
-    """Tell whether a living process of this host renewed within the lease's time.
+def _was_renewed_just_now(holder: Holder, heartbeat: _Heartbeat | None) -> bool:
+    """Return whether a living process of this host renewed within the lease's time.
 
     Only here may the stated time be compared: both were read from the same clock.
     """
-    if sign is None or sign.renewed_at is None or not _is_neighbour(holder):
+    if heartbeat is None or heartbeat.renewed_at is None or not _is_on_this_host(holder):
         return False
-    age = datetime.now(UTC) - sign.renewed_at
+    age = datetime.now(UTC) - heartbeat.renewed_at
     return 0 <= age.total_seconds() < holder.time_s
 
 
-def _is_neighbour(holder: Holder) -> bool:
+def _is_on_this_host(holder: Holder) -> bool:
     return holder.host_id is not None and holder.host_id == _host_id()
 
 
 def _read_holder(uri: str, number: int, time_s: float) -> Holder:
     """Read who holds a lease; somebody unknown where its file is damaged or gone.
 
-    Whoever that is, its signs of life are told by another file, and the log lets it append nothing
+    Whoever that is, its heartbeats are in another file, and the log lets it append nothing
     once there is a higher lease.
     """
     place = _lease_uri(uri, number)
@@ -283,7 +283,7 @@ def _read_holder(uri: str, number: int, time_s: float) -> Holder:
     )
 
 
-def _last_sign(uri: str, number: int) -> _Sign | None:
+def _last_heartbeat(uri: str, number: int) -> _Heartbeat | None:
     place = _renewed_uri(uri, number)
     try:
         body = objects.read(place)
@@ -291,10 +291,10 @@ def _last_sign(uri: str, number: int) -> _Sign | None:
         return None
     try:
         document = load(place, body, advice=_PASSED_OVER)
-        return as_record(_Sign, place, document, advice=_PASSED_OVER)
+        return as_record(_Heartbeat, place, document, advice=_PASSED_OVER)
     except TableError as error:
         _logger.warning("%s", error)
-        return _Sign(count=0, renewed_at=None, is_released=False)
+        return _Heartbeat(count=0, renewed_at=None, is_released=False)
 
 
 def _highest_number(uri: str, start_after: int = 0) -> int:

@@ -148,7 +148,7 @@ class Log:
                 return
 
     def append(self, added: Sequence[Receipt], removed: Iterable[str]) -> bool:
-        """Commit parts; tell whether this call's entry is the one that was appended.
+        """Commit parts; return whether this call's entry is the one that was appended.
 
         False means: an earlier call of this driver, whose answer was lost, had succeeded after
         all. Its entry is now in `snapshot`; what is left to commit must be worked out anew.
@@ -173,7 +173,7 @@ class Log:
         )
 
     def confirm(self) -> None:
-        """Make sure that what was committed is what readers find; at most 100 small requests.
+        """Check that what was committed is what readers find; at most 100 small requests.
 
         Raises:
             LeaseError: It is not: another driver's entry stands where this one's was accepted.
@@ -221,7 +221,7 @@ class Log:
                 )
 
     def _keep_checkpoint(self) -> None:
-        """Write a checkpoint where one is due, once all that only it would hide was read back.
+        """Write a checkpoint where one is due, after reading back the entries that it will hide.
 
         Raises:
             LeaseError: An entry is another's by now, however long ago this driver built on it.

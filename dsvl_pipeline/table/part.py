@@ -60,10 +60,6 @@ class Receipt:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Receipt:
-        return cls(**document)
-
 
 def write_part(
     table_uri: str, rows: pa.Table, *, shard: int, lease: int, metadata: Mapping[str, str]
@@ -258,7 +254,7 @@ def read_superseded(table_uri: str, receipt: Receipt) -> bytes | None:
 
 
 def superseded_uri(table_uri: str, path: str | None = None) -> str:
-    """Name the place of a part that has left the table, or of all of them."""
+    """Return the place of a part that has left the table, or of all of them."""
     folder = objects.join(table_uri, "_dsvl", "superseded")
     return folder if path is None else objects.join(folder, path)
 
@@ -276,7 +272,7 @@ def read_keys(table_uri: str, path: str) -> pa.Table:
 
 
 def part_metadata(rows: pa.Table) -> dict[str, str]:
-    """Give the metadata with which a part was written, as `write_part` takes it."""
+    """Return the metadata with which a part was written, as `write_part` takes it."""
     return {
         name.decode().removeprefix(METADATA_PREFIX): value.decode()
         for name, value in (rows.schema.metadata or {}).items()

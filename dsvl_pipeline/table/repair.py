@@ -88,18 +88,11 @@ def repair(uri: str, *, is_dry: bool = False, is_sure: bool = False) -> Repair:
     snapshot = read_snapshot(uri)
     found = _damages(uri, snapshot.parts.values())
     checkpoints = repair_checkpoints(snapshot, is_dry=True)
-    if is_dry or not (found or checkpoints):
-        return _result(len(snapshot.parts), found, checkpoints)
     planned = _result(len(snapshot.parts), found, checkpoints)
+    if is_dry or not (found or checkpoints):
+        return planned
     if planned.is_large and not is_sure:
-        place = objects.redact(uri)
-        raise ConfigError(
-            f"{place}: {len(planned.dropped):,} of {amount(planned.num_parts, 'part')} are missing "
-            f"or damaged, first {planned.dropped[0].part.path}; nothing was changed. Was "
-            f"{objects.join(place, 'data')} moved, or restored only in part? Then put it back. "
-            f"`dsvl repair {shlex.quote(place)} --dry-run` names them all; where they are lost, "
-            f"--yes drops them ({amount(planned.num_rows, 'row')})"
-        )
+        raise _too_many(uri, planned)
     run_id = f"repair-{uuid.uuid4().hex[:8]}"
     with TableWriter.open(
         uri, num_shards=num_shards, run_id=run_id, recipe="", operation="repair"
@@ -108,16 +101,32 @@ def repair(uri: str, *, is_dry: bool = False, is_sure: bool = False) -> Repair:
         parts = writer.snapshot.parts
         again = [parts[damage.part.path] for damage in found if damage.part.path in parts]
         found = _damages(uri, again)
-        for damage in found:
-            body = read_superseded(uri, damage.part) if damage.is_restorable else None
-            if body is not None:
-                objects.put(objects.join(uri, damage.part.path), body)
+        _restore(uri, found)
         writer.drop([damage.part.path for damage in found if not damage.is_restorable])
         if checkpoints:
             writer.confirm()
             repair_checkpoints(writer.snapshot)  # those that the writer has not replaced itself
         writer.finish()
     return _result(len(parts), found, checkpoints)
+
+
+def _too_many(uri: str, planned: Repair) -> ConfigError:
+    place = objects.redact(uri)
+    return ConfigError(
+        f"{place}: {len(planned.dropped):,} of {amount(planned.num_parts, 'part')} are missing "
+        f"or damaged, first {planned.dropped[0].part.path}; nothing was changed. Was "
+        f"{objects.join(place, 'data')} moved, or restored only in part? Then put it back. "
+        f"`dsvl repair {shlex.quote(place)} --dry-run` names them all; where they are lost, "
+        f"--yes drops them ({amount(planned.num_rows, 'row')})"
+    )
+
+
+def _restore(uri: str, found: Iterable[Damage]) -> None:
+    """Put back the parts of which there is a good copy."""
+    for damage in found:
+        body = read_superseded(uri, damage.part) if damage.is_restorable else None
+        if body is not None:
+            objects.put(objects.join(uri, damage.part.path), body)
 
 
 def _damages(uri: str, parts: Iterable[Receipt]) -> list[Damage]:

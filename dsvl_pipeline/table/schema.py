@@ -1,4 +1,6 @@
-"""The output row: names, types and order of its columns.
+"""The output row as an Arrow schema, and the keys that tell rows apart.
+
+What each column means is told in `table.columns`.
 
 Strings are plain strings, not Arrow dictionaries: the files are dictionary-encoded all the same
 (`REPEATED` costs under a byte a row and column), and every reader can filter, join and group them.
@@ -6,8 +8,7 @@ Strings are plain strings, not Arrow dictionaries: the files are dictionary-enco
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from hashlib import blake2b
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.job.fields import FieldType
+from dsvl_pipeline.table.columns import COLUMNS, LINEAGE, OCCASION, RESULT, Column
 
 LOGICAL_KEY = ("row_id", "page_index", "prompt_id")
 """Unique in a table."""
@@ -29,65 +31,14 @@ KEY_COLUMNS = (
 )
 """What a plan needs to know of a committed row."""
 
-_RESULT = (
-    pa.field("row_id", pa.string()),
-    pa.field("row_key", pa.binary(16)),
-    pa.field("status", pa.string()),  # ok, degraded, error
-    pa.field("text", pa.string()),
-    pa.field("finish_reason", pa.string()),
-    pa.field("error_code", pa.string()),
-    pa.field("error_message", pa.string()),
-    pa.field("is_retryable", pa.bool_()),
-    pa.field("prompt_id", pa.string()),
-    pa.field("page_index", pa.int32()),  # from 0; null for images
-    pa.field("num_pages", pa.int32()),  # of its document, so that a complete one is never opened
-    pa.field("mean_logprob", pa.float64()),  # of the answer's tokens, its end included; these
-    pa.field("min_logprob", pa.float64()),  # three are null without generation.logprobs
-    pa.field("logprobs", pa.list_(pa.float32())),
-    pa.field("num_frames", pa.int32()),  # in an image's file, of which the first one is shown
-)
-_LINEAGE = (
-    pa.field("source_uris", pa.list_(pa.string())),  # redacted
-    pa.field("source_uri_sha256s", pa.list_(pa.string())),  # of the URIs as they were given
-    pa.field("source_etags", pa.list_(pa.string())),
-    pa.field("source_versions", pa.list_(pa.string())),
-    pa.field("source_sha256s", pa.list_(pa.string())),  # of the bytes
-    pa.field("source_bytes", pa.list_(pa.int64())),
-    pa.field("image_widths", pa.list_(pa.int32())),
-    pa.field("image_heights", pa.list_(pa.int32())),
-    pa.field("transform", pa.string()),
-    pa.field("prompt_digest", pa.string()),
-    pa.field("model", pa.string()),
-    pa.field("model_revision", pa.string()),
-    pa.field("weights_digest", pa.string()),
-    pa.field("processor_digest", pa.string()),
-    pa.field("decoding_digest", pa.string()),
-    pa.field("recipe", pa.string()),
-    pa.field("num_prompt_tokens", pa.int32()),
-    pa.field("num_completion_tokens", pa.int32()),
-    pa.field("plan_id", pa.string()),
-)
-# When and where a row was made: free to differ between two runs of one plan.
-_OCCASION = (
-    pa.field("run_id", pa.string()),
-    pa.field("shard", pa.int32()),
-    pa.field("attempt", pa.int32()),
-    pa.field("code_version", pa.string()),
-    pa.field("node", pa.string()),
-    pa.field("device", pa.string()),
-    pa.field("produced_at", pa.timestamp("us", tz="UTC")),
-    pa.field("latency_s", pa.float64()),
-)
-OUR_COLUMNS = frozenset(field.name for field in (*_RESULT, *_LINEAGE, *_OCCASION))
+OUR_COLUMNS = frozenset(one.name for one in COLUMNS)
 """Whatever else a table has is the user's: what is carried, and fields of answers."""
-OCCASION_COLUMNS = tuple(field.name for field in _OCCASION)
 REPEATED = tuple(
-    field.name
-    for field in (*_RESULT, *_LINEAGE, *_OCCASION)
-    if field.type == pa.string() and field.name not in ("row_id", "text", "error_message")
+    one.name
+    for one in COLUMNS
+    if one.type == pa.string() and one.name not in ("row_id", "text", "error_message")
 )
 """Columns with few values in a part; only these are dictionary-encoded in the files."""
-
 
 _FIELD_TYPES: Mapping[FieldType, pa.DataType] = {
     "string": pa.string(),
@@ -100,7 +51,7 @@ _FIELD_TYPES: Mapping[FieldType, pa.DataType] = {
 def output_schema(
     carry: pa.Schema | None = None, fields: Mapping[str, FieldType] = MappingProxyType({})
 ) -> pa.Schema:
-    """Give the schema of a table's rows.
+    """Return the schema of a table's rows.
 
     Args:
         carry: The carried columns, which stand between the result and its lineage.
@@ -123,11 +74,15 @@ def output_schema(
             "has other columns of that name; rename them in the schema"
         )
     typed = [pa.field(name, _FIELD_TYPES[kind]) for name, kind in fields.items()]
-    return pa.schema([*_RESULT, *typed, *carried, *_LINEAGE, *_OCCASION])
+    return pa.schema([*_arrow(RESULT), *typed, *carried, *_arrow((*LINEAGE, *OCCASION))])
+
+
+def _arrow(columns: Iterable[Column]) -> list[pa.Field]:
+    return [pa.field(one.name, one.type) for one in columns]
 
 
 def logical_key(rows: pa.Table) -> pa.ChunkedArray:
-    """Give each row's logical key as one binary value, for ``is_in`` and sorting.
+    """Return each row's logical key as one binary value, for ``is_in`` and sorting.
 
     Joins are no substitute: they never match the null ``page_index`` of images.
     """
@@ -141,59 +96,11 @@ def logical_key(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def is_among(rows: pa.Table, keys: pa.Table) -> pa.ChunkedArray:
-    """Tell for each row whether its logical key is among those of another table."""
+    """Return for each row whether its logical key is among those of another table."""
     return pc.is_in(logical_key(rows), value_set=logical_key(keys).combine_chunks())
 
 
 def without_pages(rows: pa.Table) -> pa.Table:
-    """Give rows as if they had no page: the logical key is then that of the whole document."""
+    """Return rows as if they had no page: the logical key is then that of the whole document."""
     at = rows.column_names.index("page_index")
     return rows.set_column(at, "page_index", pa.nulls(rows.num_rows, rows.schema.field(at).type))
-
-
-def payload_digest(rows: pa.Table) -> str:
-    """Digest everything but time and place: equal for two runs of one plan, as 32 hex digits.
-
-    Neither the order of the rows, nor their division into parts, nor `OCCASION_COLUMNS` matter.
-    """
-    order = pc.sort_indices(logical_key(rows).combine_chunks())
-    names = sorted(set(rows.column_names) - set(OCCASION_COLUMNS))
-    state = blake2b(digest_size=16, person=b"dsvl.payload")
-    for name in names:
-        column = rows[name].take(order).combine_chunks()
-        state.update(f"\x00{name}\x00{column.type}\x00{len(column)}".encode())
-        for piece in _content(column):
-            state.update(piece)
-    return state.hexdigest()
-
-
-def _content(array: pa.Array) -> Iterator[bytes]:
-    """Yield an array's values as bytes that depend on nothing but the values.
-
-    Buffers would not do: what lies under a null, and before a slice's offset, is arbitrary.
-    """
-    kind = array.type
-    if pa.types.is_null(kind):
-        return
-    yield array.is_valid().cast(pa.uint8()).to_numpy(zero_copy_only=False).tobytes()
-    if pa.types.is_dictionary(kind):
-        yield from _content(array.dictionary_decode())
-    elif pa.types.is_struct(kind):
-        for piece in array.flatten():
-            yield from _content(piece)
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        yield from _content(pc.list_value_length(array.drop_null()).cast(pa.int64()))
-        yield from _content(array.flatten())
-    elif pa.types.is_map(kind):
-        pairs = pa.struct([kind.key_field, kind.item_field])
-        yield from _content(array.cast(pa.list_(pairs)))
-    elif pa.types.is_boolean(kind):
-        yield from _content(array.cast(pa.uint8()))
-    elif pa.types.is_primitive(kind):
-        yield array.drop_null().view(f"uint{kind.bit_width}").to_numpy().tobytes()
-    else:
-        if pa.types.is_decimal(kind):
-            array = array.cast(pa.string())
-        values = array.drop_null().cast(pa.large_binary())
-        yield from _content(pc.binary_length(values))
-        yield b"".join(values.to_pylist())

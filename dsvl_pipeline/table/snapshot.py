@@ -118,7 +118,7 @@ class Snapshot:
         return [receipt for receipt in self.parts.values() if receipt.shard == shard]
 
     def after(self, entries: Iterable[LogEntry]) -> Snapshot:
-        """Give the table after some more entries.
+        """Return the table after some more entries.
 
         Raises:
             TableError: An entry does not follow, removes a part that is not there, or adds one
@@ -174,5 +174,5 @@ def total_statuses(receipts: Iterable[Receipt]) -> dict[str, int]:
 
 
 def entry_uri(uri: str, number: int) -> str:
-    """Give the place of an entry."""
+    """Return the place of an entry."""
     return objects.join(uri, "_dsvl", "log", f"{number:08d}.json")

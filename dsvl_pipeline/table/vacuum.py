@@ -50,7 +50,7 @@ def unlogged(
 
 
 def vacuum(uri: str, *, grace_s: float = GRACE_S, is_dry: bool = False) -> list[objects.ObjectInfo]:
-    """Delete what the table as it is does not need, and tell which parts that was.
+    """Delete what the table as it is does not need; return which parts that was.
 
     That is: unlogged parts, copies of those that only earlier versions name, and local temporary
     files. A run may be at work meanwhile: what it wrote stays, whether committed or not.
@@ -82,7 +82,7 @@ def vacuum(uri: str, *, grace_s: float = GRACE_S, is_dry: bool = False) -> list[
 def _lost(
     uri: str, parts: list[objects.ObjectInfo], oldest_ns: int, *, is_dry: bool
 ) -> list[objects.ObjectInfo]:
-    """Give those of some parts that no driver can commit any more; make sure of that if need be.
+    """Return those of some parts that no driver can commit any more; make sure of that if need be.
 
     A driver that has not given its lease back may be alive: for young parts it is left alone.
     """
@@ -101,7 +101,7 @@ def _lost(
 
 
 def _take_over(uri: str) -> tuple[Snapshot, int]:
-    """Keep all drivers so far from committing anything; give the table then, and our lease.
+    """Keep all drivers so far from committing anything; return the table then, and our lease.
 
     Raises:
         LeaseError: One is at work.

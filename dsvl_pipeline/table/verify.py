@@ -1,10 +1,10 @@
-"""Hold the log against the parts, and the rows against what was asked."""
+"""Compare the log with the parts, and the rows with what was asked."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -89,13 +89,8 @@ def verify(uri: str) -> Verification:
     """
     num_shards = read_format(uri).num_shards
     snapshot = read_snapshot(uri)
-    run_id = snapshot.last_run_id
     problems: list[Problem] = []
-    run = None
-    try:
-        run = lineage.read_run(uri, run_id) if run_id is not None else None
-    except TableError as error:
-        problems.append(Problem(where=f"run {run_id}", what=str(error)))
+    run = _last_run(snapshot, problems)
     # What a run wanted is there when it is done, not before.
     wanted = run if run is not None and run.status == "done" else None
     rows_in_shards: dict[int, int] = {}
@@ -110,14 +105,9 @@ def verify(uri: str) -> Verification:
             if wanted is not None:
                 problems += check_documents(rows, wanted.prompt_ids)
     expected = wanted.rows_expected if wanted else {}
-    differing = {n: rows for n, rows in expected.items() if rows != rows_in_shards.get(n, 0)}
-    for shard, num_rows in differing.items():
-        found = amount(rows_in_shards.get(shard, 0), "row")
-        what = f"has {found}, but its last run wanted {num_rows:,}"
-        problems.append(Problem(where=f"shard {shard}", what=what))
+    differing = list(_check_numbers(rows_in_shards, expected))
     # While a run is at work, or after one that was killed or stopped, some parts are not committed.
     is_at_rest = (run is None or run.status == "done") and is_released(uri)
-    problems += check_files(snapshot, is_at_rest=is_at_rest)
     return Verification(
         version=snapshot.version,
         num_parts=len(snapshot.parts),
@@ -125,16 +115,35 @@ def verify(uri: str) -> Verification:
         num_expected=sum(expected.values()) if expected else None,
         has_expected=not differing,
         num_bad_parts=num_bad_parts,
-        problems=tuple(problems),
+        problems=(*problems, *differing, *check_files(snapshot, is_at_rest=is_at_rest)),
         unlogged=tuple(info.uri for info in unlogged(list_parts(uri), snapshot)),
         last_run=run.status if run is not None else None,
     )
 
 
+def _last_run(snapshot: Snapshot, problems: list[Problem]) -> lineage.RunManifest | None:
+    """Read the manifest of the table's last run; a damaged one is a problem."""
+    run_id = snapshot.last_run_id
+    try:
+        return lineage.read_run(snapshot.uri, run_id) if run_id is not None else None
+    except TableError as error:
+        problems.append(Problem(where=f"run {run_id}", what=str(error)))
+        return None
+
+
+def _check_numbers(found: Mapping[int, int], wanted: Mapping[int, int]) -> Iterator[Problem]:
+    """Compare each shard's number of rows with what its last run wanted."""
+    for shard, num_rows in wanted.items():
+        if num_rows != found.get(shard, 0):
+            there = amount(found.get(shard, 0), "row")
+            what = f"has {there}, but its last run wanted {num_rows:,}"
+            yield Problem(where=f"shard {shard}", what=what)
+
+
 def _read_shard(
     snapshot: Snapshot, receipts: Sequence[Receipt], problems: list[Problem]
 ) -> tuple[pa.Table, int]:
-    """Give the rows of the parts that can be read, and the number of those that cannot."""
+    """Return the rows of the parts that can be read, and the number of those that cannot."""
 
     def read(receipt: Receipt) -> tuple[pa.Table | None, list[Problem]]:
         try:

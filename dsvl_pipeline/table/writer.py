@@ -1,4 +1,4 @@
-"""The driver's hands on a table: open it, commit receipts, end well."""
+"""A table in the hands of its driver: opened, committed to, and ended well."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class TableWriter:
             LeaseError: Another driver is at work.
             TableError: The table is damaged, or made by a newer version.
         """
-        refuse_strangers(uri)
+        refuse_foreign_place(uri)
         check_claims(uri, run_id)
         create_format(uri, num_shards=num_shards)
         lease = Lease.acquire(uri, run_id=run_id, time_s=lease_s)
@@ -182,7 +182,7 @@ class TableWriter:
                 pass
 
     def check(self) -> None:
-        """Make sure that the table is still this writer's.
+        """Check that the table is still this writer's.
 
         Raises:
             LeaseError: Another driver has taken over. What was committed before is safe.
@@ -190,7 +190,7 @@ class TableWriter:
         self._lease.check()
 
     def confirm(self) -> None:
-        """Make sure that the table is this writer's, and that what it committed is in it.
+        """Check that the table is this writer's, and that what it committed is in it.
 
         Raises:
             LeaseError: Another driver has taken over, or the store let two drivers win.
@@ -285,8 +285,8 @@ class TableWriter:
         )
 
 
-def refuse_strangers(uri: str) -> None:
-    """Make sure that a place is a table's or empty: readers of ``data/`` take all they find there.
+def refuse_foreign_place(uri: str) -> None:
+    """Check that a place is a table's or empty: readers of ``data/`` take all they find there.
 
     Raises:
         ConfigError: It is neither.

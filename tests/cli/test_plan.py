@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dsvl_pipeline.cli.main import main
-from dsvl_pipeline.run.preview import explain
+from dsvl_pipeline.run.explanation import explain
 from tests.jobs import fake_job, jpeg, parse
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]

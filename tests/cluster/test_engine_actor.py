@@ -15,8 +15,8 @@ from dsvl_pipeline.errors import EngineError
 from dsvl_pipeline.records import Completion, FinishReason, RowFailure
 from dsvl_pipeline.stages.answers import output_rows
 from dsvl_pipeline.stages.config import StageConfig
-from dsvl_pipeline.stages.requests import PIXEL_COLUMNS, requests_of
-from dsvl_pipeline.stages.rows import image_columns, work_schema
+from dsvl_pipeline.stages.requests import requests_of
+from dsvl_pipeline.stages.rows import image_columns, without_request, work_schema
 from tests.jobs import fake_job, parse
 
 
@@ -56,7 +56,7 @@ def test_whatever_breaks_in_the_engine_ends_its_process(
     actor = object.__new__(Generate)
     actor._engine = cast(Any, Broken())
     with pytest.raises(LeftError):
-        actor._collect()
+        actor._deliver()
     assert f"replacing its process: {type(error).__name__}: {error}" in capsys.readouterr().out
 
 
@@ -108,7 +108,7 @@ def answered(
         num_prompt_tokens=3,
         timings={"finished_s": 1.0},
     )
-    rows = batch.drop_columns([n for n in PIXEL_COLUMNS if n in batch.column_names])
+    rows = without_request(batch)
     plain, facts = output_rows(rows, {0: completion, 1: completion}, config, "cpu", 1).to_pylist()
     assert [plain.get(name) for name in config.job.fields] == [None] * len(config.job.fields)
     assert plain["prompt_digest"] != facts["prompt_digest"]
@@ -180,7 +180,7 @@ def test_logprobs_are_columns_where_they_were_asked_for() -> None:
         timings={"finished_s": 1.0},
     )
     failed = replace(sure, error=RowFailure(code="schema_failed", message="it grew too complex"))
-    rows = batch.drop_columns([n for n in PIXEL_COLUMNS if n in batch.column_names])
+    rows = without_request(batch)
     columns = ("status", "mean_logprob", "min_logprob", "logprobs")
 
     def found(*answers: Completion) -> list[tuple[Any, ...]]:

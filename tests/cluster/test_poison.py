@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dsvl_pipeline.cluster.gate import Gate
+from dsvl_pipeline.cluster.gate import SharedLock
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.verify import verify
 from tests.jobs import fake_job, write_manifest
@@ -88,8 +88,8 @@ def test_suspects_are_alone_and_come_first() -> None:
     inside: list[str] = []
     seen: list[tuple[str, ...]] = []
 
-    async def guest(gate: Gate, name: str) -> None:
-        context = gate.alone() if name.startswith("alone") else gate.together()
+    async def guest(lock: SharedLock, name: str) -> None:
+        context = lock.exclusive() if name.startswith("alone") else lock.shared()
         async with context:
             inside.append(name)
             seen.append(tuple(inside))
@@ -97,9 +97,9 @@ def test_suspects_are_alone_and_come_first() -> None:
             inside.remove(name)
 
     async def main() -> None:
-        gate = Gate()
+        lock = SharedLock()
         names = ["a", "b", "alone1", "c", "alone2", "d"]
-        await asyncio.wait_for(asyncio.gather(*(guest(gate, name) for name in names)), 5)
+        await asyncio.wait_for(asyncio.gather(*(guest(lock, name) for name in names)), 5)
 
     asyncio.run(main())
     assert len(seen) == 6

@@ -28,12 +28,13 @@ from s3fs import S3FileSystem
 from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.reader import read_table
-from dsvl_pipeline.table.schema import logical_key, payload_digest
+from dsvl_pipeline.table.schema import logical_key
 from dsvl_pipeline.table.verify import verify
 from tests.environment import KEPT_WORKERS
 from tests.fault.cluster import LocalCluster
 from tests.fault.driver import Driver, DriverPool
 from tests.jobs import fake_job, write_manifest
+from tests.payload import payload_digest
 from tests.quick_ray import quick_ray
 from tests.s3 import (
     FaultyServer,

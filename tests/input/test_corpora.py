@@ -13,10 +13,10 @@ import pytest
 
 from dsvl_pipeline.run.run import run_job
 from dsvl_pipeline.table.reader import read_table
-from dsvl_pipeline.table.schema import payload_digest
 from dsvl_pipeline.table.verify import verify
 from tests.input.corpora import OCRMYPDF, PIKEPDF, PILLOW, PYPDF, Corpus, files_of
 from tests.jobs import fake_job, parse, plain_rows
+from tests.payload import payload_digest
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 

@@ -25,12 +25,13 @@ from dsvl_pipeline.cluster.connect import Scale
 from dsvl_pipeline.errors import ConfigError, RunStoppedError, StorageError
 from dsvl_pipeline.export.export import export
 from dsvl_pipeline.job.prompts import PromptConfig
-from dsvl_pipeline.plan import carried, rewriting
+from dsvl_pipeline.plan import carried, committed, rewriting
+from dsvl_pipeline.plan.committed import AT, Committed
 from dsvl_pipeline.plan.compare import Comparison, compare
 from dsvl_pipeline.plan.redrive import Redrive
 from dsvl_pipeline.run import preview
+from dsvl_pipeline.run.explanation import explain
 from dsvl_pipeline.run.prepare import Prepared, prepare
-from dsvl_pipeline.run.preview import explain
 from dsvl_pipeline.run.shard import ShardRun
 from dsvl_pipeline.stages import answers, work_files
 from dsvl_pipeline.stages.pages import list_pages
@@ -38,7 +39,7 @@ from dsvl_pipeline.stages.rows import CARRY, work_schema
 from dsvl_pipeline.stages.worker_tools import worker_tools
 from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.failures import Selection
-from dsvl_pipeline.table.history import tell
+from dsvl_pipeline.table.history import row_histories
 from dsvl_pipeline.table.log import Log, read_entries, read_snapshot
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import KEY_COLUMNS, LOGICAL_KEY, output_schema
@@ -326,13 +327,13 @@ def test_a_plan_reads_of_the_parts_no_more_than_it_compares(
     job = job.model_copy(update={"prompts": (prompt,)})
     place.run(job)
     assert {"c", "d", "total"} <= set(read_table(place.uri).column_names)
-    asked, read = list[set[str]](), carried.read_columns
+    asked, read = list[set[str]](), committed.read_columns
 
     def noted(uri: str, receipt: Any, names: Any) -> pa.Table:
         asked.append(set(names))
         return read(uri, receipt, names)
 
-    monkeypatch.setattr(carried, "read_columns", noted)
+    monkeypatch.setattr(committed, "read_columns", noted)
     assert preview.preview(job).to_keep == {"up to date": 2}
     assert asked == [{"c", "d"}]
     redrive = Redrive(selection=Selection(row_ids=frozenset("1")), base=job)
@@ -424,8 +425,8 @@ def test_odd_values_reach_the_table_and_change_in_it(column: pa.Array, place: Pl
     assert place.run(place.job(place.parquet(id=["1", "2"], c=turned), "c")) == (0, 2)
     for name in ("rows.csv", "rows.jsonl", "rows.md", "rows.parquet"):
         assert export(place.uri, str(place.folder / name)) == 2
-    (story,) = tell(place.uri, "1")
-    assert [stage.event for stage in story.stages] == ["carried", "answered"]
+    (history,) = row_histories(place.uri, "1")
+    assert [stage.event for stage in history.stages] == ["carried", "answered"]
 
 
 def test_pages_of_a_document_are_planned_with_what_it_carries(place: Place) -> None:
@@ -494,12 +495,12 @@ def test_answers_of_a_changed_prompt_need_not_fit_the_new_type() -> None:
         {"row_id": "a", "prompt_id": "B"},
     ]
     part = pa.Table.from_pylist(rows, schema=old)
-    keys = part.select(["row_id", "prompt_id"]).append_column(carried.AT, pa.array([0, 1]))
+    keys = part.select(["row_id", "prompt_id"]).append_column(AT, pa.array([0, 1]))
     wanted = pa.table({"row_id": ["a", "a"]})
     compared = Comparison(
         todo=wanted, kept=keys.slice(1), stale=keys.slice(0, 1), staying=keys.slice(0, 0)
     )
-    committed = carried.Committed(
+    there = Committed(
         rows=keys,
         places={"p": slice(0, 2)},
         types={"p": {"total": pa.string()}},
@@ -507,7 +508,7 @@ def test_answers_of_a_changed_prompt_need_not_fit_the_new_type() -> None:
     )
     saved, empty = dict[int, pa.Table](), pa.schema([])
     found = carried.find(
-        committed,
+        there,
         wanted,
         compared,
         carry=empty,

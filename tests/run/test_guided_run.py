@@ -13,7 +13,7 @@ from dsvl_pipeline.job.reading import load_job
 from dsvl_pipeline.run.run import run_job
 from dsvl_pipeline.run.summary import RunSummary
 from dsvl_pipeline.table.reader import read_table
-from dsvl_pipeline.table.schema import payload_digest
+from tests.payload import payload_digest
 from tests.sources.test_documents import written
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]

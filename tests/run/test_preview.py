@@ -9,7 +9,8 @@ import pytest
 
 from dsvl_pipeline.cli.main import main
 from dsvl_pipeline.errors import ConfigError
-from dsvl_pipeline.run.preview import explain, preview
+from dsvl_pipeline.run.explanation import explain
+from dsvl_pipeline.run.preview import preview
 from dsvl_pipeline.run.run import run_job
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.verify import verify

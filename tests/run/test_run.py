@@ -28,9 +28,9 @@ from dsvl_pipeline.table.failures import Selection
 from dsvl_pipeline.table.lineage import read_run
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.repair import repair
-from dsvl_pipeline.table.schema import payload_digest
 from dsvl_pipeline.table.verify import verify
 from tests.jobs import fake_job, parse, plain_rows, write_manifest
+from tests.payload import payload_digest
 from tests.processor import tiffs
 from tests.processor.test_tiff import five
 from tests.sources.pdfs import tree

@@ -47,7 +47,6 @@ def shard_run(
         num_final_errors=0,
         num_staying=0,
         num_staying_errors=0,
-        num_stale=stale.num_rows,
         stale_file=None,
         max_images=1,
     )

@@ -17,6 +17,7 @@ from PIL import Image
 from dsvl_pipeline import hub, keys
 from dsvl_pipeline.processor import tiff
 from dsvl_pipeline.processor.processor import Processor
+from dsvl_pipeline.stages import rows
 from dsvl_pipeline.stages.config import StageConfig
 from dsvl_pipeline.stages.pages import list_pages
 from dsvl_pipeline.stages.preprocess import preprocess
@@ -120,6 +121,16 @@ def test_a_tiff_has_a_row_for_each_page_and_prompt(tmp_path: Path) -> None:
     assert set(rows["error_code"].to_pylist()) == {None}
     assert rows["is_blank"].to_pylist() == [True] * 10  # each is of one grey
     assert len(set(rows["digests"].combine_chunks().flatten().to_pylist())) == 5
+
+
+def test_a_prepared_row_has_the_columns_that_are_declared(tmp_path: Path) -> None:
+    """Each once, with its type; what only the engine needs is left out of the answer's row."""
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiffs.file(five()[0]))
+    found = asked_of(path).schema
+    declared = {one.name: one.type for one in (*rows.WORK, *rows.PREPARED)}
+    assert set(found.names) == {*declared, *rows.PIXELS}
+    assert {name: found.field(name).type for name in declared} == declared
 
 
 @pytest.mark.parametrize("name", ["one.tif", "a-png.tif"])

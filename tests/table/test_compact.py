@@ -17,10 +17,10 @@ from dsvl_pipeline.table.compact import compact
 from dsvl_pipeline.table.lineage import read_run, write_run
 from dsvl_pipeline.table.log import list_versions, read_snapshot
 from dsvl_pipeline.table.reader import counts, read_table
-from dsvl_pipeline.table.schema import payload_digest
 from dsvl_pipeline.table.vacuum import vacuum
 from dsvl_pipeline.table.verify import verify
 from dsvl_pipeline.table.writer import TableWriter
+from tests.payload import payload_digest
 from tests.table.rows import image_rows, keys_of, open_table, write
 from tests.table.test_lineage import RUN
 

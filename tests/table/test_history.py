@@ -1,4 +1,4 @@
-"""A row's story, through replacements, remainders, compactions and vacuums."""
+"""A row's history, through replacements, remainders, compactions and vacuums."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dsvl_pipeline.cli import main
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.compact import compact
-from dsvl_pipeline.table.history import tell
+from dsvl_pipeline.table.history import row_histories
 from dsvl_pipeline.table.lineage import RunManifest, write_run
 from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.repair import repair
@@ -37,17 +37,17 @@ def test_a_story_goes_back_to_the_first_answer(table_uri: str) -> None:
     _answer(table_uri, "second", {"a": "2"})
     _answer(table_uri, "third", {"c": "1"})
     compact(table_uri)
-    (story,) = tell(table_uri, "a")
-    assert [(s.event, s.entry.author.run_id) for s in story.stages][1:] == [
+    (history,) = row_histories(table_uri, "a")
+    assert [(s.event, s.entry.author.run_id) for s in history.stages][1:] == [
         ("replaced", "second"),
         ("answered", "first"),
     ]
-    assert story.stages[0].event == "merged"
-    assert [stage.row["text"] for stage in story.stages] == ["2", "2", "1"]
-    (other,) = tell(table_uri, "b")
+    assert history.stages[0].event == "merged"
+    assert [stage.row["text"] for stage in history.stages] == ["2", "2", "1"]
+    (other,) = row_histories(table_uri, "b")
     assert [stage.event for stage in other.stages] == ["merged", "moved", "answered"]
     assert other.row["text"] == "1"
-    (last,) = tell(table_uri, "c")
+    (last,) = row_histories(table_uri, "c")
     assert [stage.event for stage in last.stages] == ["merged", "answered"]
 
 
@@ -57,14 +57,14 @@ def test_a_story_says_where_it_ends_for_want_of_parts(tmp_path: Path) -> None:
     _answer(uri, "first", {"a": "1", "b": "1"})
     _answer(uri, "second", {"a": "2"})
     vacuum(uri, grace_s=-60)
-    (story,) = tell(uri, "b")
-    assert [stage.event for stage in story.stages] == ["moved", "gone"]
+    (history,) = row_histories(uri, "b")
+    assert [stage.event for stage in history.stages] == ["moved", "gone"]
 
 
 def _lose(uri: str, holding: str) -> str:
     """Delete the part in which a row stands, and repair the table; give the part's path."""
-    (story,) = tell(uri, holding)
-    part = story.stages[0].part
+    (history,) = row_histories(uri, holding)
+    part = history.stages[0].part
     assert part is not None
     (Path(uri) / part.path).unlink()
     repair(uri)
@@ -78,10 +78,10 @@ def test_a_story_goes_back_past_a_repair(tmp_path: Path) -> None:
     _answer(uri, "second", {"a": "2"})
     lost = _lose(uri, "a")
     _answer(uri, "third", {"a": "3"})
-    (story,) = tell(uri, "a")
-    assert [stage.event for stage in story.stages] == ["answered", "dropped", "answered"]
-    assert [stage.row.get("text") for stage in story.stages] == ["3", None, "1"]
-    dropped = story.stages[1]
+    (history,) = row_histories(uri, "a")
+    assert [stage.event for stage in history.stages] == ["answered", "dropped", "answered"]
+    assert [stage.row.get("text") for stage in history.stages] == ["3", None, "1"]
+    dropped = history.stages[1]
     assert dropped.part is not None
     assert dropped.part.path == lost
     assert dropped.entry.author.operation == "repair"
@@ -94,8 +94,8 @@ def test_a_story_names_each_repair(tmp_path: Path) -> None:
         _answer(uri, run_id, {"a": run_id})
         _lose(uri, "a")
     _answer(uri, "third", {"a": "third"})
-    (story,) = tell(uri, "a")
-    assert [stage.event for stage in story.stages] == ["answered", "dropped", "dropped"]
+    (history,) = row_histories(uri, "a")
+    assert [stage.event for stage in history.stages] == ["answered", "dropped", "dropped"]
 
 
 def test_a_repair_of_another_shard_is_no_part_of_a_story(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_a_repair_of_another_shard_is_no_part_of_a_story(tmp_path: Path) -> None
             writer.finish()
         if n == other:
             _lose(uri, f"r{other}")
-    (story,) = tell(uri, f"r{here}")
-    assert [stage.event for stage in story.stages] == ["answered"]
+    (history,) = row_histories(uri, f"r{here}")
+    assert [stage.event for stage in history.stages] == ["answered"]
 
 
 def test_a_story_tells_when_a_row_was_not_in_the_table(tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_a_story_tells_when_a_row_was_not_in_the_table(tmp_path: Path) -> None:
         writer.commit([], superseded=keys_of(image_rows({"a": "1"})))
         writer.finish()
     _answer(uri, "third", {"a": "2"})
-    (story,) = tell(uri, "a")
-    assert [(s.event, s.entry.author.run_id) for s in story.stages] == [
+    (history,) = row_histories(uri, "a")
+    assert [(s.event, s.entry.author.run_id) for s in history.stages] == [
         ("answered", "third"),
         ("left", "second"),
         ("answered", "first"),
@@ -136,8 +136,8 @@ def test_a_story_does_not_call_first_what_it_cannot_know(tmp_path: Path) -> None
     _answer(uri, "second", {"a": "2"})
     vacuum(uri, grace_s=-60)
     _answer(uri, "third", {"c": "1"})
-    (story,) = tell(uri, "c")
-    assert [stage.event for stage in story.stages] == ["answered", "unknown"]
+    (history,) = row_histories(uri, "c")
+    assert [stage.event for stage in history.stages] == ["answered", "unknown"]
 
 
 def test_a_row_that_a_repair_dropped_is_not_simply_unknown(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_row_that_a_repair_dropped_is_not_simply_unknown(tmp_path: Path) -> No
     _answer(uri, "second", {"b": "1"})
     _lose(uri, "a")
     with pytest.raises(ConfigError, match=r"dropped \(version \d+, .*running the job again"):
-        tell(uri, "a")
+        row_histories(uri, "a")
 
 
 def test_a_story_reads_only_the_keys_of_parts_without_the_row(
@@ -170,14 +170,14 @@ def test_a_story_reads_only_the_keys_of_parts_without_the_row(
         whole.append(found)
         return read(found)
 
-    def reading_range(found: str, offset: int, length: int) -> bytes:
+    def reading_range(found: str, offset: int, length: int, *, etag: str | None) -> bytes:
         ranges.append(found)
         return read_range(found, offset, length)
 
     monkeypatch.setattr(objects, "read", reading)
     monkeypatch.setattr(objects, "read_range", reading_range)
-    (story,) = tell(uri, "c")
-    assert [stage.event for stage in story.stages] == ["answered"]
+    (history,) = row_histories(uri, "c")
+    assert [stage.event for stage in history.stages] == ["answered"]
     now = read_snapshot(uri).parts.keys()
     parts = [u for u in whole if u.endswith(".parquet")]
     assert parts
@@ -194,7 +194,7 @@ def test_a_short_or_mistyped_name_finds_the_row_that_is_meant(tmp_path: Path, na
     uri = str(tmp_path)
     _answer(uri, "first", {"/data/animals/cat.jpg": "1", "/data/animals/horse.jpg": "1"})
     with pytest.raises(ConfigError, match=r"did you mean '/data/animals/cat\.jpg'\? "):
-        tell(uri, named)
+        row_histories(uri, named)
 
 
 def test_pages_and_prompts_have_stories_of_their_own(tmp_path: Path) -> None:
@@ -203,12 +203,12 @@ def test_pages_and_prompts_have_stories_of_their_own(tmp_path: Path) -> None:
     with open_table(uri) as writer:
         for prompt in ("p", "q"):
             writer.commit([write(writer, page_rows("d.pdf", [1, 0], 2, prompt))])
-    told = [(s.row["page_index"], s.row["prompt_id"]) for s in tell(uri, "d.pdf")]
+    told = [(s.row["page_index"], s.row["prompt_id"]) for s in row_histories(uri, "d.pdf")]
     assert told == [(0, "p"), (0, "q"), (1, "p"), (1, "q")]
-    assert len(tell(uri, "d.pdf", page_index=1)) == 2
-    assert len(tell(uri, "d.pdf", page_index=1, prompt_id="q")) == 1
+    assert len(row_histories(uri, "d.pdf", page_index=1)) == 2
+    assert len(row_histories(uri, "d.pdf", page_index=1, prompt_id="q")) == 1
     with pytest.raises(ConfigError, match=r"no row with row_id 'd.pdf', page_index 2"):
-        tell(uri, "d.pdf", page_index=2)
+        row_histories(uri, "d.pdf", page_index=2)
 
 
 def test_the_command_tells_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from dsvl_pipeline.export.export import export
 from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.compact import compact
 from dsvl_pipeline.table.failures import Selection, read_failures
-from dsvl_pipeline.table.history import tell
+from dsvl_pipeline.table.history import row_histories
 from dsvl_pipeline.table.log import list_versions, read_snapshot
 from dsvl_pipeline.table.part import Receipt, keep_superseded, read_columns
 from dsvl_pipeline.table.reader import read_table
@@ -327,7 +327,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "the rewrite of superseded parts": _supersede,
     "export": lambda uri: export(uri, uri + "/../copy.jsonl"),
     "failures": lambda uri: read_failures(uri, Selection(row_ids=frozenset({"0a"}))),
-    "lineage": lambda uri: tell(uri, "0a"),
+    "lineage": lambda uri: row_histories(uri, "0a"),
     "columns": lambda uri: [
         read_columns(uri, receipt, ["row_id"]) for receipt in read_snapshot(uri).parts.values()
     ],

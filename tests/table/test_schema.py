@@ -1,6 +1,8 @@
-"""The output row, and digests that tell whether two runs gave the same."""
+"""The output row, and the keys that tell rows apart."""
 
 from __future__ import annotations
+
+import hashlib
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +13,25 @@ from hypothesis import strategies as st
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.job.fields import FieldType
 from dsvl_pipeline.table import schema
-from tests.table.rows import image_rows
+from dsvl_pipeline.table.columns import COLUMNS, PLACES
+
+
+def test_names_and_types_are_those_of_every_table_so_far() -> None:
+    """Old tables are read, and old versions read new ones; a new column changes this digest."""
+    found = schema.output_schema()
+    assert found.metadata is None
+    lines = [f"{field.name} {field.type} {field.nullable}" for field in found]
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert digest.startswith("5e46cac188592ea5")
+
+
+def test_every_column_says_what_it_means_and_who_fills_it() -> None:
+    """One sentence; names are unique, and places are those that are listed."""
+    assert len({one.name for one in COLUMNS}) == len(COLUMNS)
+    for one in COLUMNS:
+        assert one.meaning.endswith("."), one.name
+        assert one.filled, one.name
+        assert set(one.filled) <= PLACES.keys(), one.name
 
 
 def test_carried_columns_stand_between_result_and_lineage() -> None:
@@ -49,54 +69,6 @@ def test_logical_keys_are_equal_only_for_equal_fields(found: list[tuple[object, 
     assert pc.all(schema.is_among(rows, rows)).as_py()
     others = rows.filter(pa.array([f != found[0] for f in found]))
     assert schema.is_among(rows, others).to_pylist() == [f != found[0] for f in found]
-
-
-@pytest.mark.parametrize(
-    "column",
-    [
-        pa.array([1, None, 3]),
-        pa.array([1.5, None, 3.0]),
-        pa.array([True, None, False]),
-        pa.array(["x", None, ""]),
-        pa.array(["x", None, "y"]).dictionary_encode(),
-        pa.array([b"12", None, b"34"], pa.binary(2)),
-        pa.array([[1, 2], None, []]),
-        pa.array([["x", None], None, []]),
-        pa.array([{"a": 1, "b": "x"}, None, {"a": None, "b": ""}]),
-        pa.array([[("k", 1)], None, []], pa.map_(pa.string(), pa.int64())),
-        pa.array([1, None, 2], pa.decimal128(5, 2)),
-        pa.array([None, None, None]),
-    ],
-    ids=lambda column: str(column.type),
-)
-def test_payload_digest_depends_on_values_alone(column: pa.Array) -> None:
-    """Order, chunks, offsets and what lies under nulls do not count; each value does."""
-    rows = image_rows({"a": "1", "b": "2", "c": "3"}).append_column("carried", column)
-    digest = schema.payload_digest(rows)
-    shuffled = pa.concat_tables([rows.slice(2), rows.slice(0, 1), rows.slice(1, 1)])
-    assert schema.payload_digest(shuffled) == digest
-    padded = pa.concat_tables([rows, rows]).combine_chunks().slice(3)
-    assert schema.payload_digest(padded) == digest
-    if column.null_count < 3:
-        index = rows.schema.get_field_index("carried")
-        changed = rows.set_column(index, "carried", column.take(pa.array([2, 1, 0])))
-        assert schema.payload_digest(changed) != digest
-        emptied = rows.set_column(index, "carried", pa.nulls(3, column.type))
-        assert schema.payload_digest(emptied) != digest
-
-
-def test_payload_digest_passes_over_time_and_place() -> None:
-    """Two runs of one plan differ in these columns, and in no others."""
-    rows = image_rows({"a": "x", "b": "y"})
-    digest = schema.payload_digest(rows)
-    values = {"node": "n1", "latency_s": 3.5, "run_id": "other", "attempt": 2}
-    for name, value in values.items():
-        index = rows.schema.get_field_index(name)
-        column = pa.array([value] * 2, rows.schema.field(name).type)
-        rows = rows.set_column(index, rows.schema.field(name), column)
-    assert schema.payload_digest(rows) == digest
-    text = rows.schema.get_field_index("text")
-    assert schema.payload_digest(rows.set_column(text, "text", pa.array(["x", "z"]))) != digest
 
 
 def test_fields_stand_behind_the_result_with_their_types() -> None:
