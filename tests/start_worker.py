@@ -33,9 +33,11 @@ def ask() -> None:
     if any(word.startswith("--serialized-runtime-env-context") for word in sys.argv):
         os.execv(sys.executable, [sys.executable, str(_PLAIN), *sys.argv[1:]])
     (raylet,) = (word for word in sys.argv if word.startswith("--raylet-name="))
-    # Beside Ray's own sockets, with no longer a name: their paths have a limit.
-    sockets = Path(raylet.partition("=")[2]).parent
-    address = str(sockets / f"f{os.environ.get('RAY_JOB_ID', '')}")
+    # Beside Ray's own sockets, with no longer a name: their paths have a limit. Nodes of a machine
+    # share that folder, and a server ends with its raylet: each has one (raylet, raylet.1, ...).
+    socket_of_raylet = Path(raylet.partition("=")[2])
+    number = socket_of_raylet.name.removeprefix("raylet")
+    address = str(socket_of_raylet.with_name(f"f{os.environ.get('RAY_JOB_ID', '')}{number}"))
     wanted = {
         "arguments": [word for word in sys.argv[1:] if not word.startswith("--language=")],
         "environment": dict(os.environ),
@@ -50,14 +52,18 @@ def ask() -> None:
 
 
 def _connect(connection: socket.socket, address: str) -> None:
+    """Connect to the server, or start it: there was none, or it has ended with an older raylet."""
     with open(f"{address}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not os.path.exists(address):
-            command = [sys.executable, __file__, "serve", address]
-            server = subprocess.Popen(command, start_new_session=True)
-            while not os.path.exists(address):
-                assert server.poll() is None, "the server of workers has ended; see raylet.err"
-                time.sleep(0.05)
+        if connection.connect_ex(address) == 0:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(address)
+        command = [sys.executable, __file__, "serve", address]
+        server = subprocess.Popen(command, start_new_session=True)
+        while not os.path.exists(address):
+            assert server.poll() is None, "the server of workers has ended; see raylet.err"
+            time.sleep(0.05)
         connection.connect(address)
 
 
