@@ -181,7 +181,7 @@ def test_scheduling_is_torch_free() -> None:
     engine = ROOT / PACKAGE / "engine"
     others = [
         engine / f"{name}.py"
-        for name in ("completions", "fake", "generate", "request_check", "sequences")
+        for name in ("completions", "fake", "generate", "request_check", "sequence_factory")
     ]
     for path in [*(engine / "schedule").glob("*.py"), *others]:
         assert not [one.place for one in imports_of(path) if one.target.split(".")[0] == "torch"]

@@ -20,7 +20,7 @@ from dsvl_pipeline.engine.schedule.sequence import Sequence
 from dsvl_pipeline.engine.schedule.step import Chunk, Decode, Step
 from dsvl_pipeline.engine.schedule.stop_text import DecodeIds
 from dsvl_pipeline.engine.schedule.structured import Grammars
-from dsvl_pipeline.engine.sequences import SequenceFactory
+from dsvl_pipeline.engine.sequence_factory import SequenceFactory
 from dsvl_pipeline.engine.stats import EngineStats
 from dsvl_pipeline.errors import CapacityError, EngineError, GrammarError
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL

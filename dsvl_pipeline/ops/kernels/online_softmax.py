@@ -1,6 +1,6 @@
 """The parts of a causal attention kernel: find keys, take them into a running softmax, write.
 
-Called by the kernels of decode and prefill. Scores are in base 2, see `attention_tiles`.
+Only the kernels of decode and prefill call them. Scores are in base 2, see `attention_tiles`.
 """
 
 from __future__ import annotations
