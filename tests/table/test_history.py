@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -170,9 +171,9 @@ def test_a_story_reads_only_the_keys_of_parts_without_the_row(
         whole.append(found)
         return read(found)
 
-    def reading_range(found: str, offset: int, length: int, *, etag: str | None) -> bytes:
+    def reading_range(found: str, offset: int, length: int, **version: Any) -> bytes:
         ranges.append(found)
-        return read_range(found, offset, length)
+        return read_range(found, offset, length, **version)
 
     monkeypatch.setattr(objects, "read", reading)
     monkeypatch.setattr(objects, "read_range", reading_range)
