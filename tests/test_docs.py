@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from dsvl_pipeline.cli import main
+from dsvl_pipeline.cli.parser import COMMANDS
 from dsvl_pipeline.job.reading import load_job
 from dsvl_pipeline.table.reader import read_table
 from dsvl_pipeline.table.schema import output_schema
-from tools import demo_samples, render_settings
+from tools import demo_samples, render_commands, render_settings
 from tools.demo_checkpoint import held_out
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +68,7 @@ def test_every_job_script_names_its_config(name: str) -> None:
 def test_the_readme_lists_the_commands_that_exist() -> None:
     """Neither a promise nor a secret."""
     listed = re.findall(r"^\| `dsvl (\w+) ", README, re.MULTILINE)
-    assert listed == [command.__name__.rpartition(".")[2] for command in main.COMMANDS]
+    assert listed == list(COMMANDS)
 
 
 def test_the_readmes_job_file_is_one(tmp_path: Path) -> None:
@@ -90,6 +91,18 @@ def test_the_readmes_columns_exist() -> None:
 def test_the_page_of_settings_is_what_the_tool_prints() -> None:
     """The classes that check a job file say what its keys mean, once."""
     assert render_settings.PAGE.read_text(encoding="utf-8") == render_settings.rendered()
+
+
+def test_the_page_of_commands_is_what_the_tool_prints() -> None:
+    """The parsers say what commands take and how they end, once."""
+    assert render_commands.PAGE.read_text(encoding="utf-8") == render_commands.rendered()
+
+
+def test_every_option_says_what_it_means() -> None:
+    """A name alone would stand there bare."""
+    rows = [line for line in render_commands.rendered().splitlines() if line.startswith("| `")]
+    assert len(rows) > 50
+    assert [row for row in rows if row.endswith("|  |")] == []
 
 
 def test_every_setting_says_what_it_means() -> None:
