@@ -53,6 +53,6 @@ def execute(args: argparse.Namespace, output: Output) -> int:
             output.text(f"{'':24} -> {one_line(found.advice)}")
     num_problems = sum(found.grade == "problem" for found in findings)
     ended = amount(num_problems, "problem") if num_problems else "no problem"
-    output.result({"problems": num_problems, "findings": findings}, ended)
+    output.result({"num_problems": num_problems, "findings": findings}, ended)
     lacks_packages = any(found.about == PACKAGES for found in findings)
     return 2 if lacks_packages else 1 if num_problems else 0

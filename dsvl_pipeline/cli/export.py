@@ -41,5 +41,5 @@ def execute(args: argparse.Namespace, output: Output) -> int:
     with named_by_user():
         num_rows = export(args.out, args.dest, is_for_spreadsheet=args.spreadsheet)
     copied = f"{amount(num_rows, 'row')} to {one_line(args.dest)}"
-    output.result({"rows": num_rows, "written": args.dest}, copied)
+    output.result({"num_rows": num_rows, "written": args.dest}, copied)
     return 0

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 dsvl failures out/demo
-dsvl failures s3://bucket/captions --stage fetch --examples 20"""
+dsvl failures s3://bucket/captions --stage fetch --examples 20
+dsvl failures out/demo --json | jq -r '.failures[].code'"""
 NOTES = """\
 Answers that were cut off count as code 'length'. 'runs again' says whether the next `dsvl run`
 computes the rows by itself; `dsvl redrive` runs any of them again, with other settings."""

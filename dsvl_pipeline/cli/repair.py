@@ -45,7 +45,7 @@ def execute(args: argparse.Namespace, output: Output) -> int:
 
     with named_by_user():
         done = repair(args.out, is_dry=args.dry_run, is_sure=args.yes)
-    value = {"dry_run": args.dry_run, "rows_dropped": done.num_rows, **asdict(done)}
+    value = {"is_dry_run": args.dry_run, "num_rows": done.num_rows, **asdict(done)}
     output.result(value, _lines(done, is_dry=args.dry_run))
     return int(args.dry_run and bool(done.restored or done.dropped or done.checkpoints))
 

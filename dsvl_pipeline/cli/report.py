@@ -29,5 +29,5 @@ def execute(args: argparse.Namespace, output: Output) -> int:
     with named_by_user(), closing(RunPictures(args.out)) as pictures:
         num_rows = write_report(args.out, args.dest, picture=pictures.read)
     shown = f"{amount(num_rows, 'row')} on {one_line(args.dest)}"
-    output.result({"rows": num_rows, "written": args.dest}, shown)
+    output.result({"num_rows": num_rows, "written": args.dest}, shown)
     return 0

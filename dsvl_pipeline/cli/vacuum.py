@@ -51,6 +51,6 @@ def execute(args: argparse.Namespace, output: Output) -> int:
     verb = "would be deleted, by this machine's clock" if args.dry_run else "deleted"
     lines = [one_line(info.uri) for info in found]
     lines.append(f"{amount(len(found), 'part')}, {num_bytes:,} bytes: {verb}")
-    parts = [{"uri": info.uri, "bytes": info.size} for info in found]
-    output.result({"dry_run": args.dry_run, "bytes": num_bytes, "parts": parts}, lines)
+    parts = [{"uri": info.uri, "num_bytes": info.size} for info in found]
+    output.result({"is_dry_run": args.dry_run, "num_bytes": num_bytes, "parts": parts}, lines)
     return 0

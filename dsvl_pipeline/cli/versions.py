@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from dsvl_pipeline.cli.options import NO_STORE, NO_TABLE, TABLE, named_by_user
 from dsvl_pipeline.cli.output import Output
@@ -22,34 +23,33 @@ def execute(args: argparse.Namespace, output: Output) -> int:
 
     with named_by_user():
         versions = list_versions(args.out)
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "version": one.entry.number,
             "committed_at": one.entry.committed_at,
             "run_id": one.entry.author.run_id,
-            "parts": one.num_parts,
-            "parts_added": len(one.entry.added),
-            "parts_removed": len(one.entry.removed),
-            "rows": sum(one.entry.statuses.values()),
-            "errors": one.entry.statuses.get("error", 0),
+            "num_parts": one.num_parts,
+            "num_parts_added": len(one.entry.added),
+            "num_parts_removed": len(one.entry.removed),
+            "num_rows": sum(one.entry.statuses.values()),
+            "num_errors": one.entry.statuses.get("error", 0),
             "is_readable": one.is_readable,
         }
         for one in versions
     ]
     lines = [("version", "committed at", "by", "parts", "change", "rows", "errors", "readable")]
-    for version in versions:
-        entry = version.entry
-        lines.append(
-            (
-                str(entry.number),
-                entry.committed_at[:19] + "Z",
-                entry.author.run_id,
-                f"{version.num_parts:,}",
-                f"+{len(entry.added)} -{len(entry.removed)}",
-                f"{sum(entry.statuses.values()):,}",
-                f"{entry.statuses.get('error', 0):,}",
-                "yes" if version.is_readable else "no",
-            )
+    lines += [
+        (
+            f"{one['version']}",
+            f"{one['committed_at'][:19]}Z",
+            one["run_id"],
+            f"{one['num_parts']:,}",
+            f"+{one['num_parts_added']} -{one['num_parts_removed']}",
+            f"{one['num_rows']:,}",
+            f"{one['num_errors']:,}",
+            "yes" if one["is_readable"] else "no",
         )
+        for one in found
+    ]
     output.result({"versions": found}, columns(lines))
     return 0
