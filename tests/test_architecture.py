@@ -16,7 +16,7 @@ PACKAGE = "dsvl_pipeline"
 
 # Top to bottom. A package imports from the layers below its own, never from its own or from above.
 LAYERS = (
-    {"jobs"},
+    {"jobs", "__main__"},
     {"cli"},
     {"doctor"},
     {"run"},

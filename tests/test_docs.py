@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from dsvl_pipeline.cli import main
+from dsvl_pipeline.cli.parser import COMMANDS
 from dsvl_pipeline.job.config import JobConfig
 from dsvl_pipeline.job.reading import load_job
 from dsvl_pipeline.table.reader import read_table
-from tools import demo_samples, render_settings
+from tools import demo_samples, render_commands, render_settings
 from tools.demo_checkpoint import held_out
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +71,7 @@ def test_the_documents_name_commands_that_exist() -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     named = set(re.findall(r"(?:^|`|\.venv/bin/)dsvl ([a-z]+)", text, re.MULTILINE))
     assert len(named) > 10
-    assert named <= {command.__name__.rpartition(".")[2] for command in main.COMMANDS}
+    assert named <= set(COMMANDS)
 
 
 def test_the_readmes_job_file_is_one(tmp_path: Path) -> None:
@@ -84,6 +85,18 @@ def test_the_readmes_job_file_is_one(tmp_path: Path) -> None:
 def test_the_page_of_settings_is_what_the_tool_prints() -> None:
     """The classes that check a job file say what its keys mean, once."""
     assert render_settings.PAGE.read_text(encoding="utf-8") == render_settings.rendered()
+
+
+def test_the_page_of_commands_is_what_the_tool_prints() -> None:
+    """The parsers say what commands take and how they end, once."""
+    assert render_commands.PAGE.read_text(encoding="utf-8") == render_commands.rendered()
+
+
+def test_every_option_says_what_it_means() -> None:
+    """A name alone would stand there bare."""
+    rows = [line for line in render_commands.rendered().splitlines() if line.startswith("| `")]
+    assert len(rows) > 50
+    assert [row for row in rows if row.endswith("|  |")] == []
 
 
 def test_every_setting_has_a_sentence() -> None:

@@ -53,7 +53,7 @@ ALLOWED = {
     "stages/work_files.py": "the run's own work files",
     "plan/spool.py": "the run's own spool",
     "sandbox/limits.py": "/proc",
-    "cli/terminal.py": "/dev/null",
+    "cli/output.py": "/dev/null",
     "cluster/own_cluster.py::keep_token_private": "the token of the run's own Ray",
     "run/openlineage.py::_send": "the address that the environment names",
     "doctor/machine.py": "/sys, and a file of this package",

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dsvl_pipeline.cli.arguments import named_by_user
+from dsvl_pipeline.cli.options import NO_STORE, TABLE, named_by_user, option
+from dsvl_pipeline.cli.output import Output
 from dsvl_pipeline.cli.text import columns, one_line, shorten
 from dsvl_pipeline.job.fields import fields_of
 
@@ -17,14 +18,17 @@ if TYPE_CHECKING:
 
 Lines = tuple[tuple[str, str, str], ...]
 
-HELP = "tell a row's story: what was read, by which run and model, where it lies, what it replaced"
-EPILOG = """\
-examples:
-  dsvl lineage out/demo "$PWD/photos/a.jpg"
-  dsvl lineage s3://bucket/pages s3://bucket/pdfs/report.pdf --page 3 --prompt text
-
-ROW is a row_id; all its pages (counted from 0) and prompts are told, unless one is named.
-exit codes: 0 told; 2 there is no such table or row; 3 a store failed."""
+EXAMPLES = """\
+dsvl lineage out/demo "$PWD/photos/a.jpg"
+dsvl lineage s3://bucket/pages s3://bucket/pdfs/report.pdf --page 3 --prompt text"""
+NOTES = "ROW is a row_id; all its pages (counted from 0) and prompts are told, unless one is named."
+EXIT_CODES = {0: "told", 2: "there is no such table or row", 3: NO_STORE}
+OPTIONS = (
+    TABLE,
+    option("row", metavar="ROW", help="its row_id"),
+    option("--page", type=int, metavar="N", help="only this page_index"),
+    option("--prompt", metavar="ID", help="only this prompt_id"),
+)
 
 _OF_ROW: tuple[Section, ...] = ("answer", "read", "asked", "made")
 _OF_RUN: tuple[Section, ...] = ("model", "run")  # the same for all rows of a run, and told once
@@ -42,16 +46,7 @@ _TELL = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
-    parser.add_argument("out", metavar="OUT", help="the table: output.uri of its job")
-    parser.add_argument("row", metavar="ROW", help="its row_id")
-    parser.add_argument("--page", type=int, metavar="N", help="only this page_index")
-    parser.add_argument("--prompt", metavar="ID", help="only this prompt_id")
-    parser.set_defaults(command=execute)
-
-
-def execute(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace, output: Output) -> int:
     """Find the rows, print their stories."""
     from dsvl_pipeline.store.uris import row_id_of
     from dsvl_pipeline.table.history import row_histories
@@ -61,8 +56,25 @@ def execute(args: argparse.Namespace) -> int:
             args.out, row_id_of(args.row), page_index=args.page, prompt_id=args.prompt
         )
     told = set[Lines]()
-    print("\n\n".join("\n".join(_describe(story, told)) for story in stories))
+    texts = ["\n".join(_describe(story, told)) for story in stories]
+    output.result({"rows": [_value(story) for story in stories]}, "\n\n".join(texts))
     return 0
+
+
+def _value(story: RowHistory) -> dict[str, Any]:
+    log = [
+        {
+            "event": stage.event,
+            "version": stage.entry.number,
+            "committed_at": stage.entry.committed_at,
+            "run_id": stage.entry.author.run_id,
+            "part": stage.part.path if stage.part is not None else None,
+            "sha256": stage.part.sha256 if stage.part is not None else None,
+            "text": stage.row.get("text"),
+        }
+        for stage in story.stages
+    ]
+    return {"row": dict(story.row), "run": story.run, "log": log}
 
 
 def _describe(story: RowHistory, told: set[Lines]) -> Iterator[str]:

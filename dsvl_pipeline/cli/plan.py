@@ -3,58 +3,55 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from dsvl_pipeline.cli.arguments import add_job, job_file, positive_int
-from dsvl_pipeline.cli.summary import print_skipped
+from dsvl_pipeline.cli.options import FRESH, JOB, LIMIT, SET, job_file, option, positive_int
+from dsvl_pipeline.cli.output import Output
+from dsvl_pipeline.cli.summary import skipped_lines
 from dsvl_pipeline.cli.text import columns, duration, hours, money, one_line, shorten
 from dsvl_pipeline.wording import amount
 
 if TYPE_CHECKING:
     from dsvl_pipeline.run.explanation import Explanation
     from dsvl_pipeline.run.prediction import Prediction
+    from dsvl_pipeline.run.preview import Preview
 
-HELP = "say what a run would compute and keep, why, and what it would take; nothing is written"
-EPILOG = """\
-examples:
-  dsvl plan job.yaml
-  dsvl plan job.yaml --set generation.max_new_tokens=64
-  dsvl plan job.yaml --explain SKU-0042
-  dsvl plan job.yaml --explain "$PWD/photos/a.jpg"        of a file that input.images names
-  dsvl plan job.yaml --sample 500
-
+EXAMPLES = """\
+dsvl plan job.yaml
+dsvl plan job.yaml --set generation.max_new_tokens=64
+dsvl plan job.yaml --explain SKU-0042
+dsvl plan job.yaml --explain "$PWD/photos/a.jpg"        # of a file that input.images names
+dsvl plan job.yaml --sample 500"""
+NOTES = """\
 It reads the whole input and the keys of the table, and may run beside a job. For that it joins the
 Ray cluster of the job, or starts one on this machine, as a run does, however few the rows are (some
 seconds, about 1.5 GiB of memory): what counts as up to date depends on whether engines have GPUs.
 What a run would take is predicted from the table's last run of the same recipe, or with --sample
 from that many of the rows, which the job's engines then answer; their answers are not kept.
---explain also says of a file that no setting reads why it is skipped.
-exit codes: 0 shown; 2 the job, its input or its output is wrong, or there is no such row; 3 a store
-failed, or Ray did not start."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
-    add_job(parser)
-    parser.add_argument(
-        "--limit", type=positive_int, metavar="N", help="as a run with --limit N would do"
-    )
-    parser.add_argument("--fresh", action="store_true", help="as a run with --fresh would do")
-    parser.add_argument(
-        "--explain", metavar="ROW", help="say of one row, by its id, why it would run or not"
-    )
-    parser.add_argument(
+--explain also says of a file that no setting reads why it is skipped."""
+EXIT_CODES = {
+    0: "shown",
+    2: "the job, its input or its output is wrong, or there is no such row",
+    3: "a store failed, or Ray did not start",
+}
+OPTIONS = (
+    JOB,
+    SET,
+    LIMIT,
+    FRESH,
+    option("--explain", metavar="ROW", help="say of one row, by its id, why it would run or not"),
+    option(
         "--sample",
         type=positive_int,
         default=0,
         metavar="N",
         help="predict time and price from answering N of the rows now",
-    )
-    parser.set_defaults(command=execute)
+    ),
+)
 
 
-def execute(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace, output: Output) -> int:
     """Plan and print."""
     from dsvl_pipeline.job.reading import load_job
 
@@ -64,33 +61,38 @@ def execute(args: argparse.Namespace) -> int:
     from dsvl_pipeline.store.uris import row_id_of
 
     if args.explain is not None:
-        for found in explain(job, row_id_of(args.explain), fresh=args.fresh):
-            _print_explanation(args.explain, found)
+        found = list(explain(job, row_id_of(args.explain), fresh=args.fresh))
+        value = {"row_id": args.explain, "explanations": found}
+        output.result(value, (line for one in found for line in _explained(args.explain, one)))
         return 0
     result = preview(job, limit=args.limit, fresh=args.fresh, sample=args.sample)
-    _print_counts("to run", result.to_run)
-    unread = {"document": result.num_documents, "TIFF": result.num_tiffs}
-    if any(unread.values()):
-        files = " and ".join(amount(number, kind) for kind, number in unread.items() if number)
-        print(f"  among them {files}, whose pages are not counted yet")
-    _print_counts("to keep", result.to_keep)
-    if result.num_replaced:
-        print(f"{amount(result.num_replaced, 'row')} of the table replaced by new answers")
-    if result.num_dropped:
-        dropped = amount(result.num_dropped, "row")
-        print(f"{dropped} dropped: not in this input, and output.vanished is drop")
-    print_skipped(result.skipped)
-    if result.num_rewritten_parts:
-        parts = amount(result.num_rewritten_parts, "part")
-        print(f"{parts} written again with the same answers: carried values or types changed")
-    if result.prediction is not None:
-        _print_prediction(result.prediction)
-    elif result.to_run:
-        print("prediction: no run of this recipe was measured yet; --sample 500 answers some rows")
+    output.result(result, _lines(result))
     return 0
 
 
-def _print_prediction(found: Prediction) -> None:
+def _lines(result: Preview) -> Iterator[str]:
+    yield from _counts("to run", result.to_run)
+    unread = {"document": result.num_documents, "TIFF": result.num_tiffs}
+    if any(unread.values()):
+        files = " and ".join(amount(number, kind) for kind, number in unread.items() if number)
+        yield f"  among them {files}, whose pages are not counted yet"
+    yield from _counts("to keep", result.to_keep)
+    if result.num_replaced:
+        yield f"{amount(result.num_replaced, 'row')} of the table replaced by new answers"
+    if result.num_dropped:
+        dropped = amount(result.num_dropped, "row")
+        yield f"{dropped} dropped: not in this input, and output.vanished is drop"
+    yield from skipped_lines(result.skipped)
+    if result.num_rewritten_parts:
+        parts = amount(result.num_rewritten_parts, "part")
+        yield f"{parts} written again with the same answers: carried values or types changed"
+    if result.prediction is not None:
+        yield from _predicted(result.prediction)
+    elif result.to_run:
+        yield "prediction: no run of this recipe was measured yet; --sample 500 answers some rows"
+
+
+def _predicted(found: Prediction) -> Iterator[str]:
     parts = [
         f"{amount(found.rows, 'row')} in {duration(found.seconds)}",
         f"{found.rows_per_s:,.1f} rows/s",
@@ -103,17 +105,17 @@ def _print_prediction(found: Prediction) -> None:
     if found.price is not None:
         per_1000 = money(1000 * found.price / found.rows, found.currency)
         parts.append(f"{money(found.price, found.currency)}, {per_1000} per 1,000 rows")
-    print("prediction: " + ", ".join(parts))
-    print(f"  from {one_line(found.source)}; the start and the end of nodes are not in it")
+    yield "prediction: " + ", ".join(parts)
+    yield f"  from {one_line(found.source)}; the start and the end of nodes are not in it"
 
 
-def _print_counts(title: str, by_reason: Mapping[str, int]) -> None:
+def _counts(title: str, by_reason: Mapping[str, int]) -> list[str]:
     lines = [(title, f"{sum(by_reason.values()):,}")]
     lines += [(f"  {reason}", f"{rows:,}") for reason, rows in by_reason.items()]
-    print("\n".join(columns(lines)))
+    return columns(lines)
 
 
-def _print_explanation(row_id: str, found: Explanation) -> None:
+def _explained(row_id: str, found: Explanation) -> Iterator[str]:
     prompt = f", prompt {one_line(found.prompt_id)}" if found.prompt_id else ""
     pages = ""
     if found.pages:
@@ -123,6 +125,6 @@ def _print_explanation(row_id: str, found: Explanation) -> None:
         )
         pages += f" ({first} to {last})" if len(found.pages) > 1 else ""
     verdict = "would run" if found.is_run else "would not run"
-    print(f"{shorten(row_id, 200)}{prompt}{pages}: {verdict}; {one_line(found.reason)}")
+    yield f"{shorten(row_id, 200)}{prompt}{pages}: {verdict}; {one_line(found.reason)}"
     for detail in found.details:
-        print(f"  {shorten(detail, 500)}")
+        yield f"  {shorten(detail, 500)}"

@@ -1,6 +1,6 @@
 """How a run is going: a live line on a terminal, one line of JSON a minute in a log.
 
-Both go to standard error, so that standard output holds only results.
+Both go to standard error, so that standard output holds only results; with ``--quiet`` nowhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
-from dsvl_pipeline.cli.terminal import raw, safe_streams
+from dsvl_pipeline.cli.output import Output, raw, safe_streams
+from dsvl_pipeline.cli.summary import figures
 from dsvl_pipeline.cli.text import duration
 from dsvl_pipeline.wording import amount
 
@@ -26,15 +27,18 @@ LINE_EVERY_S = 60.0
 
 
 @contextmanager
-def display(stream: TextIO | None = None) -> Iterator[Callable[[Progress], None]]:
+def display(output: Output, stream: TextIO | None = None) -> Iterator[Callable[[Progress], None]]:
     """Give the function to call with each `Progress`; leaving the context ends the display."""
     stream = stream or sys.stderr
+    if output.is_quiet:
+        yield lambda _progress: None
+        return
     with _live(stream) if raw(stream).isatty() else log(stream) as show:
         yield show
 
 
 def describe(progress: Progress) -> str:
-    """Put a progress into words: rows done and failed, rows/s, what remains."""
+    """Return a progress in words: rows done and failed, rows/s, what remains."""
     if progress.phase in ("planning", "rewriting", "starting"):
         return f"{progress.phase}, {duration(progress.elapsed_s)}"
     about = "" if progress.is_total_exact else "at least "  # pages of unopened documents
@@ -54,19 +58,12 @@ def describe(progress: Progress) -> str:
     return ", ".join(parts)
 
 
-def log_summary(result: RunSummary, stream: TextIO | None = None) -> None:
-    """Write how a run ended as a line of JSON, where that goes to a log."""
-    stream = stream or sys.stderr
-    if raw(stream).isatty():
+def log_summary(result: RunSummary, output: Output) -> None:
+    """Write how a run ended as a line of JSON, where progress goes to a log."""
+    if output.is_quiet or raw(sys.stderr).isatty():
         return
-    figures = {
-        "rows_per_s": result.rows_per_s,
-        "gpu_busy": result.gpu_busy,
-        "gpu_hours": result.gpu_hours,
-        "price_per_1000_rows": result.price_per_1000_rows,
-    }
     message = f"{amount(result.rows_new, 'row')} answered in {duration(result.seconds)}"
-    _write(stream, "summary", message, asdict(result) | figures)
+    _write(sys.stderr, "summary", message, figures(result))
 
 
 def _write(stream: TextIO, event: str, message: str, values: dict[str, Any]) -> None:

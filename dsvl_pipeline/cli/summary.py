@@ -1,11 +1,12 @@
-"""What is printed after a run, and by ``dsvl status``."""
+"""What a run came to, in figures and in words; the counts of ``dsvl status`` too."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dsvl_pipeline.cli.text import columns, duration, hours, money, shorten
 from dsvl_pipeline.wording import amount
@@ -20,49 +21,49 @@ MAX_ROWS_SHOWN = 50
 _BLANK = "blank_page"
 
 
-def print_run(result: RunSummary, *, max_error_fraction: float) -> None:
-    """Print how a run ended, and the rows themselves if they are few."""
+def figures(result: RunSummary) -> dict[str, Any]:
+    """Return all that is known of a run that has ended, by name."""
+    derived = ("rows_per_s", "gpu_busy", "gpu_hours", "price_per_1000_rows")
+    return asdict(result) | {name: getattr(result, name) for name in derived}
+
+
+def run_lines(result: RunSummary, *, max_error_fraction: float) -> Iterator[str]:
+    """Say how a run ended, and show the rows themselves if they are few."""
     rows = result.ok + result.degraded + result.errors
     if 0 < rows <= MAX_ROWS_SHOWN:
-        print_rows(result.output_uri)
-        print()
+        yield from row_lines(result.output_uri)
+        yield ""
     if result.rows_new:
-        print(
+        yield (
             f"{amount(result.rows_new, 'new row')} in {duration(result.seconds)}, "
             f"{result.rows_up_to_date:,} already up to date"
         )
     else:
-        print(f"nothing to compute, {amount(result.rows_up_to_date, 'row')} already up to date")
-    print_counts(
-        {"ok": result.ok, "degraded": result.degraded, "error": result.errors}, result.error_codes
-    )
-    if line := engine_line(result.engine):
-        print(line)
-    if line := cost_line(result):
-        print(line)
-    for line in _remarks(result):
-        print(line)
-    print_skipped(result.skipped)
+        yield f"nothing to compute, {amount(result.rows_up_to_date, 'row')} already up to date"
+    yield from count_lines(result.ok, result.degraded, result.errors, result.error_codes)
+    yield from filter(None, (engine_line(result.engine), cost_line(result)))
+    yield from _remarks(result)
+    yield from skipped_lines(result.skipped)
     for warning in result.warnings:
-        print(f"warning: {warning}")
+        yield f"warning: {warning}"
     if result.exit_code == 1:
-        print(
+        yield (
             f"exit code 1: {result.errors_wanted / result.rows_wanted:.1%} of the rows failed, "
             f"more than max_error_fraction allows ({max_error_fraction:.1%})"
         )
     uri = result.output_uri
-    print(f"table: {uri}    more: dsvl status {uri}, dsvl export {uri} rows.csv")
+    yield f"table: {uri}    more: dsvl status {uri}, dsvl export {uri} rows.csv"
 
 
-def print_skipped(skipped: Iterable[Skipped]) -> None:
-    """Print what the input holds beside its rows; nothing where that is nothing."""
+def skipped_lines(skipped: Iterable[Skipped]) -> Iterator[str]:
+    """Say what the input holds beside its rows; nothing where that is nothing."""
     for setting, same in groupby(skipped, key=lambda one: one.setting):
         reasons = list(same)
         count = sum(one.count for one in reasons)
-        print(f"skipped of {setting}: {count:,}")
+        yield f"skipped of {setting}: {count:,}"
         for one in reasons:
             examples = ", ".join(shorten(repr(name), 120) for name in one.examples)
-            print(f"  {one.count:,}: {shorten(one.reason, 200)}; e.g. {examples}")
+            yield f"  {one.count:,}: {shorten(one.reason, 200)}; e.g. {examples}"
 
 
 def engine_line(engine: Mapping[str, float]) -> str:
@@ -126,22 +127,23 @@ def _remarks(result: RunSummary) -> Iterator[str]:
         )
 
 
-def print_counts(by_status: Mapping[str, int], error_codes: Mapping[str, int]) -> None:
-    """Print rows by status, then by error code, the most frequent first."""
-    total = sum(by_status.values())
+def count_lines(ok: int, degraded: int, errors: int, error_codes: Mapping[str, int]) -> list[str]:
+    """Count rows by status, then by error code, the most frequent first."""
+    total = ok + degraded + errors
     lines = [("status", "rows", "share")]
-    lines += [(s, f"{n:,}", f"{n / total:.1%}" if total else "-") for s, n in by_status.items()]
+    for status, rows in (("ok", ok), ("degraded", degraded), ("error", errors)):
+        lines.append((status, f"{rows:,}", f"{rows / total:.1%}" if total else "-"))
     lines.append(("all", f"{total:,}", ""))
-    print("\n".join(columns(lines)))
     # Of the codes this one alone belongs to no error.
-    error_codes = {code: rows for code, rows in error_codes.items() if code != _BLANK}
-    if error_codes:
-        most_first = sorted(error_codes.items(), key=lambda item: (-item[1], item[0]))
-        print("\n".join(columns([("error code", "rows"), *((c, f"{n:,}") for c, n in most_first)])))
+    codes = [(code, rows) for code, rows in error_codes.items() if code != _BLANK]
+    if not codes:
+        return columns(lines)
+    codes.sort(key=lambda item: (-item[1], item[0]))
+    return columns(lines) + columns([("error code", "rows"), *((c, f"{n:,}") for c, n in codes)])
 
 
-def print_rows(uri: str) -> None:
-    """Print every row of a small table: what was read, its status, the answer or the error."""
+def row_lines(uri: str) -> list[str]:
+    """Show every row of a small table: what was read, its status, the answer or the error."""
     from dsvl_pipeline.store.uris import is_absolute, last_part
     from dsvl_pipeline.table.reader import read_table
 
@@ -158,4 +160,4 @@ def print_rows(uri: str) -> None:
         failed = row["status"] == "error"
         answer = f"{row['error_code']}: {row['error_message']}" if failed else row["text"] or ""
         lines.append((shorten(name + page + prompt, 36), row["status"], shorten(answer, width)))
-    print("\n".join(columns(lines)))
+    return columns(lines)

@@ -1,14 +1,36 @@
-"""Numbers, durations and long texts as people read them."""
+"""Numbers, durations and texts as people read them; none of them acts on a terminal."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from dsvl_pipeline.cli.terminal import is_shown_as_it_is, printable
+# Colours alone do no harm, and Ray marks the lines of its workers by them.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_ACTING = re.compile(
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls of ASCII and of Latin-1, save tab and line feed
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # which way letters run
+    "\u200b\u2028\u2029\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # unseen
+    "\ud800-\udfff"  # bytes of a file name that are no UTF-8
+    "]"
+)
+
+
+def printable(text: str) -> str:
+    r"""Write out what would act on a terminal, or not be seen: ``\x1b``, ``\u202e``.
+
+    Tabs and line feeds stay, and so do the joiners that emoji and some scripts are written with.
+    """
+    return _ACTING.sub(_written_out, _COLOUR.sub("", text))
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
 
 
 def duration(seconds: float) -> str:
-    """Give the two largest units: ``9 s``, ``3 min 20 s``, ``5 h 10 min``, ``2 d 4 h``."""
+    """Return the two largest units: ``9 s``, ``3 min 20 s``, ``5 h 10 min``, ``2 d 4 h``."""
     whole = max(0, round(seconds))
     minutes, hours, days = whole // 60, whole // 3600, whole // 86400
     if minutes == 0:
@@ -21,12 +43,12 @@ def duration(seconds: float) -> str:
 
 
 def hours(value: float) -> str:
-    """Give ``12.34``; below 1 with two digits that say something, ``0.0042``."""
+    """Return ``12.34``; below 1 with two digits that say something, ``0.0042``."""
     return f"{value:,.2f}" if value >= 1 else f"{value:.2g}"
 
 
 def money(value: float, currency: str) -> str:
-    """Give ``12.34 USD``; below 1 with three digits that say something, ``0.00123 USD``."""
+    """Return ``12.34 USD``; below 1 with three digits that say something, ``0.00123 USD``."""
     return f"{value:,.2f} {currency}" if value >= 1 else f"{value:.3g} {currency}"
 
 
@@ -39,19 +61,6 @@ def shorten(text: str, width: int) -> str:
     """Put a text on one line of at most ``width`` characters, without what acts on a terminal."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= width else line[: width - 3] + "..."
-
-
-def exact_yaml(text: str) -> str:
-    """Keep YAML, which is written to be read again, from being changed on its way out.
-
-    Where the terminal would be shown other characters than these, all but ASCII is escaped by YAML
-    itself, which means the same.
-    """
-    if is_shown_as_it_is(text):
-        return text
-    import yaml
-
-    return str(yaml.safe_dump_all(yaml.safe_load_all(text), sort_keys=False, width=100))
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -4,41 +4,37 @@ from __future__ import annotations
 
 import argparse
 
-from dsvl_pipeline.cli.arguments import named_by_user
+from dsvl_pipeline.cli.options import DRY_RUN, NO_TABLE, TABLE, named_by_user, option
+from dsvl_pipeline.cli.output import Output
 from dsvl_pipeline.cli.text import one_line
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.wording import amount
 
-HELP = "delete parts that killed runs left, and those that only earlier versions need"
-EPILOG = """\
-examples:
-  dsvl vacuum out/demo --dry-run
-  dsvl vacuum s3://bucket/captions --older-than-hours 24
-
+EXAMPLES = """\
+dsvl vacuum out/demo --dry-run
+dsvl vacuum s3://bucket/captions --older-than-hours 24"""
+NOTES = """\
 What the table holds now is never touched, nor what a run at work has not committed yet, whatever
 its age. What runs that have ended left uncommitted goes at once, and where the last one was killed,
 once it is old; the table's lease is then taken for a moment, so that a run that only seems dead can
 commit it no more. Of earlier versions goes what is old, by the store's clock. --dry-run writes
 nothing, waits for nothing and tells ages by this machine's clock. Versions whose parts
-are deleted can no longer be read (`dsvl versions OUT` tells which can be).
-exit codes: 0 done; 2 there is no table at OUT; 3 a store failed, or the log is damaged."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
-    parser.add_argument("out", metavar="OUT", help="the table: output.uri of its job")
-    parser.add_argument(
+are deleted can no longer be read (`dsvl versions OUT` tells which can be)."""
+EXIT_CODES = {0: "done", 2: NO_TABLE, 3: "a store failed, or the log is damaged"}
+OPTIONS = (
+    TABLE,
+    option(
         "--older-than-hours",
         type=float,
         metavar="H",
         help="leave alone what left the table, or a killed run left, lately (default 168, a week; "
         "at least 1, for who reads an earlier version may be at it)",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only tell what would go")
-    parser.set_defaults(command=execute)
+    ),
+    DRY_RUN,
+)
 
 
-def execute(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace, output: Output) -> int:
     """Delete, name what went and how much room it took."""
     from dsvl_pipeline.table.vacuum import GRACE_S, LEAST_GRACE_S, vacuum
 
@@ -51,8 +47,10 @@ def execute(args: argparse.Namespace) -> int:
         )
     with named_by_user():
         found = vacuum(args.out, grace_s=grace_s, is_dry=args.dry_run)
-    for info in found:
-        print(one_line(info.uri))
+    num_bytes = sum(info.size for info in found)
     verb = "would be deleted, by this machine's clock" if args.dry_run else "deleted"
-    print(f"{amount(len(found), 'part')}, {sum(info.size for info in found):,} bytes: {verb}")
+    lines = [one_line(info.uri) for info in found]
+    lines.append(f"{amount(len(found), 'part')}, {num_bytes:,} bytes: {verb}")
+    parts = [{"uri": info.uri, "num_bytes": info.size} for info in found]
+    output.result({"is_dry_run": args.dry_run, "num_bytes": num_bytes, "parts": parts}, lines)
     return 0

@@ -131,7 +131,7 @@ class RayHead:
             write(f"dsvl: the job's output is lost from here on ({error}); waiting for its end\n")
 
 
-COMMAND = ["python", "-m", "dsvl_pipeline.cli.main", "run", "--config", "job.yaml"]
+COMMAND = ["python", "-m", "dsvl_pipeline", "run", "--config", "job.yaml"]
 """What a submitted job runs, in a directory that holds the job file."""
 
 

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from dsvl_pipeline.cli import main, status
+from dsvl_pipeline.cli.parser import COMMANDS
 from dsvl_pipeline.errors import AccessError, ConfigError, LeaseError, StorageError
 
 Ending = Callable[[BaseException | int], None]
@@ -23,7 +24,7 @@ def status_ends(monkeypatch: pytest.MonkeyPatch) -> Ending:
     """Make ``dsvl status`` end as told: with an exit code or an exception."""
 
     def ends(how: BaseException | int) -> None:
-        def execute(_: Namespace) -> int:
+        def execute(*_: object) -> int:
             if isinstance(how, BaseException):
                 raise how
             return how
@@ -34,21 +35,27 @@ def status_ends(monkeypatch: pytest.MonkeyPatch) -> Ending:
     return ends
 
 
-def test_loading_the_commands_is_quick() -> None:
-    """``dsvl --help`` must not wait for torch, ray or pyarrow."""
-    heavy = "torch ray pyarrow numpy pydantic rich yaml transformers fsspec"
-    found = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"import sys; import dsvl_pipeline.cli.main; "
-            f"print([x for x in '{heavy}'.split() if x in sys.modules])",
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
+@pytest.mark.parametrize("words", ["--help", "--version", "verify --help"])
+def test_help_is_quick(words: str) -> None:
+    """It must not wait for torch, ray or pyarrow, nor for commands that nobody named."""
+    heavy = "torch ray pyarrow numpy pydantic rich yaml transformers fsspec argcomplete click"
+    code = (
+        "import sys; from dsvl_pipeline.cli.main import main\n"
+        f"try: main({words.split()!r})\nexcept SystemExit: pass\n"
+        f"commands = [f'dsvl_pipeline.cli.{{x}}' for x in {list(COMMANDS)!r}]\n"
+        f"print([x for x in {heavy.split()!r} + commands if x in sys.modules])"
     )
-    assert found.stdout.strip() == "[]"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    named = [f"dsvl_pipeline.cli.{word}" for word in words.split() if word in COMMANDS]
+    assert found.stdout.splitlines()[-1] == str(named)
+
+
+def test_the_package_is_the_command(tmp_path: Path) -> None:
+    """Where the script of that name is not on the path."""
+    command = [sys.executable, "-m", "dsvl_pipeline", "status", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("dsvl: wrong: ")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +125,7 @@ def test_sigterm_ends_like_ctrl_c(
     """A pod that is stopped gets it; the default would end without a word."""
     before = signal.getsignal(signal.SIGTERM)
 
-    def execute(_: Namespace) -> int:
+    def execute(*_: object) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
         return 0
 
@@ -151,15 +158,15 @@ def test_wrong_usage_ends_with_2(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "status", "verify", "export", "report", "generate"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_teaches(capsys: pytest.CaptureFixture[str], command: str) -> None:
     """Its help has examples and exit codes."""
     with pytest.raises(SystemExit) as ended:
         main.main([command, "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    assert f"\n  dsvl {command} " in text.partition("examples:")[2]
-    assert "\nexit codes: 0 " in text
+    assert f"dsvl {command} " in text.partition("\nexamples:\n  ")[2]
+    assert "\nexit codes:\n  0  " in text
 
 
 @pytest.mark.parametrize(
@@ -188,7 +195,7 @@ def test_a_disk_of_this_machine_that_fails_is_no_bug(
     """What is spooled goes to the temporary directory, which may be full or closed."""
     monkeypatch.setattr(tempfile, "tempdir", "/proc/none")
 
-    def execute(_: object) -> int:
+    def execute(*_: object) -> int:
         with tempfile.TemporaryDirectory(prefix="dsvl-plan-"):
             return 0
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dsvl_pipeline.cli import progress
+from dsvl_pipeline.cli.output import Output
 from dsvl_pipeline.run.progress import Progress
 
 
@@ -134,7 +135,7 @@ def test_a_terminal_gets_one_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     stream = Terminal()
-    with progress.display(stream) as show:
+    with progress.display(Output(), stream) as show:
         show(at(phase="planning"))
         show(at())
     assert "1,200 of 5,000 rows, 3 failed, 14.3 rows/s, 4 min 26 s left" in stream.getvalue()
@@ -144,7 +145,7 @@ def test_a_terminal_gets_one_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_log_file_gets_plain_lines() -> None:
     """No control codes off a terminal."""
     stream = io.StringIO()
-    with progress.display(stream) as show:
+    with progress.display(Output(), stream) as show:
         show(at(phase="planning"))
         show(at())
     assert "\x1b" not in stream.getvalue()

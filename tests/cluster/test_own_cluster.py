@@ -96,7 +96,7 @@ def test_a_runs_own_ray_listens_on_loopback_only(tmp_path: Path) -> None:
     hidden = ("RAY_ADDRESS", "RAY_AUTH_MODE", NETWORK_SWITCH)
     environment = {k: v for k, v in os.environ.items() if k not in hidden}
     environment |= {"PYTHONPATH": os.getcwd(), "RAY_TMPDIR": folder, "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "dsvl_pipeline.cli.main", "run", str(tmp_path / "job.yaml")]
+    command = [sys.executable, "-m", "dsvl_pipeline", "run", str(tmp_path / "job.yaml")]
     try:
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as run:
             found: set[str] = set()

@@ -118,7 +118,10 @@ def test_a_dry_run_asks_nobody(
     path = job_file(tmp_path)
     monkeypatch.chdir(tmp_path)
     command = ["submit", str(path), "--target", "ray", "--address", "http://127.0.0.1:9"]
-    assert main.main([*command, "--dry-run", "--set", "output.uri=results", "--limit", "7"]) == 0
+    assert (
+        main.main([*command, "--dry-run", "--set", "output.uri=results", "--limit", "7", "--quiet"])
+        == 0
+    )
     shown = capsys.readouterr().out
     assert f"uri: {tmp_path}/results" in shown
-    assert "run --config job.yaml --limit 7\n" in shown
+    assert "run --config job.yaml --limit 7 --quiet\n" in shown

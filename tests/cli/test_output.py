@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import logging
 import os
 import pty
 import subprocess
 import sys
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,10 +19,11 @@ import pytest
 import yaml
 
 from dsvl_pipeline.cli import main as main_module
-from dsvl_pipeline.cli import terminal
-from dsvl_pipeline.cli.main import COMMANDS, main
-from dsvl_pipeline.cli.terminal import SafeStream, printable, safe_streams
-from dsvl_pipeline.cli.text import columns, exact_yaml, one_line
+from dsvl_pipeline.cli import output
+from dsvl_pipeline.cli.main import main
+from dsvl_pipeline.cli.output import Output, SafeStream, exact_yaml, safe_streams
+from dsvl_pipeline.cli.parser import COMMANDS
+from dsvl_pipeline.cli.text import columns, one_line, printable
 from tests.tables import write_table
 
 ESCAPES = {
@@ -149,6 +152,7 @@ LINES = [
     "schedule JOB --cron @hourly --set output.uri=s3://bucket/x",
     "doctor HOSTILE",
     "doctor JOB",
+    "completion HOSTILE",
     "HOSTILE",
     "status TABLE --HOSTILE",
 ]
@@ -181,8 +185,7 @@ def test_no_command_lets_data_act_on_a_terminal(
 
 def test_every_command_meets_hostile_data() -> None:
     """A new one belongs into the list above."""
-    names = {command.__name__.rpartition(".")[2] for command in COMMANDS}
-    assert names <= {line.split()[0] for line in LINES}
+    assert set(COMMANDS) <= {line.split()[0] for line in LINES}
 
 
 def test_nothing_in_the_commands_goes_past_the_streams() -> None:
@@ -191,7 +194,7 @@ def test_nothing_in_the_commands_goes_past_the_streams() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
             assert name not in ("sys.__stdout__", "sys.__stderr__", "os.writev"), path
-            assert not (name.endswith(".buffer") or name == "stream.raw") or path.stem == "terminal"
+            assert not (name.endswith(".buffer") or name == "stream.raw") or path.stem == "output"
 
 
 def test_log_lines_and_tracebacks_are_written_out(
@@ -216,6 +219,32 @@ def test_an_answer_keeps_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "one\n\ttwo\n"
 
 
+def test_a_result_is_lines_or_json_and_a_note_is_neither(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What JSON has no word for is written as text, and NaN as null; all of it in ASCII."""
+    value = {
+        "a": float("nan"),
+        "b": b"\x01\xff",
+        "c": date(2026, 1, 2),
+        "d": "é\x1b",
+    }
+    for is_json, is_quiet in ((False, False), (True, True)):
+        shown = Output(is_json=is_json, is_quiet=is_quiet)
+        shown.result(value, (line for line in ("one", "two")))
+        shown.note("by the way")
+    out, err = capsys.readouterr()
+    *lines, document = out.splitlines()
+    assert (lines, err) == (["one", "two"], "by the way\n")
+    assert document.isascii()
+    assert json.loads(document) == {
+        "a": None,
+        "b": "01ff",
+        "c": "2026-01-02",
+        "d": "é\x1b",
+    }
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_yaml_on_its_way_out_means_the_same(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is written to be submitted: what cannot be shown is escaped by YAML itself."""
@@ -224,8 +253,8 @@ def test_yaml_on_its_way_out_means_the_same(encoding: str, monkeypatch: pytest.M
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", stream)
     with safe_streams():
-        sys.stdout.write(exact_yaml(text))
-        sys.stdout.write("---\n" + exact_yaml("a: b # as it is\n"))
+        sys.stdout.write(exact_yaml(text) + "\n---\n")
+        sys.stdout.write(exact_yaml("a: b # as it is\n"))
     stream.flush()
     written = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
     assert acting(written) == []
@@ -239,7 +268,7 @@ def test_yaml_on_its_way_out_means_the_same(encoding: str, monkeypatch: pytest.M
 def dsvl(line: str, **variables: str) -> tuple[int, str]:
     """Run a command in a shell that redirects its streams; give its code and errors."""
     environment = os.environ | {"PYTHONPATH": os.getcwd(), **variables}
-    command = line.replace("dsvl", f"{sys.executable} -m dsvl_pipeline.cli.main", 1)
+    command = line.replace("dsvl", f"{sys.executable} -m dsvl_pipeline", 1)
     done = subprocess.run(
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
         env=environment,
@@ -281,7 +310,7 @@ def test_a_check_that_fails_says_so_to_who_reads_no_more(table: str) -> None:
 
 def test_a_closed_stream_is_not_taken_by_a_file(table: str, tmp_path: Path) -> None:
     """Else the first file that is opened becomes standard output, and children print into it."""
-    code = "import os; from dsvl_pipeline.cli.terminal import safe_streams\nwith safe_streams():\n"
+    code = "import os; from dsvl_pipeline.cli.output import safe_streams\nwith safe_streams():\n"
     code += f"    file = open({str(tmp_path / 'part')!r}, 'w'); assert file.fileno() > 2\n"
     code += "    os.system('echo child; echo child >&2')\n"
     done = subprocess.run(
@@ -325,8 +354,8 @@ def test_a_locale_without_utf_8_is_no_bug(table: str) -> None:
 def test_on_a_terminal_a_live_line_moves_the_cursor_and_data_does_not(tmp_path: Path) -> None:
     """The bar's own escapes are meant; what is printed beside it is written out."""
     code = (
-        "import sys; from dsvl_pipeline.cli import progress, terminal\n"
-        "with terminal.safe_streams(), progress.display() as show:\n"
+        "import sys; from dsvl_pipeline.cli import output, progress\n"
+        "with output.safe_streams(), progress.display(output.Output()) as show:\n"
         f"    print({HOSTILE!r}, file=sys.stderr)\n"
     )
     ours, theirs = pty.openpty()
@@ -360,4 +389,4 @@ def test_a_stream_that_fails_keeps_quiet_afterwards() -> None:
     stream.flush()
     assert stream.error is not None
     assert stream.error.errno == 28
-    assert terminal.raw(stream) is stream.raw  # type: ignore[arg-type]
+    assert output.raw(stream) is stream.raw  # type: ignore[arg-type]
