@@ -19,7 +19,7 @@ _HEAD = """\
 # Every command
 
 `python -m dsvl_pipeline` is the same as `dsvl`. `dsvl COMMAND --help` says what stands here.
-[settings.md](settings.md) lists the keys of a job file.
+[job-file.md](job-file.md) lists the keys of a job file.
 
 Results go to standard output. Progress, notes, warnings and errors go to standard error. With
 `--json` the result is one JSON document on one line; a command that fails prints none. Names and

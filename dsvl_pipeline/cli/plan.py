@@ -24,11 +24,11 @@ dsvl plan job.yaml --explain SKU-0042
 dsvl plan job.yaml --explain "$PWD/photos/a.jpg"        # of a file that input.images names
 dsvl plan job.yaml --sample 500"""
 NOTES = """\
-It reads the whole input and the keys of the table, and may run beside a job. For that it joins the
-Ray cluster of the job, or starts one on this machine, as a run does, however few the rows are (some
-seconds, about 1.5 GiB of memory): what counts as up to date depends on whether engines have GPUs.
-What a run would take is predicted from the table's last run of the same recipe, or with --sample
-from that many of the rows, which the job's engines then answer; their answers are not kept.
+It reads the whole input and the keys of the table, and may run beside a job. It joins the Ray
+cluster of the job, or starts one on this machine, as a run does: what counts as up to date depends
+on whether engines have GPUs. A start takes some seconds and about 1.5 GiB of memory.
+What a run would take is predicted from the table's last run of the same recipe. With --sample the
+job's engines answer that many rows first, and these are measured; their answers are not kept.
 --explain also says of a file that no setting reads why it is skipped."""
 EXIT_CODES = {
     0: "shown",

@@ -18,8 +18,8 @@ EXAMPLES = """\
 dsvl repair out/demo --dry-run
 dsvl repair out/demo && dsvl run configs/demo.yaml"""
 NOTES = """\
-It reads every part. One that is missing, or not what was committed, leaves the log in one commit;
-where a good copy lies with those of earlier versions, the part is put back instead. What is left of
+It reads every part. One that is missing, or not what was committed, leaves the log in one commit.
+Where a good copy lies with those of earlier versions, the part is put back instead. What is left of
 a damaged file is kept in _dsvl/superseded until `dsvl vacuum`. Then run the job again: it computes
 what is missing, each row once. Rows whose input is gone cannot be computed again: restore the file
 from a copy instead, if there is one. Damaged checkpoints of the log are made anew.

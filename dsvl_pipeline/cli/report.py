@@ -15,7 +15,7 @@ dsvl report out/demo out/demo.html
 dsvl report s3://bucket/captions captions.html"""
 NOTES = """\
 The page holds everything itself. Pictures are read again where they are local files that their run
-read, may be read by its settings, and are still the same; else the page says why there is none. Of
+read, may be read by its settings, and are still the same. Else the page says why there is none. Of
 large tables the first 500 inputs are shown."""
 EXIT_CODES = {0: "written", 2: "there is no table, or the destination is wrong", 3: NO_STORE}
 OPTIONS = (TABLE, option("dest", metavar="DEST.html", help="the page to write"))

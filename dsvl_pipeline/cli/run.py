@@ -13,9 +13,9 @@ dsvl run job.yaml --set generation.max_new_tokens=64 --set output.uri=s3://bucke
 dsvl run job.yaml --set 'prompts=[{id: caption, text: "Describe the image."}]'"""
 NOTES = """\
 docs/job-file.md lists every key of a job file. Progress and log lines go to standard error, results
-to standard output. On a terminal progress is one live line; elsewhere (a pipe, a file, a pod) it is
-a line of JSON at the start, one a minute and one at the end, and then one with the event "summary"
-that holds all figures. The table for people goes to standard output in both cases; with --json it
+to standard output. On a terminal progress is one live line. Elsewhere (a pipe, a file, a pod) it is
+a line of JSON at the start, one a minute and one at the end. Then one with the event "summary"
+holds all figures. The table for people goes to standard output in both cases; with --json it
 is the figures that go there, and with --quiet there is no progress."""
 EXIT_CODES = RUN_CODES
 OPTIONS = (JOB, SET, LIMIT, FRESH)

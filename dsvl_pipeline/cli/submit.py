@@ -26,8 +26,8 @@ RAY_API_SERVER_ADDRESS, RAY_ADDRESS or the cluster on this machine. Credentials 
 own. Relative paths in the job file are made absolute: the cluster must see them. --quiet is passed
 on to the job; with --json the job's own output goes to standard error.
 
-k8s: a ConfigMap with the job and a RayJob are created through the API server (kubeconfig, or the
-account of the pod); `kubernetes:` in the job file says how large it is. What --dry-run printed
+k8s: a ConfigMap with the job and a RayJob are created through the API server, by a kubeconfig or
+the account of the pod. `kubernetes:` in the job file says how large it is. What --dry-run printed
 may be edited, and submitted in place of the job file. The operator, the service account and the
 network policies must be there (k8s/README.md)."""
 EXIT_CODES = {

@@ -25,7 +25,8 @@ from dsvl_pipeline.job.reading import load_job
 from dsvl_pipeline.kuberay import render, schedule
 from dsvl_pipeline.plan.redrive import Redrive
 from dsvl_pipeline.run.prepare import prepare
-from dsvl_pipeline.run.preview import explain, preview
+from dsvl_pipeline.run.explanation import explain
+from dsvl_pipeline.run.preview import preview
 from dsvl_pipeline.sources.fetch import Fetcher
 from dsvl_pipeline.store import objects
 from dsvl_pipeline.table.failures import Selection
