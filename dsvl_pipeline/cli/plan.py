@@ -25,8 +25,9 @@ dsvl plan job.yaml --explain "$PWD/photos/a.jpg"        # of a file that input.i
 dsvl plan job.yaml --sample 500"""
 NOTES = """\
 It reads the whole input and the keys of the table, and may run beside a job. It joins the Ray
-cluster of the job, or starts one on this machine, as a run does: what counts as up to date depends
-on whether engines have GPUs. A start takes some seconds and about 1.5 GiB of memory.
+cluster of the job, or starts one on this machine, as a run does, however few the rows are. That
+takes some seconds and about 1.5 GiB of memory. What counts as up to date depends on whether
+engines have GPUs.
 What a run would take is predicted from the table's last run of the same recipe. With --sample the
 job's engines answer that many rows first, and these are measured; their answers are not kept.
 --explain also says of a file that no setting reads why it is skipped."""

@@ -17,8 +17,8 @@ NOTES = """\
 What the table holds now is never touched, nor what a run at work has not committed yet, whatever
 its age. What runs that have ended left uncommitted goes at once. Where the last one was killed, it
 goes once it is old. The table's lease is then taken for a moment, so that a run that only seems
-dead can commit it no more. Of earlier versions goes what is old, by the store's clock. --dry-run writes
-nothing, waits for nothing and tells ages by this machine's clock. Versions whose parts
+dead can commit it no more. Of earlier versions goes what is old, by the store's clock. --dry-run
+writes nothing, waits for nothing and tells ages by this machine's clock. Versions whose parts
 are deleted can no longer be read (`dsvl versions OUT` tells which can be)."""
 EXIT_CODES = {0: "done", 2: NO_TABLE, 3: "a store failed, or the log is damaged"}
 OPTIONS = (

@@ -24,8 +24,8 @@ from dsvl_pipeline.job.inputs import InputConfig
 from dsvl_pipeline.job.reading import load_job
 from dsvl_pipeline.kuberay import render, schedule
 from dsvl_pipeline.plan.redrive import Redrive
-from dsvl_pipeline.run.prepare import prepare
 from dsvl_pipeline.run.explanation import explain
+from dsvl_pipeline.run.prepare import prepare
 from dsvl_pipeline.run.preview import preview
 from dsvl_pipeline.sources.fetch import Fetcher
 from dsvl_pipeline.store import objects
