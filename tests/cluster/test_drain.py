@@ -93,15 +93,15 @@ def slow_job(folder: Path, num_rows: int) -> dict[str, Any]:
 
 
 def in_the_middle(
-    log: Path, action: Callable[[], None], *, num_engines: int = 2
+    log: Path, action: Callable[[], None], *, num_engines: int = 2, num_rows: int = 32
 ) -> threading.Thread:
-    """Do something as soon as each engine was asked some rows."""
+    """Do something as soon as each engine was asked so many rows."""
     before = generated.engines(log)
 
     def wait() -> None:
         def is_halfway() -> bool:
             asked = generated.engines(log) - before
-            return sum(num_rows >= 32 for num_rows in asked.values()) == num_engines
+            return sum(num >= num_rows for num in asked.values()) == num_engines
 
         if wait_until(is_halfway, LIMIT_S):
             action()
@@ -147,9 +147,10 @@ def test_a_driver_on_a_drained_node_commits_and_ends(
     def drain() -> None:
         reason = DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
         gcs = ray._raylet.GcsClient(address=cluster.address)
-        gcs.drain_node(here, reason, "a notice", int(time.time() * 1000) + 5000)
+        gcs.drain_node(here, reason, "a notice", int(time.time() * 1000) + 10_000)
 
-    thread = in_the_middle(log, drain, num_engines=1)
+    # Most of these are answered then, and there is time to write their part on a busy machine.
+    thread = in_the_middle(log, drain, num_engines=1, num_rows=96)
     with pytest.raises(RunStoppedError, match="the driver's node is being drained"):
         run_job(parse(job))
     thread.join()
