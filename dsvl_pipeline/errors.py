@@ -25,8 +25,12 @@ class ConfigError(DsvlError):
     exit_code: ClassVar[int] = 2
 
 
-class CheckpointError(ConfigError):
+class CheckpointError(ConfigError, ValueError):
     """A checkpoint cannot be loaded: files, config or tensors do not fit."""
+
+
+class NoCheckpointError(CheckpointError, OSError):
+    """A checkpoint's files cannot be had. An OSError as well, as in transformers."""
 
 
 class StorageError(DsvlError):

@@ -59,10 +59,12 @@ def test_a_hub_id_is_downloaded_at_its_revision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Safetensors and JSON, never a pickle."""
-    asked = {}
+    asked: dict[str, Any] = {}
 
-    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.update(name=name, revision=revision, patterns=allow_patterns)
+    def download(
+        name: str, *, revision: str | None, allow_patterns: list[str], **options: Any
+    ) -> str:
+        asked.update(name=name, revision=revision, patterns=allow_patterns, options=options)
         return str(write(tmp_path / "snapshot", "model.safetensors"))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)

@@ -70,7 +70,7 @@ class _PretrainedModel:
     def __init__(self, model: DeepseekVL, directory: Path) -> None:
         self.model = model
         kind = DeepseekVLHybridConfig if self.is_hybrid else DeepseekVLConfig
-        self.config = kind(model.config)
+        self.config = kind.from_pretrained(directory)
         self.generation_config = read_generation_config(directory)
         if self.generation_config.warning is not None:
             _logger.warning("%s: %s", directory, self.generation_config.warning)

@@ -43,14 +43,16 @@ def read_optional_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def reading(directory: Path) -> Iterator[None]:
+def reading(where: Path | str) -> Iterator[None]:
     """Turn whatever a value of a wrong kind makes stumble into a CheckpointError."""
     try:
         yield
+    except CheckpointError:  # a ValueError as well, but it says all already
+        raise
     except (AttributeError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"{directory}: a value in one of its configs is of a wrong kind "
-            f"({type(error).__name__}: {error}); fetch them again"
+            f"{where}: a value in one of its configs is of a wrong kind "
+            f"({type(error).__name__}: {error}); correct it, or fetch the files again"
         ) from error
 
 
