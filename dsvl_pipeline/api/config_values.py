@@ -171,7 +171,7 @@ class ConfigValues:
     ) -> ConfigValues:
         """Return the language model's section, or the config itself where it has none."""
         has_section = "text_config" in self.sub_configs and not (encoder and not decoder)
-        return self.text_config if has_section else self  # type: ignore[attr-defined, no-any-return]
+        return self.text_config if has_section else self  # type: ignore[attr-defined]
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)

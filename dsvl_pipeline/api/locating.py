@@ -49,7 +49,7 @@ def locate(
         subfolder=subfolder,
         needs=needs,
         download=Download(
-            cache_dir=cache_dir and Path(cache_dir),
+            cache_dir=None if cache_dir is None else Path(cache_dir),
             token=token,
             local_files_only=local_files_only,
             force_download=force_download,
