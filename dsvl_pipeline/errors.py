@@ -29,8 +29,8 @@ class CheckpointError(ConfigError, ValueError):
     """A checkpoint cannot be loaded: files, config or tensors do not fit."""
 
 
-class NoCheckpointError(CheckpointError, OSError):
-    """A checkpoint's files cannot be had. An OSError as well, as in transformers."""
+class UnreadableCheckpointError(CheckpointError, OSError):
+    """A checkpoint's files cannot be had or read. An OSError as well, as in transformers."""
 
 
 class StorageError(DsvlError):

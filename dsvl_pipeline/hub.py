@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from dsvl_pipeline.errors import CheckpointError, NoCheckpointError
+from dsvl_pipeline.errors import CheckpointError, UnreadableCheckpointError
 from dsvl_pipeline.store.uris import at_home, encoded_path, is_local, path_of
 
 DEMO = "demo"
@@ -60,8 +60,8 @@ def resolve(
         A directory that holds ``config.json`` and all its safetensors, or what is needed of it.
 
     Raises:
-        NoCheckpointError: There is no such directory or hub id, the hub cannot be reached, or it
-            holds no config or no weights.
+        UnreadableCheckpointError: There is no such directory or hub id, the hub cannot be reached,
+            or no config or no weights are there.
         CheckpointError: A revision is given for a directory, or the weights are broken.
     """
     directory = local_directory(name)
@@ -76,7 +76,7 @@ def resolve(
         directory = _download(name, revision, patterns, download)
     directory /= subfolder
     if needs != "processor" and not (directory / "config.json").is_file():
-        raise NoCheckpointError(
+        raise UnreadableCheckpointError(
             f"{directory} has no config.json; a checkpoint is a directory with config.json, the "
             f"tokenizer's files and safetensors"
         )
@@ -107,14 +107,14 @@ def weight_files(directory: Path) -> list[Path]:
     """Name the safetensors files that make up a checkpoint, in name order.
 
     Raises:
-        NoCheckpointError: There are none, or a shard is missing.
+        UnreadableCheckpointError: There are none, or a shard is missing.
         CheckpointError: The index is broken.
     """
     single, index = directory / _SINGLE, directory / _INDEX
     if single.exists():
         return [single]
     if not index.exists():
-        raise NoCheckpointError(f"{directory} has no weights: {_what_is_there(directory)}")
+        raise UnreadableCheckpointError(f"{directory} has no weights: {_what_is_there(directory)}")
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         files = [directory / Path(name).name for name in names]
@@ -122,7 +122,7 @@ def weight_files(directory: Path) -> list[Path]:
         raise CheckpointError(f"{index} is not an index of shards: {error!r}") from error
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise NoCheckpointError(
+        raise UnreadableCheckpointError(
             f"{directory}: {len(missing)} of {len(files)} shards are missing, first "
             f"'{missing[0]}'; the download was probably interrupted, fetch it again"
         )
@@ -170,12 +170,12 @@ def _digest(versions: tuple[tuple[Path, int, int], ...]) -> str:
 
 def _download(name: str, revision: str | None, patterns: list[str], download: Download) -> Path:
     if name.startswith(_PATH_BEGINS) or not _HUB_ID.fullmatch(name):
-        raise NoCheckpointError(
+        raise UnreadableCheckpointError(
             f"the checkpoint {name!r} does not exist: no such directory; it must be '{DEMO}', a "
             f"directory, or a hub id such as 'deepseek-community/deepseek-vl-7b-chat'"
         )
     if revision is None and Path(name).parent.is_dir():  # whoever means the hub can say so
-        raise NoCheckpointError(
+        raise UnreadableCheckpointError(
             f"the checkpoint {name!r} does not exist: {str(Path(name).parent)!r} is a directory "
             f"here, but has no such one in it; if the hub is meant, give a revision"
         )
@@ -190,28 +190,28 @@ def _download(name: str, revision: str | None, patterns: list[str], download: Do
         )
         return Path(found)
     except errors.RevisionNotFoundError as error:
-        raise NoCheckpointError(
+        raise UnreadableCheckpointError(
             f"{what} was not found: the hub knows the model but not this revision; give a commit, "
             f"tag or branch of https://huggingface.co/{name}/commits"
         ) from error
     except errors.GatedRepoError as error:
-        raise NoCheckpointError(
+        raise UnreadableCheckpointError(
             f"{what} may not be downloaded: it is gated; accept its terms at "
             f"https://huggingface.co/{name} and set HF_TOKEN"
         ) from error
     except errors.RepositoryNotFoundError as error:
-        raise NoCheckpointError(
+        raise UnreadableCheckpointError(
             f"{what} was not found: there is no such directory, and no such model on the hub (a "
             f"private one needs HF_TOKEN)"
         ) from error
     except errors.LocalEntryNotFoundError as error:
-        raise NoCheckpointError(
+        raise UnreadableCheckpointError(
             f"{what} is not a directory here, and could not be downloaded: the hub cannot be "
             f"reached, and its files are not in the cache; check network and HF_HUB_OFFLINE, or "
             f"give the directory of a copy"
         ) from error
     except (OSError, ValueError) as error:
-        raise NoCheckpointError(f"{what} could not be downloaded: {error}") from error
+        raise UnreadableCheckpointError(f"{what} could not be downloaded: {error}") from error
 
 
 def _what_is_there(directory: Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from dsvl_pipeline.api.config_values import ConfigValues
 from dsvl_pipeline.api.pretrained_config import PretrainedConfig
@@ -72,6 +72,11 @@ class TextConfig(PretrainedConfig):
         if rope["rope_type"] in ("llama3", "yarn", "longrope"):
             rope.setdefault("original_max_position_embeddings", self.max_position_embeddings)
         self.rope_parameters = rope
+
+    @property
+    def per_layer_config(self) -> list[Self]:
+        """One config for each layer, which the caches of transformers ask for."""
+        return [self] * self.num_hidden_layers
 
     @property
     def rope_scaling(self) -> dict[str, Any] | None:

@@ -78,7 +78,7 @@ class ConfigValues:
             if isinstance(found, ConfigValues):
                 continue
             if hasattr(found, "to_dict"):  # transformers' own
-                found = found.to_dict()
+                found = {**found.to_dict(), "transformers_version": None}
             if found is not None and not isinstance(found, Mapping):
                 raise TypeError(
                     f"{key} is a {type(found).__name__}; it must be a dict, a config or None"
@@ -169,8 +169,9 @@ class ConfigValues:
     def get_text_config(
         self, decoder: bool | None = None, encoder: bool | None = None
     ) -> ConfigValues:
-        """Return the language model's section, or the config itself where it has none."""
-        has_section = "text_config" in self.sub_configs and not (encoder and not decoder)
+        """Return the language model's section, or the config itself where that is not asked for."""
+        is_of_encoder = decoder != encoder and not decoder
+        has_section = "text_config" in self.sub_configs and not is_of_encoder
         return self.text_config if has_section else self  # type: ignore[attr-defined]
 
     def __eq__(self, other: object) -> bool:

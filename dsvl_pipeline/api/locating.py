@@ -40,7 +40,7 @@ def locate(
         force_download: Whether to download again what lies in the cache.
 
     Raises:
-        NoCheckpointError: They cannot be had.
+        UnreadableCheckpointError: They cannot be had.
     """
     wanted = os.fspath(name)
     return hub.resolve(
@@ -65,7 +65,7 @@ def load_config_dict(name: Name, **options: Any) -> dict[str, Any]:
         options: Those of `locate`.
 
     Raises:
-        NoCheckpointError: It cannot be had.
+        UnreadableCheckpointError: It cannot be had.
         CheckpointError: It is broken. Of a checkpoint of the original dialect, only its weights
             tell the sizes.
     """

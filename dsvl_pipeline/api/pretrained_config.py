@@ -14,7 +14,8 @@ from typing import Any, Self
 
 from dsvl_pipeline.api.config_values import GENERATION_KEYS, ConfigValues
 from dsvl_pipeline.api.locating import Name, load_config_dict
-from dsvl_pipeline.model.json_files import read_json
+from dsvl_pipeline.errors import CheckpointError
+from dsvl_pipeline.model.json_files import read_json, reading
 
 # What says where a file lies, as in `locate`.
 _FILE_OPTIONS = {
@@ -51,57 +52,63 @@ class PretrainedConfig(ConfigValues):
         self.to_json_file(Path(save_directory) / "config.json")
 
     @classmethod
-    def get_config_dict(cls, name: Name, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Name, **options: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what ``config.json`` says, and the options that say not where it lies."""
         where = {key: options.pop(key) for key in _FILE_OPTIONS & options.keys()}
         for key in _IGNORED_OPTIONS & options.keys():
             del options[key]
-        return load_config_dict(name, **where), options
+        return load_config_dict(pretrained_model_name_or_path, **where), options
 
     @classmethod
-    def from_pretrained(cls, name: Name, **options: Any) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: Name, **options: Any) -> Self:
         """Read a config. Only JSON is downloaded, but for checkpoints of the original dialect.
 
         Args:
-            name: A directory, a JSON file, a hub id, or ``demo``.
+            pretrained_model_name_or_path: A directory, a JSON file, a hub id, or ``demo``.
             options: ``revision``, ``subfolder``, ``cache_dir``, ``token``, ``local_files_only``
                 and ``force_download`` say where it lies. Others replace values of the file, or,
                 as dicts, values of its sections. With ``return_unused_kwargs`` those that name no
                 value are returned as well, as a second result; else they are ignored.
 
         Raises:
-            NoCheckpointError: It cannot be had.
+            UnreadableCheckpointError: It cannot be had.
             CheckpointError: It is broken, or of another architecture.
         """
-        found, options = cls.get_config_dict(name, **options)
-        return cls.from_dict(cls._own_part(found, str(name)), **options)
+        where = str(pretrained_model_name_or_path)
+        found, options = cls.get_config_dict(pretrained_model_name_or_path, **options)
+        with reading(where):
+            return cls.from_dict(cls._own_part(found, where), **options)
 
     @classmethod
     def _own_part(cls, found: dict[str, Any], where: str) -> dict[str, Any]:
         """Give the section of a whole config that this class is for, or the config itself."""
-        for section in found.values():
-            if isinstance(section, dict) and section.get("model_type") == cls.model_type:
-                return section
-        return found
+        part: dict[str, Any] = found.get(cls.base_config_key) or found
+        model_type = part.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise CheckpointError(
+                f"{where} has model_type={model_type!r}, which {cls.__name__} is not for; it takes "
+                f"{cls.model_type!r}"
+            )
+        return part
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any], **options: Any) -> Self:
         """Make a config of a dict; see `from_pretrained` for the options."""
         returns_unused = options.pop("return_unused_kwargs", False)
-        values = {**copy.deepcopy(dict(config_dict))}
+        values = copy.deepcopy(dict(config_dict))
         for key in _EARLY_KEYS & options.keys():
             values[key] = options.pop(key)
-        if options.get("torch_dtype") is not None:
-            options.setdefault("dtype", options.pop("torch_dtype"))
-        if options.get("dtype") in (None, "auto"):
-            options.pop("dtype", None)
+        for key in ("torch_dtype", "dtype"):  # where both are given the newer name wins
+            if (dtype := options.pop(key, None)) not in (None, "auto"):
+                values["dtype"] = dtype
         config = cls(**values)
         for name in [name for name in options if hasattr(config, name)]:
             value, before = options.pop(name), getattr(config, name)
             if isinstance(before, ConfigValues) and isinstance(value, Mapping):
                 value = type(before)(**{**before.to_dict(), **value})
             setattr(config, name, value)
-        config._set_dtype(None)
         return (config, options) if returns_unused else config  # type: ignore[return-value]
 
     @classmethod

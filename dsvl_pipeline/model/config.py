@@ -164,14 +164,31 @@ def model_config_of(config: Mapping[str, Any], where: str) -> ModelConfig:
             ),
             image_token_id=get(config, "image_token_id", 100015),
         )
-    for section in (model.text, model.low_res, model.high_res):
-        for name, value in (asdict(section) if section else {}).items():
-            if isinstance(value, str) != (name == "activation") or value == 0:
-                raise CheckpointError(
-                    f"{where} gives {value!r} for what is called {name} here; it must be a number "
-                    "above 0"
-                )
+        _require_sizes(model, where)
     return model
+
+
+def _require_sizes(model: ModelConfig, where: str) -> None:
+    """Refuse what no size can be; texts and lists are checked where they are read."""
+    sections = [asdict(one) for one in (model.text, model.low_res, model.high_res) if one]
+    for name, value in [item for section in sections for item in section.items()]:
+        kind = float if name in ("rms_norm_eps", "layer_norm_eps", "rope_theta") else int
+        if name not in ("activation", "global_layers") and (type(value) is not kind or value <= 0):
+            raise CheckpointError(
+                f"{where} gives {value!r} for what is called {name} here; it must be a "
+                f"{'number' if kind is float else 'whole number'} above 0"
+            )
+    if type(model.image_token_id) is not int or model.image_token_id < 0:
+        raise CheckpointError(f"{where} has image_token_id={model.image_token_id!r}; it is no id")
+    _require_divisor("num_key_value_heads", model.text.num_kv_heads, model.text.num_heads, where)
+    for tower in (model.low_res, model.high_res):
+        if tower is not None:
+            _require_divisor("num_attention_heads", tower.num_heads, tower.hidden_size, where)
+
+
+def _require_divisor(name: str, divisor: int, number: int, where: str) -> None:
+    if number % divisor:
+        raise CheckpointError(f"{where} has {name}={divisor}, which does not divide {number}")
 
 
 def _llama_config(config: Mapping[str, Any], where: str) -> LlamaConfig:
@@ -245,6 +262,6 @@ def _sam_config(config: Mapping[str, Any], where: str) -> SamConfig:
         num_heads=get(config, "num_attention_heads", 12),
         layer_norm_eps=float(get(config, "layer_norm_eps", 1e-6)),
         window_size=get(config, "window_size", 14),
-        global_layers=tuple(get(config, "global_attn_indexes", (2, 5, 8, 11))),
+        global_layers=tuple(int(i) for i in get(config, "global_attn_indexes", (2, 5, 8, 11))),
         output_channels=get(config, "output_channels", 256),
     )

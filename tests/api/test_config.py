@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
+import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
+import torch
 import transformers
 
 import dsvl_pipeline
@@ -101,9 +108,197 @@ def test_a_checkpoints_config_gives_its_shape(
     assert read_model_config(tmp_path / "to") == config.model_config()
 
 
+@pytest.fixture
+def saved(ours: Any, tmp_path: Path) -> Path:
+    """A directory with a config that differs from the defaults, at its root and in ``sub``."""
+    config = ours(
+        text_config={"vocab_size": 77, "hidden_size": 64, "num_attention_heads": 4},
+        vision_config={"image_size": 48},
+        image_token_id=2,
+        dtype="bfloat16",
+    )
+    config.save_pretrained(tmp_path)
+    config.save_pretrained(tmp_path / "sub")
+    return tmp_path
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"image_token_id": 7, "nothing": 1, "return_dict": False},
+    {"text_config": {"vocab_size": 20}, "vision_config": {"my_own": 3}},
+    {"attn_implementation": "eager", "output_attentions": True, "name_or_path": "x"},
+    {"num_labels": 3, "revision": "main", "trust_remote_code": True},
+    {"subfolder": "sub", "local_files_only": True, "cache_dir": None, "token": None},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options_replace_values_of_the_file(
+    ours: Any, theirs: Any, saved: Path, options: dict[str, Any]
+) -> None:
+    """And those that name none are handed back."""
+    found, unused = ours.from_pretrained(saved, return_unused_kwargs=True, **options)
+    wanted, theirs_unused = theirs.from_pretrained(saved, return_unused_kwargs=True, **options)
+    assert found.to_dict() == without_version(wanted.to_dict())
+    assert found._attn_implementation == wanted._attn_implementation
+    assert unused == theirs_unused
+    assert ours.from_pretrained(saved, **options) == found
+
+
+def test_dtypes_are_torchs(ours: Any, saved: Path) -> None:
+    """Under both names; ``auto`` is what the file says."""
+    for options in ({}, {"dtype": "auto"}, {"torch_dtype": "auto"}, {"torch_dtype": None}):
+        assert ours.from_pretrained(saved, **options).dtype is torch.bfloat16
+    for options in ({"dtype": torch.float16}, {"torch_dtype": "float16"}):
+        config = ours.from_pretrained(saved, **options)
+        assert config.dtype is config.torch_dtype is torch.float16
+        assert config.to_dict()["dtype"] == "float16"
+
+
+def test_a_section_is_read_from_the_whole(ours: Any, saved: Path, tmp_path: Path) -> None:
+    """By its own class, and saved alone it is the same again."""
+    config = ours.from_pretrained(saved)
+    for key, kind in config.sub_configs.items():
+        section = kind.from_pretrained(saved)
+        assert section == getattr(config, key)
+        section.save_pretrained(tmp_path / key)
+        assert kind.from_pretrained(tmp_path / key) == section
+        other = next(one for name, one in config.sub_configs.items() if name != key)
+        with pytest.raises(CheckpointError, match=r"model_type='[a-z_]+', which .* is not for"):
+            other.from_pretrained(tmp_path / key)
+
+
+def test_files_by_name(ours: Any, saved: Path) -> None:
+    """A JSON file itself, under any name."""
+    wanted = ours.from_pretrained(saved)
+    (saved / "config.json").rename(saved / "other.json")
+    assert ours.from_pretrained(saved / "other.json") == wanted
+    assert ours.from_json_file(str(saved / "other.json")) == wanted
+    wanted.to_json_file(saved / "whole.json", use_diff=False)
+    assert ours.from_json_file(saved / "whole.json") == wanted
+
+
+@pytest.mark.parametrize("name", ["nope", "no/such/place"])
+def test_missing_and_broken_files_are_os_errors(ours: Any, name: str, tmp_path: Path) -> None:
+    """As a script expects that was written for the reference."""
+    for place in (tmp_path, tmp_path / name):
+        with pytest.raises(OSError, match=r"has no config\.json|does not exist") as caught:
+            ours.from_pretrained(place)
+        assert isinstance(caught.value, CheckpointError)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(OSError, match="cannot be read as JSON"):
+        ours.from_pretrained(tmp_path)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """A repository, and what it was asked; it gives those of its files that are asked for."""
+    repository, asked = tmp_path / "repository", []
+
+    def download(name: str, *, allow_patterns: list[str], **options: Any) -> str:
+        asked.append({"name": name, **options})
+        snapshot = tmp_path / f"snapshot {len(asked)}"
+        for path in repository.rglob("*"):
+            inner = path.relative_to(repository)
+            if path.is_file() and any(fnmatch(str(inner), one) for one in allow_patterns):
+                (snapshot / inner).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, snapshot / inner)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return repository, asked
+
+
+def test_a_hub_id_downloads_json_only(
+    family: str, ours: Any, hub: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """A config must not cost 15 GB; how the hub is asked is the caller's."""
+    repository, asked = hub
+    write_checkpoint(repository / "sub", is_hybrid=family == "hybrid")
+    options = {"cache_dir": tmp_path, "token": "hf_x", "local_files_only": True}
+    config = ours.from_pretrained("some/model", revision="abc", subfolder="sub", **options)
+    assert config == ours.from_pretrained(repository / "sub")
+    wanted = {"name": "some/model", "revision": "abc", "force_download": False, **options}
+    assert asked == [wanted]
+    assert not list(tmp_path.glob("snapshot*/**/*.safetensors"))
+    assert list(tmp_path.glob("snapshot*/**/tokenizer.json"))
+
+
+def test_the_original_dialect_needs_its_weights(
+    family: str, ours: Any, hub: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    """Only tensors tell its sizes, so these are fetched when the config is of that kind."""
+    repository, asked = hub
+    write_checkpoint(repository, is_hybrid=family == "hybrid", dialect="original")
+    config = ours.from_pretrained("some/model")
+    assert config == ours.from_pretrained(repository)
+    assert config.text_config.hidden_size == 64
+    assert len(asked) == 2
+    with pytest.raises(CheckpointError, match="sizes lie in the weights; give the directory"):
+        ours.from_pretrained(repository / "config.json")
+
+
 def test_what_cannot_be_run_is_refused(ours: Any) -> None:
     """When a model is to be built, not when the config is read."""
     config = ours(text_config={"rope_scaling": {"type": "linear", "factor": 2.0}})
     with pytest.raises(CheckpointError, match="the rope type 'linear'; only 'default'") as caught:
         config.model_config()
     assert isinstance(caught.value, ValueError)
+
+
+def test_wrong_sections_are_refused(ours: Any) -> None:
+    """Of other models, and what is no config at all."""
+    with pytest.raises(TypeError, match="text_config is a int; it must be a dict, a config or Non"):
+        ours(text_config=5)
+    with pytest.raises(ValueError, match="VisionConfig takes the model_type 'siglip_vision_model'"):
+        ours(vision_config={"model_type": "clip_vision_model"})
+    with pytest.raises(ValueError, match="hidden_size 65 is no multiple of num_attention_heads 4"):
+        ours(text_config={"hidden_size": 65, "num_attention_heads": 4})
+    with pytest.raises(ValueError, match="output_attentions needs attn_implementation 'eager'"):
+        ours(attn_implementation="sdpa", output_attentions=True)
+
+
+def test_sections_may_be_configs(ours: Any, theirs: Any) -> None:
+    """Our own stay the same object, those of transformers are read."""
+    wanted = theirs(text_config={"vocab_size": 50}, vision_config={"image_size": 32})
+    sections = {key: getattr(wanted, key) for key in ours.sub_configs}
+    config = ours(**sections)
+    assert config.to_dict() == without_version(wanted.to_dict())
+    again = ours(**{key: getattr(config, key) for key in ours.sub_configs})
+    assert again == config
+    assert again.text_config is config.text_config
+    assert again.get_text_config() is again.get_text_config(decoder=True) is again.text_config
+    assert again.get_text_config(encoder=True) is again
+
+
+def test_configs_are_values(ours: Any) -> None:
+    """They can be changed, copied, pickled, compared and gone through."""
+    config = ours(text_config={"vocab_size": 50}, my_own=1)
+    for same in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert same == config
+        same.update({"image_token_id": 3, "my_own": 2})
+        same.text_config.vocab_size = 60
+        assert same != config
+        assert (same.my_own, config.my_own, config.text_config.vocab_size) == (2, 1, 50)
+        assert same.model_config().text.vocab_size == 60
+    assert {"text_config", "my_own"} <= {*config}
+    assert json.loads(config.to_json_string())["text_config"]["vocab_size"] == 50
+    assert '"my_own": 1' in repr(config)
+
+
+def test_settings_of_generate_stay_out_of_the_file(ours: Any, tmp_path: Path) -> None:
+    """They belong into the other one."""
+    config = ours(num_beams=3)
+    config.save_pretrained(tmp_path)
+    config.temperature = 0.5
+    with pytest.raises(
+        ValueError, match=r"temperature, which belong into model\.generation_config"
+    ):
+        config.save_pretrained(tmp_path)
+    with pytest.raises(NotImplementedError, match="hf upload"):
+        ours().save_pretrained(tmp_path, push_to_hub=True)
+
+
+def test_caches_of_transformers_take_it(ours: Any) -> None:
+    """Scripts make their own from the model's config."""
+    cache = transformers.DynamicCache(config=ours(text_config={"num_hidden_layers": 3}))
+    assert len(cache.layers) == 3

@@ -94,6 +94,17 @@ def test_older_rope_keys_are_read(tmp_path: Path) -> None:
         ("vision_config", {"hidden_act": "relu"}, "hidden_act='relu'; it must be one of gelu,"),
         ("vision_config", {"image_size": [48, 64]}, r"size \[48, 64\]; it must be a square"),
         ("high_res_vision_config", {"use_rel_pos": False}, "use_rel_pos=False; only True can"),
+        (
+            "text_config",
+            {"num_key_value_heads": 3},
+            "num_key_value_heads=3, which does not divide 4",
+        ),
+        (
+            "vision_config",
+            {"num_attention_heads": 5},
+            "num_attention_heads=5, which does not divid",
+        ),
+        (None, {"image_token_id": "<image>"}, "image_token_id='<image>'; it is no id"),
         (None, {"model_type": "llava"}, "model_type='llava'; this project runs 'deepseek_vl'"),
     ],
 )
@@ -173,6 +184,8 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         ("text_config", "num_attention_heads", 0),
         ("text_config", "hidden_size", "64"),
         ("text_config", "vocab_size", "many"),
+        ("text_config", "max_position_embeddings", 2048.5),
+        ("text_config", "intermediate_size", -8),
         ("text_config", "rope_parameters", [1]),
         ("vision_config", "patch_size", 0),
         ("high_res_vision_config", "window_size", 0),
@@ -185,7 +198,7 @@ def test_values_of_a_wrong_kind_are_checkpoint_errors(
     """Not a division by zero in the middle of a model."""
     write_checkpoint(tmp_path)
     edit(tmp_path / "config.json", lambda config: config[section].update({key: value}))
-    with pytest.raises(CheckpointError, match=r"of a wrong kind|must be a number above 0"):
+    with pytest.raises(CheckpointError, match=r"of a wrong kind|a whole number above 0"):
         read_model_config(tmp_path)
 
 
