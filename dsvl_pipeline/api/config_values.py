@@ -41,6 +41,7 @@ class ConfigValues:
     base_config_key: ClassVar[str] = ""
     sub_configs: ClassVar[dict[str, type[ConfigValues]]] = {}
     attribute_map: ClassVar[dict[str, str]] = {}
+    base_model_tp_plan: ClassVar[None] = None  # no tensor parallelism
     keys_to_ignore_at_inference: ClassVar[list[str]] = []
 
     transformers_version: str | None = None

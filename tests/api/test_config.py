@@ -104,6 +104,7 @@ def test_a_checkpoints_config_gives_its_shape(
     write_checkpoint(tmp_path / "from", is_hybrid=family == "hybrid", dialect=dialect)
     config = ours.from_pretrained(tmp_path / "from")
     assert config.model_config() == read_model_config(tmp_path / "from")
+    assert config.tie_word_embeddings is False
     config.save_pretrained(tmp_path / "to")
     assert read_model_config(tmp_path / "to") == config.model_config()
 
