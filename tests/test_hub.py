@@ -74,6 +74,32 @@ def test_a_hub_id_is_downloaded_at_its_revision(
     assert not any("bin" in pattern or pattern == "*" for pattern in asked["patterns"])
 
 
+def test_only_what_is_needed_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configs and processors are small; weights are 15 GB."""
+    asked: dict[str, Any] = {}
+
+    def download(_: str, **options: Any) -> str:
+        asked.update(options)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    (tmp_path / "sub").mkdir()
+    how = hub.Download(token="hf_x", cache_dir=tmp_path, local_files_only=True)
+    found = hub.resolve("some/model", subfolder="sub", needs="processor", download=how)
+    assert found == tmp_path / "sub"
+    patterns = ["sub/*.json", "sub/*.jinja", "sub/*.txt", "sub/*.model"]
+    options = {"token": "hf_x", "cache_dir": tmp_path, "local_files_only": True}
+    assert asked == {
+        "revision": None,
+        "allow_patterns": patterns,
+        "force_download": False,
+        **options,
+    }
+    with pytest.raises(OSError, match=r"has no config\.json"):
+        hub.resolve("some/model", needs="config")
+    assert hub.resolve(str(write(tmp_path)), needs="config") == tmp_path
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [

@@ -23,6 +23,7 @@ from dsvl_pipeline.errors import (
     NotFoundError,
     StorageError,
     TableError,
+    UnreadableCheckpointError,
 )
 from dsvl_pipeline.job.config import JobConfig
 from dsvl_pipeline.job.places import absolute_input, absolute_place
@@ -194,14 +195,14 @@ def _on_disk(name: str, revision: str | None) -> Path | None:
     """Give the directory of a checkpoint without downloading it; None if it is only on the hub."""
     if hub.local_directory(name) is not None or "/" not in name.strip("/."):
         return hub.resolve(name, revision)
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except errors.LocalEntryNotFoundError:
-        return None
-    except ValueError:  # no name of the hub's: a directory that is not there
-        return hub.resolve(name, revision)
+        return hub.resolve(name, revision, download=hub.Download(local_files_only=True))
+    except UnreadableCheckpointError as error:
+        if isinstance(error.__cause__, LocalEntryNotFoundError):
+            return None
+        raise
 
 
 def _on_hub(name: str, revision: str | None) -> Finding:
