@@ -40,6 +40,8 @@ ALLOWED = {
     "processor/tokens.py": "the checkpoint's files",
     "engine/schedule/structured.py::Grammars._load_tokenizer": "the checkpoint's files",
     "api/models.py": "the checkpoint's files",
+    "api/locating.py": "the checkpoint's config",
+    "api/pretrained_config.py": "a config that the caller names",
     "api/inputs.py": "a picture that the caller names",
     "cli/generate.py": "pictures that the user names",
     "job/text_files.py": "what it is told to; whose names those are is the matter of its callers",
