@@ -85,7 +85,9 @@ class TextConfig(PretrainedConfig):
 
     @rope_scaling.setter
     def rope_scaling(self, parameters: dict[str, Any] | None) -> None:
-        self.rope_parameters = parameters
+        before = self.rope_parameters or {}
+        kept = {"rope_theta": before.get("rope_theta", 10000.0)}
+        self.rope_parameters = None if parameters is None else kept | parameters
 
 
 @dataclass(init=False, eq=False, repr=False, kw_only=True)

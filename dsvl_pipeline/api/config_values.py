@@ -65,7 +65,8 @@ class ConfigValues:
         self._complete(values)
         self._name_or_path = str(values.pop("name_or_path", ""))
         self._attn_implementation = values.pop("attn_implementation", None)
-        self.output_attentions = values.pop("output_attentions", False)
+        self._output_attentions: bool = values.pop("output_attentions", False)
+        self._require_eager(self._output_attentions)
         for name, value in values.items():
             if name not in GENERATION_KEYS | _NOT_SAVED | {"use_cache"}:
                 setattr(self, name, value)
@@ -97,7 +98,10 @@ class ConfigValues:
         if isinstance(dtype, str):
             import torch
 
-            dtype = getattr(torch, dtype.removeprefix("torch."))
+            found = getattr(torch, dtype.removeprefix("torch."), None)
+            if not isinstance(found, torch.dtype):
+                raise ValueError(f"dtype is {dtype!r}; it must be one of torch's, as 'bfloat16'")
+            dtype = found
         self.dtype = dtype
 
     def _set_labels(self, num_labels: int | None) -> None:
@@ -150,9 +154,10 @@ class ConfigValues:
         self._attn_implementation_internal: str | None = own
         for key in self.sub_configs:
             section = getattr(self, key)
-            before = section._attn_implementation
-            own = chosen.get(key, before) if isinstance(chosen, dict) else chosen
-            section._attn_implementation = own
+            if isinstance(section, ConfigValues):
+                before = section._attn_implementation
+                own = chosen.get(key, before) if isinstance(chosen, dict) else chosen
+                section._attn_implementation = own
 
     @property
     def output_attentions(self) -> bool:
@@ -160,25 +165,27 @@ class ConfigValues:
 
     @output_attentions.setter
     def output_attentions(self, wanted: bool) -> None:
-        if wanted and self._attn_implementation not in (None, "eager"):
+        """Set it; where no attention is chosen yet this chooses the one that can give them."""
+        if wanted and self._attn_implementation is None:
+            self._attn_implementation = "eager"
+        self._require_eager(wanted)
+        self._output_attentions = wanted
+
+    def _require_eager(self, is_wanted: bool) -> None:
+        if is_wanted and self._attn_implementation not in (None, "eager"):
             raise ValueError(
                 f"output_attentions needs attn_implementation 'eager', but it is "
                 f"{self._attn_implementation!r}"
             )
-        self._output_attentions = wanted
 
-    def get_text_config(
-        self, decoder: bool | None = None, encoder: bool | None = None
-    ) -> ConfigValues:
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Any:
         """Return the language model's section, or the config itself where that is not asked for."""
         is_of_encoder = decoder != encoder and not decoder
         has_section = "text_config" in self.sub_configs and not is_of_encoder
-        return self.text_config if has_section else self  # type: ignore[attr-defined]
+        return vars(self)["text_config"] if has_section else self
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __iter__(self) -> Iterator[str]:
         return iter(vars(self))

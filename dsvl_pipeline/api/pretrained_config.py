@@ -38,11 +38,11 @@ class PretrainedConfig(ConfigValues):
         """Write ``config.json`` into a directory, which is made where needed.
 
         Raises:
-            NotImplementedError: With ``push_to_hub``: nothing here writes to the hub.
+            NotImplementedError: With ``push_to_hub``.
             ValueError: Settings of ``generate`` are set.
         """
         if push_to_hub:
-            raise NotImplementedError("push_to_hub: save it, then use `hf upload`")
+            self.push_to_hub()
         settings = sorted(name for name in GENERATION_KEYS if getattr(self, name, None) is not None)
         if settings:
             raise ValueError(
@@ -50,6 +50,12 @@ class PretrainedConfig(ConfigValues):
             )
         os.makedirs(save_directory, exist_ok=True)
         self.to_json_file(Path(save_directory) / "config.json")
+
+    def push_to_hub(self, *_: Any, **__: Any) -> None:
+        """Refuse: nothing here writes to the hub."""
+        raise NotImplementedError(
+            "push_to_hub cannot be done here; use save_pretrained, then `hf upload`"
+        )
 
     @classmethod
     def get_config_dict(

@@ -256,6 +256,8 @@ def test_wrong_sections_are_refused(ours: Any) -> None:
         ours(text_config={"hidden_size": 65, "num_attention_heads": 4})
     with pytest.raises(ValueError, match="output_attentions needs attn_implementation 'eager'"):
         ours(attn_implementation="sdpa", output_attentions=True)
+    with pytest.raises(ValueError, match="dtype is 'float15'; it must be one of torch's"):
+        ours(dtype="float15")
 
 
 def test_sections_may_be_configs(ours: Any, theirs: Any) -> None:
@@ -271,6 +273,24 @@ def test_sections_may_be_configs(ours: Any, theirs: Any) -> None:
     assert again.get_text_config(encoder=True) is again
 
 
+def test_attention_is_chosen_by_section_as_the_reference_does(ours: Any, theirs: Any) -> None:
+    """By name for all, by a dict for some; who asks for attentions gets those that have them."""
+    found, wanted = ours(), theirs()
+    chosen = {"": "sdpa", "text_config": "eager"}
+    for change in ("eager", chosen, {"vision_config": "sdpa"}, None, {"text_config": "sdpa"}):
+        for config in (found, wanted):
+            config._attn_implementation = change
+        for key in (None, *ours.sub_configs):
+            mine, other = ((getattr(one, key) if key else one) for one in (found, wanted))
+            assert mine._attn_implementation == other._attn_implementation
+    for config in (found, wanted):
+        config.output_attentions = True
+        assert config._attn_implementation == config.text_config._attn_implementation == "eager"
+        config._attn_implementation = "sdpa"
+        with pytest.raises(ValueError, match="eager"):
+            config.output_attentions = True
+
+
 def test_configs_are_values(ours: Any) -> None:
     """They can be changed, copied, pickled, compared and gone through."""
     config = ours(text_config={"vocab_size": 50}, my_own=1)
@@ -284,6 +304,15 @@ def test_configs_are_values(ours: Any) -> None:
     assert {"text_config", "my_own"} <= {*config}
     assert json.loads(config.to_json_string())["text_config"]["vocab_size"] == 50
     assert '"my_own": 1' in repr(config)
+
+
+def test_the_older_name_of_the_rope_keeps_its_theta(ours: Any) -> None:
+    """A change of the kind must not change the base without a word."""
+    text = ours(text_config={"rope_theta": 5.0}).text_config
+    text.rope_scaling = {"rope_type": "linear", "factor": 2.0}
+    assert text.rope_scaling == {"rope_theta": 5.0, "rope_type": "linear", "factor": 2.0}
+    text.rope_scaling = None
+    assert text.rope_parameters is None
 
 
 def test_settings_of_generate_stay_out_of_the_file(ours: Any, tmp_path: Path) -> None:
