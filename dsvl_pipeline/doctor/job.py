@@ -29,7 +29,7 @@ from dsvl_pipeline.job.config import JobConfig
 from dsvl_pipeline.job.places import absolute_input, absolute_place
 from dsvl_pipeline.kuberay.client import Cluster
 from dsvl_pipeline.kuberay.render import ACCOUNT
-from dsvl_pipeline.model.generation_defaults import read_generation_config
+from dsvl_pipeline.model.end_of_sequence import read_end_of_sequence
 from dsvl_pipeline.model.tensors import list_tensors
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.sources.fetch import Fetcher
@@ -158,7 +158,7 @@ def _checkpoint(job: JobConfig) -> Iterator[Finding]:
             return
         tensors = list_tensors(directory)
         Processor.from_pretrained(directory)
-        warning = read_generation_config(directory).warning
+        warning = read_end_of_sequence(directory).warning
     except (ConfigError, OSError) as error:
         advice = "fetch it again, or name another: model.checkpoint"
         yield Finding(about=about, grade="problem", text=str(error), advice=advice)
