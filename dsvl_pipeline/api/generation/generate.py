@@ -18,7 +18,10 @@ from dsvl_pipeline.api.generation.sampling import sample
 from dsvl_pipeline.api.generation.scores import Change, score_changes
 from dsvl_pipeline.api.generation.steps import Prompts, Steps
 from dsvl_pipeline.api.generation.stopping import Criterion, Stop
-from dsvl_pipeline.api.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from dsvl_pipeline.api.generation.outputs import (
+    GenerateBeamDecoderOnlyOutput,
+    GenerateDecoderOnlyOutput,
+)
 
 PICTURES = ("pixel_values", "high_res_pixel_values")
 # Of forward's arguments those that a prompt may have.
