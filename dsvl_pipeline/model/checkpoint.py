@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping
@@ -17,7 +16,13 @@ from dsvl_pipeline.errors import CheckpointError
 from dsvl_pipeline.model.config import ModelConfig, read_model_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.model.linear import Linear
-from dsvl_pipeline.model.names import Names, dialect_names, is_high_res, is_ignored
+from dsvl_pipeline.model.names import (
+    Names,
+    dialect_names,
+    is_high_res,
+    is_ignored,
+    stored_names,
+)
 from dsvl_pipeline.model.reading import for_each, open_files
 from dsvl_pipeline.model.tensors import StoredTensor, list_tensors
 from dsvl_pipeline.ops.linear import require_fp8
@@ -93,16 +98,8 @@ def build_empty(config: ModelConfig) -> DeepseekVL:
 def list_targets(model: DeepseekVL, names: Names) -> Iterator[tuple[str, Target]]:
     """Pair every name that the files must hold with its place in the model."""
     for name, parameter in model.named_parameters():
-        module_name, _, leaf = name.rpartition(".")
-        index = re.search(r"\.layers\.(\d+)\.", name)
-        generic = re.sub(r"\.layers\.\d+\.", ".layers.*.", name)
-        if generic in names:  # a bare parameter rather than a module's weight or bias
-            stored_name = names[generic]
-        else:
-            stored_name = f"{names[generic.removesuffix(f'.{leaf}')]}.{leaf}"
-        if index:
-            stored_name = stored_name.replace("*", index[1])
-        parts = _split_parts(stored_name)
+        module_name = name.rpartition(".")[0]
+        parts = stored_names(name, names)
         module = model.get_submodule(module_name)
         sizes: tuple[int, ...] = (parameter.shape[0],)
         if isinstance(module, Linear) and len(parts) > 1:
@@ -112,15 +109,6 @@ def list_targets(model: DeepseekVL, names: Names) -> Iterator[tuple[str, Target]
             shape = (size, *parameter.shape[1:])
             yield part, Target(parameter=name, rows=slice(start, start + size), shape=shape)
             start += size
-
-
-def _split_parts(stored_name: str) -> list[str]:
-    """``a.(q|k)_proj`` stands for ``a.q_proj`` and ``a.k_proj``."""
-    before, bracket, rest = stored_name.partition("(")
-    if not bracket:
-        return [stored_name]
-    alternatives, _, after = rest.partition(")")
-    return [f"{before}{alternative}{after}" for alternative in alternatives.split("|")]
 
 
 def materialise(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dsvl_pipeline.errors import CheckpointError
 from dsvl_pipeline.model import original
-from dsvl_pipeline.model.config import read_model_config
+from dsvl_pipeline.model.config import ModelConfig, read_model_config
 from dsvl_pipeline.model.json_files import Triple, get, read_json, reading, side, triple
 
 RGB = tuple[int, int, int]
@@ -73,6 +73,26 @@ class ImageConfig:
     low_res: TowerImageConfig
     high_res: TowerImageConfig | None
     min_size_px: int
+
+
+def image_config_of_shape(model: ModelConfig) -> ImageConfig:
+    """Return one that only says how large pictures are, for those that are made elsewhere."""
+    half = (0.5, 0.5, 0.5)
+
+    def tower(side_px: int) -> TowerImageConfig:
+        return TowerImageConfig(
+            side_px=side_px,
+            mean=half,
+            std=half,
+            resample=3,
+            background=(127, 127, 127),
+            rescale_factor=1 / 255,
+        )
+
+    high_res = None if model.high_res is None else tower(model.high_res.image_size_px)
+    return ImageConfig(
+        low_res=tower(model.low_res.image_size_px), high_res=high_res, min_size_px=14
+    )
 
 
 def read_image_config(directory: Path) -> ImageConfig:
