@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from dsvl_pipeline.errors import CheckpointError
-from dsvl_pipeline.model.config import ModelConfig, read_model_config
+from dsvl_pipeline.model.config import MODEL_TYPES, ModelConfig, read_model_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.model.json_files import read_json
 from dsvl_pipeline.model.linear import Linear
 from dsvl_pipeline.model.names import (
     Names,
@@ -48,6 +49,7 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device | str,
     quantization: Quantization = "none",
+    config: ModelConfig | None = None,
 ) -> DeepseekVL:
     """Load a checkpoint of any dialect, in eval mode and without gradients.
 
@@ -61,6 +63,7 @@ def load_model(
         device: Of all weights.
         quantization: ``fp8`` rounds the projections inside the language model's layers to e4m3, one
             by one as they are read, so that both forms never lie in memory together.
+        config: The shape; by default what ``config.json`` says.
 
     Raises:
         ConfigError: The device cannot multiply quantised matrices.
@@ -70,7 +73,7 @@ def load_model(
     if quantization == "fp8":
         require_fp8(torch.device(device))
     device = torch.empty(0, device=device).device  # numbered: threads take "cuda" for the first
-    config = read_model_config(directory)
+    config = config or read_model_config(directory)
     stored = list_tensors(directory)
     names = dialect_names(stored, is_hybrid=config.is_hybrid)
     model = build_empty(config)
@@ -87,6 +90,25 @@ def load_model(
         model.lm_head.weight = model.text.embedding.weight
     _fill(model, targets, stored, dtype, device, late)
     return model
+
+
+def is_exact(directory: Path, config: ModelConfig) -> bool:
+    """Return whether a checkpoint's tensors are those of a shape, so that `load_model` takes them.
+
+    One of the original dialect always counts: its names are like no others.
+    """
+    if read_json(directory / "config.json").get("model_type") not in MODEL_TYPES:
+        return True
+    stored = list_tensors(directory)
+    names = dialect_names(stored, is_hybrid=config.is_hybrid)
+    shapes = {name: target.shape for name, target in list_targets(build_empty(config), names)}
+    if (head := f"{names['lm_head']}.weight") not in stored:
+        shapes.pop(head)
+    unknown = [name for name in stored if name not in shapes and not is_ignored(name)]
+    return not unknown and all(
+        name in stored and stored[name].shape == shape and stored[name].dtype in _FLOATS
+        for name, shape in shapes.items()
+    )
 
 
 def build_empty(config: ModelConfig) -> DeepseekVL:
