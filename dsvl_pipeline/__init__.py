@@ -18,6 +18,7 @@ _HOMES = {
     "DeepseekVLPreTrainedModel": "api.models",
     "DeepseekVLProcessor": "api.processors",
     "Engine": "engine.engine",
+    "GenerationConfig": "api.generation.config",
     "JobConfig": "job.config",
     "load_job": "job.reading",
     "read_table": "table.reader",

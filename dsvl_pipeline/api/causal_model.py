@@ -6,25 +6,24 @@ vocabulary, ``S`` edge of a picture in pixels.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dsvl_pipeline.api import generation
 from dsvl_pipeline.api.arguments import ForwardArguments
 from dsvl_pipeline.api.base_model import BaseModel, shaped
 from dsvl_pipeline.api.dense import next_token_loss
-from dsvl_pipeline.api.generation import GenerateOptions
+from dsvl_pipeline.api.generation.config import GenerationConfig
+from dsvl_pipeline.api.generation.mixin import GenerationMixin
 from dsvl_pipeline.api.initialising import Config, random_network
 from dsvl_pipeline.api.loading import LoadedModel
 from dsvl_pipeline.api.named_parts import Link
 from dsvl_pipeline.api.outputs import CausalOutput
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
-from dsvl_pipeline.model.image_config import image_config_of_shape
 
 
-class CausalModel(LoadedModel):
+class CausalModel(LoadedModel, GenerationMixin):
     """The whole model."""
 
     model_class: ClassVar[type[BaseModel]]
@@ -46,6 +45,7 @@ class CausalModel(LoadedModel):
         (self.lm_head,) = network.lm_head.split()
         head = Link(owner=network, name="lm_head", holders=((self, "lm_head"),))
         self._take(config, network, [*self.model._links, head])
+        self.generation_config = GenerationConfig.from_model_config(config)
         if is_new:
             self.tie_weights()
 
@@ -70,48 +70,6 @@ class CausalModel(LoadedModel):
         return shaped(
             self.config, CausalOutput(loss=loss, logits=logits, **found), given.return_dict
         )
-
-    def generate(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        high_res_pixel_values: Tensor | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Tensor:
-        """Answer prompts, on an engine of this project.
-
-        Sampling draws its seeds from torch's global generator, so that ``torch.manual_seed``
-        repeats it.
-
-        Args:
-            input_ids: ``int[B, T]``, padded on the left.
-            attention_mask: ``[B, T]``, 0 at padding. Without one, padding is what has the pad id,
-                unless that is an end of sequence as well.
-            pixel_values: ``[N, 3, S, S]``, the pictures of all prompts in order.
-            high_res_pixel_values: The same for the other tower, if there is one.
-            options: Those of `GenerateOptions`.
-
-        Returns:
-            ``int64[B, T + new]``: the prompts as given, then the answers, end of sequence included.
-
-        Raises:
-            CheckpointError: ``generation_config.json`` asks for what this engine does not do.
-            PromptError: The engine cannot run a prompt, e.g. because it is too long.
-            ValueError: Arguments contradict each other.
-        """
-        settings = generation.resolve(self.generation_config, input_ids.shape[1], options)
-        pad = settings.pad_token_id
-        if attention_mask is None:
-            attention_mask = generation.infer_mask(input_ids, pad, settings.eos_token_ids)
-        prompts = generation.unpad(input_ids, attention_mask)
-        network = self.network
-        images = generation.deal_images(
-            prompts, network.config, pixel_values, high_res_pixel_values
-        )
-        image_config = image_config_of_shape(network.config)  # pixel values come normalised
-        answers = generation.answer(network, image_config, prompts, images, settings)
-        return torch.cat([input_ids, generation.pad_right(answers, pad, like=input_ids)], dim=1)
 
 
 def _kept(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:

@@ -120,7 +120,10 @@ def test_ids_equal_the_references(pair: Pair, options: dict[str, Any]) -> None:
 )
 def test_ids_of_texts_equal_the_references(pair: Pair, options: dict[str, Any]) -> None:
     """Settings that have nothing to do with pictures."""
-    found, wanted = pair.generate(text_inputs(), **options)
+    inputs = text_inputs()
+    if "prompt_lookup_num_tokens" in options:  # the reference looks up one prompt at a time
+        inputs = {name: value[1:] for name, value in inputs.items()}
+    found, wanted = pair.generate(inputs, **options)
     assert found.tolist() == wanted.tolist()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any, Self
 from dsvl_pipeline.api.locating import Name, locate
 from dsvl_pipeline.model.end_of_sequence import read_end_of_sequence
 from dsvl_pipeline.model.json_files import read_json, read_optional_json, reading
+
+_logger = logging.getLogger(__name__)
 
 FILE_NAME = "generation_config.json"
 
@@ -103,7 +106,10 @@ class GenerationConfig:
         """
         with reading(directory):
             values = read_optional_json(directory / FILE_NAME)
-        ends = list(read_end_of_sequence(directory).eos_token_ids)
+        end = read_end_of_sequence(directory)
+        if end.warning is not None:
+            _logger.warning("%s: %s", directory, end.warning)
+        ends = list(end.eos_token_ids)
         eos = ends[0] if len(ends) == 1 else ends or None
         return cls(**{**values, "eos_token_id": eos})
 
@@ -123,7 +129,7 @@ class GenerationConfig:
         """Read a directory's or hub id's file as it is; ``values`` replace some of its own."""
         directory = locate(
             pretrained_model_name,
-            needs="config",
+            needs="processor",  # what may lie without a model
             revision=revision,
             subfolder=subfolder,
             cache_dir=cache_dir,

@@ -13,15 +13,15 @@ from dsvl_pipeline.api.generation import config as config_names
 from dsvl_pipeline.api.generation.beams import search
 from dsvl_pipeline.api.generation.config import merge
 from dsvl_pipeline.api.generation.on_engine import answer_on_engine
+from dsvl_pipeline.api.generation.outputs import (
+    GenerateBeamDecoderOnlyOutput,
+    GenerateDecoderOnlyOutput,
+)
 from dsvl_pipeline.api.generation.plan import Plan, infer_mask, make_plan
 from dsvl_pipeline.api.generation.sampling import sample
 from dsvl_pipeline.api.generation.scores import Change, score_changes
 from dsvl_pipeline.api.generation.steps import Prompts, Steps
 from dsvl_pipeline.api.generation.stopping import Criterion, Stop
-from dsvl_pipeline.api.generation.outputs import (
-    GenerateBeamDecoderOnlyOutput,
-    GenerateDecoderOnlyOutput,
-)
 
 PICTURES = ("pixel_values", "high_res_pixel_values")
 # Of forward's arguments those that a prompt may have.
