@@ -109,24 +109,22 @@ class ChatTemplate:
             add_generation_prompt: Whether the assistant's turn is opened at the end.
             continue_final_message: Whether the chat ends with the last message's last text.
             variables: What else the template may use. Nothing in them becomes a control token.
-            keeps_strings: Whether the template sees contents that are a text as such, and not as
-                a list of parts.
+            keeps_strings: Whether the template sees texts as such, and not as lists of parts.
 
         Raises:
             PromptError: Code ``prompt_malformed`` where the messages are not of the form
                 described under `Message`, ``prompt_template`` where the template refuses them.
         """
-        plain = [_plain_message(message, index) for index, message in enumerate(messages)]
-        if not plain:
-            raise PromptError("prompt_malformed", "the prompt has no messages; it needs at least 1")
-        if continue_final_message:
-            _mark_final_text(plain[-1])
+        plain = _plain_messages(messages, is_continued=continue_final_message)
         if keeps_strings:
             plain = [_with_string(one, given) for one, given in zip(plain, messages, strict=True)]
         try:
             rendered = self._template.render(
                 {
-                    **{"tools": None, "documents": None, **self._variables, **(variables or {})},
+                    "tools": None,
+                    "documents": None,
+                    **self._variables,
+                    **(variables or {}),
                     "messages": plain,
                     "add_generation_prompt": add_generation_prompt,
                 }
@@ -156,14 +154,20 @@ class Rendered:
     generated: tuple[tuple[int, int], ...]
 
 
-def _mark_final_text(message: dict[str, Any]) -> None:
-    texts = [part for part in message["content"] if part["type"] == "text"]
+def _plain_messages(messages: Sequence[Message], *, is_continued: bool) -> list[dict[str, Any]]:
+    plain = [_plain_message(message, index) for index, message in enumerate(messages)]
+    if not plain:
+        raise PromptError("prompt_malformed", "the prompt has no messages; it needs at least 1")
+    if not is_continued:
+        return plain
+    texts = [part for part in plain[-1]["content"] if part["type"] == "text"]
     if not texts:
         raise PromptError(
             "prompt_malformed",
             "continue_final_message is set, but the final message has no text to continue",
         )
     texts[-1]["text"] += CONTINUED
+    return plain
 
 
 def _cut_after_final_text(rendered: str) -> str:

@@ -97,6 +97,11 @@ class GuardedTokenizer:
         return cls(spec, named, adds_bos=adds_bos if tokens.adds_bos is None else tokens.adds_bos)
 
     @property
+    def adds_bos(self) -> bool:
+        """Whether BOS is added because of a flag, and not by ``tokenizer.json``."""
+        return self._leading_id is not None
+
+    @property
     def image_token_id(self) -> int:
         """Id of the token that vision features replace."""
         return self.token_id(self.named_tokens["image_token"])

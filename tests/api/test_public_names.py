@@ -11,7 +11,10 @@ from dsvl_pipeline.engine.engine import ModelEngine
 CLASSES = [
     f"DeepseekVL{family}{kind}"
     for family in ("", "Hybrid")
-    for kind in ("Config", "Processor", "ImageProcessor", "Model", "ForConditionalGeneration")
+    for kind in (
+        *("Config", "Processor", "ImageProcessor", "ImageProcessorPil", "Model"),
+        "ForConditionalGeneration",
+    )
 ]
 
 
