@@ -123,15 +123,15 @@ class FetchError(RowError):
     """The bytes a row names could not be had, or may not be fetched."""
 
 
-class ImageError(RowError):
-    """The bytes are not a picture that can be decoded safely."""
+class ImageError(RowError, ValueError):
+    """The bytes are not a picture that can be decoded safely, or the picture cannot be had."""
 
 
 class DocumentError(RowError):
     """A document that cannot be opened, or a page that cannot be rendered."""
 
 
-class PromptError(RowError):
+class PromptError(RowError, ValueError):
     """Prompt and images do not fit together, or the prompt is too long for the model."""
 
 

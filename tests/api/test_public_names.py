@@ -12,7 +12,7 @@ CLASSES = [
     f"DeepseekVL{family}{kind}"
     for family in ("", "Hybrid")
     for kind in (
-        *("Config", "Processor", "ImageProcessor"),
+        *("Config", "Processor", "ImageProcessor", "ImageProcessorPil"),
         *("Model", "PreTrainedModel", "ForConditionalGeneration"),
     )
 ]
