@@ -127,7 +127,7 @@ class ChatTemplate:
 
 
 def read_template(directory: Path) -> str | None:
-    """The checkpoint's chat template, or None where it has none.
+    """Return the checkpoint's chat template, or None where it has none.
 
     In the original layout tokenizer_config.json holds the language model's own, which the
     checkpoint was not trained with: there it does not count.
