@@ -107,7 +107,7 @@ def cost_line(result: RunSummary) -> str:
 
 
 def _remarks(result: RunSummary) -> Iterator[str]:
-    """What the counts do not say by themselves."""
+    """Say what the counts do not say by themselves."""
     num_blank = result.error_codes.get(_BLANK, 0)
     if num_cut := result.degraded - num_blank:
         yield f"degraded: {amount(num_cut, 'answer')} cut off; raise generation.max_new_tokens"

@@ -72,7 +72,7 @@ def is_high_res(name: str) -> bool:
 
 
 def _hub_names(siglip: str, *, is_hybrid: bool) -> Names:
-    """Names of transformers; ``siglip`` is what changed between 4.54 and 5.23."""
+    """Return the names of transformers; ``siglip`` is what changed between 4.54 and 5.23."""
     siglip_layer = f"{siglip}.encoder.layers.*"
     sam = "model.high_res_vision_model.vision_encoder"
     return {
@@ -103,7 +103,7 @@ def _hub_names(siglip: str, *, is_hybrid: bool) -> Names:
 
 
 def _original_names(*, is_hybrid: bool) -> Names:
-    """Names of deepseek-ai's own checkpoints."""
+    """Return the names of deepseek-ai's own checkpoints."""
     siglip = original.SIGLIP_OF_HYBRID if is_hybrid else original.SIGLIP
     siglip_layer = f"{siglip}.blocks.*"
     sam = original.SAM

@@ -102,5 +102,5 @@ def is_control(added_token: Mapping[str, Any]) -> bool:
 
 
 def _content(token: Any) -> Any:
-    """The text of a token that is written as such or as an object with its flags."""
+    """Return the text of a token that is written as such or as an object with its flags."""
     return token.get("content") if isinstance(token, dict) else token

@@ -63,7 +63,7 @@ def list_tensors(directory: Path) -> dict[str, StoredTensor]:
 
 
 def _read_header(path: Path) -> dict[str, StoredTensor]:
-    """What a file's header lists, after checking that the file is whole.
+    """Return what a file's header lists, after checking that the file is whole.
 
     Source: the safetensors format: 8 bytes of length, JSON, then the data.
     """

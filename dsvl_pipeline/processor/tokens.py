@@ -161,7 +161,7 @@ class GuardedTokenizer:
 
 
 def _renamed(spec: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """A copy of ``tokenizer.json`` in which tokens have other names.
+    """Return a copy of ``tokenizer.json`` in which tokens have other names.
 
     The model's own vocabulary is part of it: Unigram models, and BPE with ``ignore_merges``, find
     its entries in plain text.

@@ -292,7 +292,7 @@ def _small_faults(draw: random.Random) -> list[Rule]:
         Rule(method=method, path=path, action=action, count=-1, chance=chance)
         for method, path, action, chance in SMALL_FAULTS
     ]
-    if draw.random() < 0.08:  # costs the client's whole patience of 30 s
+    if draw.random() < 0.08:  # costs all of the client's retries, 30 s
         rules.insert(0, Rule(method="GET|PUT", path="", action="hang", every=draw.randint(5, 60)))
     return rules
 

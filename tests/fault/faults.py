@@ -44,7 +44,7 @@ def lost_answers(scene: Scene) -> None:
 
 
 def outage(scene: Scene) -> None:
-    """The store refuses everything for a while, longer or shorter than the client's patience."""
+    """The store refuses everything for a while, longer or shorter than the client tries again."""
     driver = scene.start()
     scene.pause()
     rule = Rule(method="GET|PUT|HEAD|DELETE", path="", action="slow_down", count=-1)

@@ -108,7 +108,7 @@ def _usable_gib(config: EngineConfig, device: torch.device) -> float:
 
 
 def _free_gib(device: torch.device) -> float:
-    """What a GPU has free, less the reserve."""
+    """Return what a GPU has free, less the reserve."""
     torch.cuda.empty_cache()
     free_bytes, _ = torch.cuda.mem_get_info(device)
     free_gib = free_bytes / _GIB

@@ -82,7 +82,7 @@ def _kinds(decoder: dict[str, Any]) -> set[str]:
 
 
 def _bytes_of_letters() -> dict[str, int]:
-    """The letters by which byte-level tokenizers write bytes.
+    """Return the letters by which byte-level tokenizers write bytes.
 
     Source: ``bytes_to_unicode`` of GPT-2: printable bytes stand for themselves, the others for
     what follows U+0100.

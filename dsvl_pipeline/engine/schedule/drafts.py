@@ -113,7 +113,7 @@ class Draft:
             self._places = None
 
     def _best_count(self, limit: int) -> int:
-        """The number of proposals with the highest yield for its cost, by the rule above."""
+        """Return the number of proposals with the highest yield for its cost, by the rule above."""
         if not self._num_refused:
             return limit
         acceptance = self._num_accepted / (self._num_accepted + self._num_refused)
@@ -181,7 +181,7 @@ class Draft:
         return self._near(known[-3:], _NUM_NEAR) or self._anywhere(known[-_INDEXED:])
 
     def _near(self, wanted: list[int], reach: int) -> int | None:
-        """The first place in reach of the last good one that comes behind these tokens."""
+        """Return the first place in reach of the last good one that comes behind these tokens."""
         count = len(wanted)
         window = self._draft[self._good_place : self._good_place + reach + count]
         last = wanted[-1]

@@ -71,7 +71,7 @@ class RepetitionGuard:
         return None
 
     def _has_period(self, period: int) -> bool:
-        """Whether the last ``max_loop_tokens`` repeat themselves with this period."""
+        """Return whether the last ``max_loop_tokens`` repeat themselves with this period."""
         ids, num_needed = self._ids, self._max_loop_tokens
         if num_needed > len(ids):
             return False

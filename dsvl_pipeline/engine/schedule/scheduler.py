@@ -155,7 +155,7 @@ class Scheduler:
         return bool(self._running.free_lanes)
 
     def _is_worth_a_prefill(self) -> bool:
-        """Whether to prefill now rather than to wait for more free lanes and pages."""
+        """Return whether to prefill now rather than to wait for more free lanes and pages."""
         running = self._running.sequences
         if any(sequence.is_prefilling for sequence in running):
             return True

@@ -159,7 +159,7 @@ def _num_parts(num_out: int, device: torch.device) -> int:
 
 
 def _counters(num_tiles: int, device: torch.device) -> Tensor:
-    """Zeros, as every product leaves them behind; those of one stream never overlap.
+    """Return zeros, as every product leaves them behind; those of one stream never overlap.
 
     A graph must not be replayed beside other products of the stream on which it was captured.
     """
