@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
 from typing import Literal
 
@@ -70,7 +71,9 @@ def locked(plain):
     return method
 for name in ("put_object", "copy_object", "_key_response_post", "delete_object"):
     setattr(S3Response, name, locked(getattr(S3Response, name)))
-from moto.server import main
+from moto.server import DomainDispatcherApplication as Application, main
+# For each request it would list the folder of all services: a third of what the server costs.
+Application.get_backend_for_host = functools.cache(Application.get_backend_for_host)
 main(sys.argv[1:])
 """
 
@@ -216,8 +219,14 @@ def s3_environment(url: str) -> dict[str, str]:
 def make_bucket(url: str) -> str:
     """Make a bucket on a server and give its URI; the AWS keys are in the environment."""
     name = f"bucket-{uuid.uuid4().hex[:12]}"
-    S3FileSystem(endpoint_url=url, skip_instance_cache=True).mkdir(name)
+    _bucket_maker(url, os.getpid()).mkdir(name)
     return f"s3://{name}"
+
+
+@cache
+def _bucket_maker(url: str, _process: int) -> S3FileSystem:
+    """Keep the client: a new one costs 0.2 s, and hundreds of tests want a bucket."""
+    return S3FileSystem(endpoint_url=url, skip_instance_cache=True)
 
 
 def _free_port() -> int:

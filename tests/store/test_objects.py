@@ -22,6 +22,7 @@ from dsvl_pipeline.errors import (
 )
 from dsvl_pipeline.store import local, objects, s3
 from tests.s3 import FaultyServer, Rule
+from tests.store.claims import NUM_RACES, claim_all
 
 
 @pytest.fixture(params=["local", "file", pytest.param("s3", marks=pytest.mark.s3)])
@@ -68,14 +69,6 @@ def test_first_of_many_writers_wins(root: str) -> None:
         assert objects.read(uri) == bodies[won.index(True)]
 
 
-def _claim_all(root: str, writer: int) -> list[int]:
-    return [
-        race
-        for race in range(20)
-        if objects.put_if_absent(objects.join(root, f"{race}"), str(writer).encode())
-    ]
-
-
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_first_of_many_processes_wins(root: str, start_method: str) -> None:
@@ -83,12 +76,12 @@ def test_first_of_many_processes_wins(root: str, start_method: str) -> None:
     objects.put(objects.join(root, "before"), b"the parent is connected")
     context = multiprocessing.get_context(start_method)
     with context.Pool(3) as pool:
-        won = pool.starmap(_claim_all, [(root, writer) for writer in range(3)])
+        won = pool.starmap(claim_all, [(root, writer) for writer in range(3)])
         # Not by SIGTERM, for which a Ray of this process may have left a handler: one that is
         # called in the first moment of a fork is called in vain, and the process stays.
         pool.close()
         pool.join()
-    assert sorted(race for races in won for race in races) == list(range(20))
+    assert sorted(race for races in won for race in races) == list(range(NUM_RACES))
     for writer, races in enumerate(won):
         for race in races:
             assert objects.read(objects.join(root, f"{race}")) == str(writer).encode()
