@@ -89,8 +89,7 @@ class Encoder:
             rows.append(ids[kept])
             if marks_answers:
                 marks.append(_marks(offsets, text.generated)[kept])
-        special = [guard.token_id(token) for token in guard.named_tokens.values()]
-        inputs = text_inputs(rows, options, how, pad_id=pad_id_of(tokenizer), special_ids=special)
+        inputs = text_inputs(rows, options, how, pad_id=pad_id_of(tokenizer))
         masks = {"assistant_masks": marks} if marks_answers else {}
         if options.get("return_mm_token_type_ids"):
             masks["mm_token_type_ids"] = [row == guard.image_token_id for row in rows]
