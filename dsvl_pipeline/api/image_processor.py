@@ -251,7 +251,8 @@ class DeepseekVLImageProcessor:
         """
         if unknown := sorted(options.keys() - set(self._names())):
             raise TypeError(f"{type(self).__name__} has no option {unknown[0]!r}")
-        wanted = {name: getattr(self, name) for name in self._names()} | options
+        wanted: dict[str, Any] = {name: getattr(self, name) for name in self._names()}
+        wanted |= options
         steps = self._steps(wanted)
         allowed = self._allow_http if allow_http is None else allow_http
         made = [

@@ -30,6 +30,10 @@ class Encoder:
         self._guard: GuardedTokenizer | None = None
         self._templates: dict[str, ChatTemplate] = {}
 
+    # Compiled templates cannot be pickled, and processors go to the workers of data loaders.
+    def __reduce__(self) -> tuple[type[Encoder], tuple[()]]:
+        return type(self), ()
+
     def guard(self, tokenizer: Any) -> GuardedTokenizer:
         """Return the tokenizer for text that is not trusted.
 

@@ -107,7 +107,7 @@ class Layout:
         return padded
 
 
-def layout(options: TextOptions | Mapping[str, Any], tokenizer: Any) -> Layout:
+def layout(options: Mapping[str, Any], tokenizer: Any) -> Layout:
     """Return what options ask for; what they leave open the tokenizer says.
 
     Raises:
@@ -147,7 +147,7 @@ _SIDES = ("padding_side", "truncation_side")
 
 def text_inputs(
     rows: Sequence[NDArray[np.int32]],
-    options: TextOptions | Mapping[str, Any],
+    options: Mapping[str, Any],
     how: Layout,
     *,
     pad_id: int,

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -396,3 +397,12 @@ def test_parts_can_be_replaced_on_loading(processor: Any, root: Path, family: st
         *("input_ids", "attention_mask"),
     ]
     assert processor.post_process_image_text_to_text(torch.tensor([[70, 1]])) == ["d"]
+
+
+def test_it_goes_to_other_processes(processor: Any, urls: list[str]) -> None:
+    """As data loaders want it."""
+    chat = user("What?", urls[0])
+    wanted = processor.apply_chat_template(chat, **OPTIONS)
+    for other in (copy.deepcopy(processor), pickle.loads(pickle.dumps(processor))):
+        assert_same(other.apply_chat_template(chat, **OPTIONS), wanted)
+    assert_same(pickle.loads(pickle.dumps(wanted)), wanted)
