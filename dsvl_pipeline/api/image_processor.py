@@ -193,8 +193,7 @@ class DeepseekVLImageProcessor:
             # None counts only where somebody has put it in the place of a default
             if not name.startswith("_") and (value is not None or hasattr(type(self), name))
         }
-        name = type(self).__name__.removesuffix("Pil")  # which names the same, as upstream
-        return {**found, "image_processor_type": name}
+        return {**found, "image_processor_type": type(self).__name__}
 
     def to_json_string(self) -> str:
         """Return the settings as JSON."""
@@ -252,7 +251,8 @@ class DeepseekVLImageProcessor:
         """
         if unknown := sorted(options.keys() - set(self._names())):
             raise TypeError(f"{type(self).__name__} has no option {unknown[0]!r}")
-        wanted = {name: getattr(self, name) for name in self._names()} | options
+        wanted: dict[str, Any] = {name: getattr(self, name) for name in self._names()}
+        wanted |= options
         steps = self._steps(wanted)
         allowed = self._allow_http if allow_http is None else allow_http
         made = [
@@ -317,13 +317,9 @@ class DeepseekVLHybridImageProcessor(DeepseekVLImageProcessor):
         self.high_res_background_color = _background(self.high_res_image_mean)
 
 
-# Here both names of the reference mean Pillow.
-class DeepseekVLImageProcessorPil(DeepseekVLImageProcessor):
-    """Pictures to pixel values."""
-
-
-class DeepseekVLHybridImageProcessorPil(DeepseekVLHybridImageProcessor):
-    """Pictures to pixel values for two towers."""
+# The reference's names of what uses Pillow, which here both do.
+DeepseekVLImageProcessorPil = DeepseekVLImageProcessor
+DeepseekVLHybridImageProcessorPil = DeepseekVLHybridImageProcessor
 
 
 def _standard(name: str, value: Any) -> Any:

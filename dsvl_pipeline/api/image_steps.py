@@ -111,7 +111,8 @@ class Steps:
         if not np.issubdtype(image.dtype, np.floating):
             image = image.astype(np.float32)
         mean, std = (_column(numbers, image) for numbers in (tower.mean, tower.std))
-        return (image - mean) / std
+        values: Floats = (image - mean) / std
+        return values
 
 
 def _column(numbers: Sequence[float], image: NDArray[Any]) -> NDArray[Any]:

@@ -26,6 +26,8 @@ from dsvl_pipeline.wording import amount
 class DeepseekVLProcessor(PretrainedProcessor):
     """Chats, texts and pictures to a model's inputs, and ids back to text."""
 
+    valid_processor_kwargs = ProcessorOptions
+
     def apply_chat_template(
         self,
         conversation: Sequence[Any],
@@ -48,8 +50,8 @@ class DeepseekVLProcessor(PretrainedProcessor):
             chat_template: Jinja source, or the name of one of several; by default the attribute.
             add_generation_prompt: Whether the assistant's turn is opened at the end.
             continue_final_message: Whether the last message stays open.
-            tokenize: Whether ids are wanted rather than text.
-            return_dict: Whether all inputs of the model are wanted.
+            tokenize: Whether ids are wanted, with ``return_dict`` all inputs of the model.
+            return_dict: See there.
             return_tensors: By default ``pt``; with any kind, several conversations are padded.
             return_assistant_tokens_mask: Whether to add ``assistant_masks``: 1 for tokens that the
                 template puts into ``{% generation %}``.
@@ -144,7 +146,7 @@ class DeepseekVLProcessor(PretrainedProcessor):
             raise ValueError(f"{type(self).__name__} needs a text, or images, or both")
         sources = [] if images is None else pictures.flatten(images)
         if text is None:
-            return self._pixels(sources, deal(options, self.tokenizer)[1], allow_http)
+            return self._pixels(sources, self._merge_kwargs(**options)["images_kwargs"], allow_http)
         texts = [text] if isinstance(text, str) else list(text)
         if not all(isinstance(one, str) for one in texts):
             raise ValueError("the text must be a string or a list of strings")
@@ -161,17 +163,17 @@ class DeepseekVLProcessor(PretrainedProcessor):
         marks_answers: bool = False,
         **options: Any,
     ) -> ModelInputs:
-        for_texts, for_images = deal(options, self.tokenizer)
+        dealt = self._merge_kwargs(**options)
         inputs = self._encoder.inputs(
             self.tokenizer,
             texts,
-            for_texts,
+            dealt["text_kwargs"],
             num_image_tokens=self.num_image_tokens,
             most=self.max_prompt_tokens,
             marks_answers=marks_answers,
         )
         if images:
-            inputs.update(self._pixels(images, for_images, allow_http))
+            inputs.update(self._pixels(images, dealt["images_kwargs"], allow_http))
         return inputs
 
     def _pixels(
@@ -180,6 +182,13 @@ class DeepseekVLProcessor(PretrainedProcessor):
         allowed = self.allow_http if allow_http is None else allow_http
         opened = [pictures.read(source, allow_http=allowed) for source in sources]
         return ModelInputs(self.image_processor(opened, **options))
+
+    # Other programs know it by this name, and take its answer apart.
+    def _merge_kwargs(
+        self, _: Any = None, tokenizer_init_kwargs: Any = None, **options: Any
+    ) -> dict[str, dict[str, Any]]:
+        for_texts, for_images = deal(options, self.tokenizer)
+        return {"text_kwargs": for_texts, "images_kwargs": for_images}
 
     def _num_places(self, texts: Sequence[Rendered]) -> int:
         alias = self._guard.aliases[self.image_token]

@@ -30,6 +30,10 @@ class Encoder:
         self._guard: GuardedTokenizer | None = None
         self._templates: dict[str, ChatTemplate] = {}
 
+    # Compiled templates cannot be pickled, and processors go to the workers of data loaders.
+    def __reduce__(self) -> tuple[type[Encoder], tuple[()]]:
+        return type(self), ()
+
     def guard(self, tokenizer: Any) -> GuardedTokenizer:
         """Return the tokenizer for text that is not trusted.
 
@@ -89,8 +93,7 @@ class Encoder:
             rows.append(ids[kept])
             if marks_answers:
                 marks.append(_marks(offsets, text.generated)[kept])
-        special = [guard.token_id(token) for token in guard.named_tokens.values()]
-        inputs = text_inputs(rows, options, how, pad_id=pad_id_of(tokenizer), special_ids=special)
+        inputs = text_inputs(rows, options, how, pad_id=pad_id_of(tokenizer))
         masks = {"assistant_masks": marks} if marks_answers else {}
         if options.get("return_mm_token_type_ids"):
             masks["mm_token_type_ids"] = [row == guard.image_token_id for row in rows]

@@ -28,7 +28,6 @@ class TextOptions(TypedDict, total=False):
         padding_side: ``left`` or ``right``; by default the tokenizer's.
         truncation_side: Where prompts are cut; by default the tokenizer's.
         return_attention_mask: False leaves the mask out.
-        return_special_tokens_mask: Adds a mask of control tokens.
         return_length: Adds the number of tokens of each prompt.
         return_mm_token_type_ids: Adds a mask of image tokens; a processor's only.
         return_text_replacement_offsets: Adds where in a text its pictures lie; a processor's only.
@@ -44,7 +43,6 @@ class TextOptions(TypedDict, total=False):
     padding_side: Literal["left", "right"] | None
     truncation_side: Literal["left", "right"] | None
     return_attention_mask: bool | None
-    return_special_tokens_mask: bool
     return_length: bool
     return_mm_token_type_ids: bool
     return_text_replacement_offsets: bool
@@ -56,11 +54,12 @@ class TextOptions(TypedDict, total=False):
     return_overflowing_tokens: bool
     return_offsets_mapping: bool
     return_token_type_ids: bool | None
+    return_special_tokens_mask: bool
 
 
 _REFUSED = (
     *("stride", "is_split_into_words", "return_overflowing_tokens", "return_offsets_mapping"),
-    "return_token_type_ids",
+    *("return_token_type_ids", "return_special_tokens_mask"),
 )
 
 
@@ -108,7 +107,7 @@ class Layout:
         return padded
 
 
-def layout(options: TextOptions | Mapping[str, Any], tokenizer: Any) -> Layout:
+def layout(options: Mapping[str, Any], tokenizer: Any) -> Layout:
     """Return what options ask for; what they leave open the tokenizer says.
 
     Raises:
@@ -148,23 +147,19 @@ _SIDES = ("padding_side", "truncation_side")
 
 def text_inputs(
     rows: Sequence[NDArray[np.int32]],
-    options: TextOptions | Mapping[str, Any],
+    options: Mapping[str, Any],
     how: Layout,
     *,
     pad_id: int,
-    special_ids: Sequence[int],
 ) -> ModelInputs:
     """Return prompts as a model's inputs.
 
     Returns:
-        ``input_ids`` and ``attention_mask`` ``int64[B, T]``, and the other masks that are asked
-        for.
+        ``input_ids`` and ``attention_mask`` ``int64[B, T]``, and their lengths if asked for.
     """
     made = {"input_ids": how.pad(rows, pad_id)}
     if options.get("return_attention_mask", True) is not False:
         made["attention_mask"] = how.pad([np.ones(len(row)) for row in rows], 0)
-    if options.get("return_special_tokens_mask"):
-        made["special_tokens_mask"] = how.pad([np.isin(row, special_ids) for row in rows], 1)
     kind = options.get("return_tensors")
     inputs = ModelInputs({name: as_kind(found, kind) for name, found in made.items()})
     if options.get("return_length"):

@@ -201,7 +201,7 @@ class Tokenizer:
                 np.concatenate([ids[:num_leading], ids[how.cut(ids, num_leading=num_leading)]])
             )
         pad_id = pad_id_of(self)
-        inputs = text_inputs(rows, options, how, pad_id=pad_id, special_ids=self.all_special_ids)
+        inputs = text_inputs(rows, options, how, pad_id=pad_id)
         if isinstance(text, str) and options.get("return_tensors") is None:
             return ModelInputs({name: found[0] for name, found in inputs.items()})
         return inputs

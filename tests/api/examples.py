@@ -31,3 +31,8 @@ def user(text: str, *urls: str) -> list[dict[str, Any]]:
     """A chat of one message."""
     images = [{"type": "image", "url": url} for url in urls]
     return [{"role": "user", "content": [*images, {"type": "text", "text": text}]}]
+
+
+def answer(text: str) -> list[dict[str, Any]]:
+    """What the assistant says to it."""
+    return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]

@@ -1,5 +1,8 @@
 """The public processors against those of transformers, over the same files."""
 
+import copy
+import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from torch.testing import assert_close
 
 import dsvl_pipeline
 from dsvl_pipeline.errors import CheckpointError, PromptError
-from tests.api.examples import FAMILIES, family_name, user, write_pictures
+from tests.api.examples import FAMILIES, answer, family_name, user, write_pictures
 from tests.checkpoints import write_checkpoint
 from tools.demo_checkpoint.files import EOS, IMAGE
 
@@ -144,12 +147,6 @@ def test_pictures_come_from_anywhere(processor: Any, urls: list[str]) -> None:
         np.testing.assert_array_equal(found["pixel_values"], wanted["pixel_values"])
 
 
-def test_pictures_on_the_network_are_refused_clearly(processor: Any) -> None:
-    """Fetching what a text names needs the guard of sources/."""
-    with pytest.raises(ValueError, match=r"https://x\.org/a\.jpg is on the network.*download it"):
-        processor.image_processor("https://x.org/a.jpg")
-
-
 def test_image_parts_need_their_picture(processor: Any) -> None:
     """A placeholder alone would be filled with the next conversation's picture."""
     chat = [{"role": "user", "content": [{"type": "image"}]}]
@@ -215,3 +212,197 @@ def test_unknown_kinds_of_tensors_are_refused(processor: Any) -> None:
     """Only torch and numpy are here."""
     with pytest.raises(ValueError, match="return_tensors is 'tf'; it must be 'pt', 'np' or None"):
         processor(text="x", return_tensors="tf")
+
+
+CHATS = [user("One?"), [*user("And two, a longer one?"), *answer("Yes.")]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": True, "padding_side": "right"},
+        {"padding": "max_length", "max_length": 300},
+        {"padding": "max_length", "max_length": 30, "truncation": True},
+        {"padding": True, "add_special_tokens": False},
+        {"text_kwargs": {"padding": "max_length", "max_length": 300}},
+        {"padding": True, "return_mm_token_type_ids": True},
+    ],
+    ids=str,
+)
+def test_options_of_a_call_do_what_the_reference_does(
+    processor: Any, reference: Any, urls: list[str], options: dict[str, Any]
+) -> None:
+    """Flat, and in the dictionary for them."""
+    reference.tokenizer.padding_side = "left"
+    chats = CHATS if "truncation" in options else [user("A", urls[0]), *CHATS]
+    found = processor.apply_chat_template(chats, **OPTIONS, processor_kwargs=options)
+    assert_same(found, reference.apply_chat_template(chats, **OPTIONS, processor_kwargs=options))
+    if "text_kwargs" not in options:
+        assert_same(processor.apply_chat_template(chats, **OPTIONS, **options), found)
+
+
+def test_options_are_checked(processor: Any, urls: list[str]) -> None:
+    """Given twice, unknown, or such that a picture would not be whole."""
+    with pytest.raises(ValueError, match="padding was given twice"):
+        processor(text="x", padding=True, text_kwargs={"padding": False})
+    with pytest.warns(UserWarning, match="no option 'paddign'; it is ignored"):
+        processor(text="x", paddign=True)
+    with pytest.raises(ValueError, match="image tokens, and its pictures would not fit it"):
+        processor(text=f"abc{IMAGE}", images=urls[0], truncation=True, max_length=5)
+    with pytest.raises(ValueError, match="needs a text, or images, or both"):
+        processor()
+    with pytest.raises(ValueError, match="videos and audio cannot be given"):
+        processor(text="x", videos=[1])
+    with pytest.raises(ValueError, match="a string or a list of strings"):
+        processor(text=[["x"]])
+    with pytest.raises(
+        TypeError, match=r"tokenizer is a .*ImageProcessor, which has no batch_deco"
+    ):
+        type(processor)(processor.image_processor, processor.image_processor)
+
+
+def test_the_last_message_can_be_continued(processor: Any, reference: Any) -> None:
+    """Its text is the end, trimmed as the template trims it."""
+    for last in ("It is", "It is ", "Yes"):
+        chat = [*user("What? Yes"), *answer(last)]
+        found = processor.apply_chat_template(chat, continue_final_message=True)
+        assert found == reference.apply_chat_template(chat, continue_final_message=True)
+        assert found.endswith(last.rstrip())
+    for wrong in ({"add_generation_prompt": True}, {"return_assistant_tokens_mask": True}):
+        with pytest.raises(ValueError, match="exclude each other"):
+            processor.apply_chat_template(CHATS[1], continue_final_message=True, **wrong)
+    pictures_only = [{"role": "user", "content": [{"type": "image", "url": "x"}]}]
+    with pytest.raises(PromptError, match="no text to continue"):
+        processor.apply_chat_template(pictures_only, continue_final_message=True)
+
+
+MARKING = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
+    "{% if message['role'] == 'assistant' %}{% generation %}"
+    "{{ message['content'][0]['text'] + ending }}{% endgeneration %}"
+    "{% else %}{% for part in message['content'] %}"
+    "{{ '" + IMAGE + "' if part['type'] == 'image' else part['text'] }}{% endfor %}"
+    "{% endif %}{% endfor %}"
+)
+
+
+def test_another_template_marks_what_the_assistant_says(
+    processor: Any, reference: Any, urls: list[str]
+) -> None:
+    """With variables of its own; pictures before shift the marks."""
+    chats = [[*user("What?", urls[0]), *answer("A cat"), *user("And?"), *answer("A dog")], CHATS[1]]
+    more = {"chat_template": MARKING, "return_assistant_tokens_mask": True, "ending": EOS}
+    options = OPTIONS | {"add_generation_prompt": False, "padding": True}
+    found = processor.apply_chat_template(chats, **options, **more)
+    reference.tokenizer.padding_side = "left"
+    wanted = reference.apply_chat_template(chats, return_tensors="pt", **options, **more)
+    # in variables, as in what chats say, control tokens are text here
+    assert found.input_ids.shape[1] > wanted["input_ids"].shape[1]
+    marked = found.input_ids[0][found.assistant_masks[0].bool()]
+    assert processor.decode(marked) == f"A cat{EOS}A dog{EOS}"
+    more["ending"] = "!"
+    found = processor.apply_chat_template(chats, **options, **more)
+    wanted = reference.apply_chat_template(chats, return_tensors="pt", **options, **more)
+    wanted["assistant_masks"] = torch.as_tensor(wanted["assistant_masks"])
+    assert_same(found, wanted)
+
+
+def test_several_templates_have_names(processor: Any, root: Path, tmp_path: Path) -> None:
+    """Also in files."""
+    own = type(processor)(
+        processor.image_processor, processor.tokenizer, {"default": "a", "b": "c"}
+    )
+    assert own.apply_chat_template(CHATS[0]) == "a"
+    assert own.apply_chat_template(CHATS[0], chat_template="b") == "c"
+    assert own.apply_chat_template(CHATS[0], chat_template="d") == "d"
+    own.save_pretrained(tmp_path)
+    assert type(processor).from_pretrained(tmp_path).chat_template == own.chat_template
+    own.chat_template = {"default": "a", "../../other": "x"}
+    with pytest.raises(ValueError, match="no plain file name"):
+        own.save_pretrained(tmp_path)
+    own.chat_template = None
+    with pytest.raises(ValueError, match="has no chat template"):
+        own.apply_chat_template(CHATS[0])
+
+
+def test_contents_may_be_texts_or_missing(processor: Any, reference: Any) -> None:
+    """A text is one part; templates of language models get it as it is."""
+    chat = [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": None}]
+    assert "User: Hm?\n\nAssistant:" in processor.apply_chat_template(chat[:1]) + "\n\nAssistant:"
+    processor.apply_chat_template(chat)
+    source = "{% for m in messages %}{{ m['content'] + '!' }}{% endfor %}"
+    assert processor.apply_chat_template(chat[:1], chat_template=source) == "Hm?!"
+    for wrong in ([], "text", [["x"]]):
+        with pytest.raises((PromptError, AttributeError)):
+            processor.apply_chat_template(wrong)
+
+
+def test_it_saves_what_both_load(
+    processor: Any, reference: Any, urls: list[str], tmp_path: Path
+) -> None:
+    """Ours by transformers and theirs by us, with equal outputs."""
+    (file,) = processor.save_pretrained(tmp_path / "ours")
+    assert Path(file).name == "processor_config.json"
+    reference.save_pretrained(tmp_path / "theirs")
+    wanted = reference.apply_chat_template(user("What?", *urls), return_tensors="pt", **OPTIONS)
+    for kind, name in (
+        (type(processor), "ours"),
+        (type(processor), "theirs"),
+        (type(reference), "ours"),
+    ):
+        found = kind.from_pretrained(tmp_path / name)
+        assert json.loads(found.to_json_string()) == json.loads(processor.to_json_string())
+        chat = found.apply_chat_template(user("What?", *urls), return_tensors="pt", **OPTIONS)
+        assert_same(chat, wanted)
+
+
+def test_it_is_made_of_parts_of_transformers_too(
+    processor: Any, reference: Any, urls: list[str]
+) -> None:
+    """And follows what is changed about them."""
+    tokenizer = copy.deepcopy(reference.tokenizer)
+    made = type(processor)(
+        reference.image_processor, tokenizer, reference.chat_template, processor.num_image_tokens
+    )
+    assert made.tokenizer is tokenizer
+    chats = [user("A", urls[0]), *CHATS]
+    for side in ("right", "left"):
+        tokenizer.padding_side = reference.tokenizer.padding_side = side
+        found = made.apply_chat_template(chats, padding=True, **OPTIONS)
+        assert_same(
+            found,
+            reference.apply_chat_template(chats, processor_kwargs={"padding": True}, **OPTIONS),
+        )
+    inputs = made.apply_chat_template(user(IMAGE + EOS), **OPTIONS)
+    assert (inputs.input_ids == made.image_token_id).sum() == 0
+    assert made.batch_decode([[70, 1]]) == reference.batch_decode([[70, 1]])
+
+
+def test_parts_can_be_replaced_on_loading(processor: Any, root: Path, family: str) -> None:
+    """By objects, or in some of their settings; weights are not asked for."""
+    kind = type(processor)
+    directory = root / family
+    own = kind.from_pretrained(directory, image_processor=processor.image_processor)
+    assert own.image_processor is processor.image_processor
+    other = kind.from_pretrained(
+        directory, do_normalize=False, sep_token="(SEP)", padding_side="right", max_length=9
+    )
+    assert other.image_processor.do_normalize is False
+    assert other.tokenizer.sep_token == "(SEP)"
+    assert other(text=["a" * 20, "b"], truncation=True).input_ids[1, -1] == other.pad_token_id
+    assert other(text="a" * 20).input_ids.shape == (1, 9)
+    assert kind.from_pretrained(directory, chat_template="x").chat_template == "x"
+    assert processor.model_input_names == [
+        *processor.image_processor.model_input_names,
+        *("input_ids", "attention_mask"),
+    ]
+    assert processor.post_process_image_text_to_text(torch.tensor([[70, 1]])) == ["d"]
+
+
+def test_it_goes_to_other_processes(processor: Any, urls: list[str]) -> None:
+    """As data loaders want it."""
+    chat = user("What?", urls[0])
+    wanted = processor.apply_chat_template(chat, **OPTIONS)
+    for other in (copy.deepcopy(processor), pickle.loads(pickle.dumps(processor))):
+        assert_same(other.apply_chat_template(chat, **OPTIONS), wanted)
+    assert_same(pickle.loads(pickle.dumps(wanted)), wanted)
