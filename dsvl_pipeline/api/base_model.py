@@ -17,7 +17,8 @@ from dsvl_pipeline.api.dense import DensePass, run_dense
 from dsvl_pipeline.api.initialising import Config, padding_index, random_network
 from dsvl_pipeline.api.loading import LoadedModel
 from dsvl_pipeline.api.named_parts import hang
-from dsvl_pipeline.api.outputs import BaseModelOutput, ImageFeatures, ModelOutput
+from dsvl_pipeline.api.outputs import BaseModelOutput, ModelOutput
+from dsvl_pipeline.api.towers import encode
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 
 _Output = TypeVar("_Output", bound=ModelOutput)
@@ -40,20 +41,29 @@ class BaseModel(LoadedModel):
         self._take(config, network, hang(network, self))
 
     def get_image_features(
-        self, pixel_values: Tensor, high_res_pixel_values: Tensor | None = None, **options: Any
+        self,
+        pixel_values: Tensor,
+        high_res_pixel_values: Tensor | None = None,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
     ) -> Any:
         """Turn pictures, as the processor makes them, into image tokens.
 
         Args:
             pixel_values: ``[N, 3, S, S]`` for the low-resolution tower.
             high_res_pixel_values: ``[N, 3, S, S]`` for the other tower, if there is one.
-            options: ``output_hidden_states``, ``output_attentions``, ``return_dict``.
+            output_hidden_states: Whether to return hidden states; by default as the config says.
+            output_attentions: Whether to return probabilities; by default as the config says.
+            return_dict: Whether to return an output rather than a tuple; by default as the config
+                says.
 
         Returns:
-            `ImageFeatures` or `HybridImageFeatures`; a tuple without ``return_dict``.
+            `ImageFeatures` or `HybridImageFeatures`, or a tuple.
         """
-        network = self.network
-        is_hybrid = network.config.is_hybrid
+        network, config = self.network, self.config
+        is_hybrid = network.high_res is not None
         if (high_res_pixel_values is not None) != is_hybrid:
             wanted, found = ("", "no ") if is_hybrid else ("no ", "")
             raise ValueError(
@@ -63,11 +73,14 @@ class BaseModel(LoadedModel):
         high_res = high_res_pixel_values
         if high_res is not None:
             high_res = high_res.to(self.device, self.dtype)
-        low_res = pixel_values.to(self.device, self.dtype)
-        features = network.encode_images(low_res, high_res)
-        return shaped(
-            self.config, ImageFeatures(pooler_output=features), options.get("return_dict")
+        output = encode(
+            network,
+            pixel_values.to(self.device, self.dtype),
+            high_res,
+            wants_states=_chosen(output_hidden_states, config.output_hidden_states),
+            wants_attentions=_chosen(output_attentions, config.output_attentions),
         )
+        return shaped(config, output, return_dict)
 
     def run(self, given: ForwardArguments) -> BaseModelOutput | tuple[Any, ...]:
         """Do what ``forward`` does."""

@@ -60,9 +60,11 @@ class Report:
     def warnings(self) -> Iterator[str]:
         """Say what the caller should know."""
         if self.missing:
-            yield f"{len(self.missing)} weights are not there and random, first '{min(self.missing)}'"
+            first = min(self.missing)
+            yield f"{len(self.missing)} weights are not there and random, first '{first}'"
         if self.unexpected:
-            yield f"{len(self.unexpected)} weights are unknown and left out, first '{min(self.unexpected)}'"
+            first = min(self.unexpected)
+            yield f"{len(self.unexpected)} weights are unknown and left out, first '{first}'"
         if self.mismatched:
             yield f"{len(self.mismatched)} weights of other shapes are random instead"
 
@@ -71,7 +73,7 @@ def read_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
     """Read all tensors of a checkpoint, one after the other."""
     for file in weight_files(directory):
         with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118: no mapping
+            for name in tensors.keys():  # noqa: SIM118 - no mapping
                 yield name, tensors.get_tensor(name)
 
 
@@ -100,8 +102,8 @@ def fill(
             continue
         if tensor.dtype.itemsize < 2 or not tensor.is_floating_point():
             raise CheckpointError(
-                f"'{stored}' is {tensor.dtype}; quantised weights cannot be run, use the checkpoint "
-                f"that they were made from"
+                f"'{stored}' is {tensor.dtype}; quantised weights cannot be run, use the "
+                f"checkpoint that they were made from"
             )
         seen.add(name)
         if place.shape != tensor.shape:

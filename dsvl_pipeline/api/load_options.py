@@ -81,14 +81,8 @@ class LoadOptions:
     def __post_init__(self) -> None:
         if self.use_safetensors is False:
             raise ValueError("use_safetensors=False: only safetensors are read, no pickles")
-        chosen = self.attn_implementation
-        for name in chosen.values() if isinstance(chosen, dict) else [chosen]:
-            # with a slash it is a kernel of the hub
-            if name is not None and name not in _ATTENTIONS and "/" not in name:
-                raise ValueError(
-                    f"attn_implementation is {name!r}; it must be one of {', '.join(_ATTENTIONS)} "
-                    "(which change nothing: the kernels follow the device)"
-                )
+        if self.attn_implementation is not None:
+            require_attention(self.attn_implementation)
 
     def device(self) -> torch.device:
         """Return where the weights go."""
@@ -139,3 +133,19 @@ def _dtype_of_weights(directory: Path) -> str:
     names = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
     found = (names.get(tensor.dtype) for tensor in list_tensors(directory).values())
     return next(filter(None, found), "float32")
+
+
+def require_attention(chosen: str | dict[str, str]) -> str | dict[str, str]:
+    """Return the name of an attention, or names by section, if they are known.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for name in chosen.values() if isinstance(chosen, dict) else [chosen]:
+        # with a slash it is a kernel of the hub
+        if name not in _ATTENTIONS and "/" not in name:
+            raise ValueError(
+                f"attn_implementation is {name!r}; it must be one of {', '.join(_ATTENTIONS)} "
+                "(which change nothing: the kernels follow the device)"
+            )
+    return chosen

@@ -175,7 +175,6 @@ def _note_tie(model: PretrainedModel) -> None:
     head = model.get_output_embeddings()
     if head is not None:
         embedding = model.get_input_embeddings().weight
-        if head.weight is not embedding and model.config.tie_word_embeddings:
-            if torch.equal(head.weight, embedding):
-                head.weight = embedding
+        if model.config.tie_word_embeddings and torch.equal(head.weight, embedding):
+            head.weight = embedding
         model.config.tie_word_embeddings = head.weight is embedding

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from dsvl_pipeline.api.initialising import Config
+from dsvl_pipeline.api.load_options import require_attention
 from dsvl_pipeline.api.named_parts import Link
+from dsvl_pipeline.api.resizing import resized
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.model.linear import Linear
 
 
 class PretrainedModel(nn.Module):
@@ -36,6 +40,8 @@ class PretrainedModel(nn.Module):
 
     def _take(self, config: Config, network: DeepseekVL, links: list[Link]) -> None:
         self.config = config
+        if config._attn_implementation is None:
+            config._attn_implementation = "sdpa"
         self._links = links
         # not as a module: its parameters are those of the tree
         self.__dict__["_network"] = network
@@ -114,6 +120,64 @@ class PretrainedModel(nn.Module):
             for parameter in self.parameters()
             if id(parameter) not in left_out and (parameter.requires_grad or not only_trainable)
         )
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Module:
+        """Give embeddings and head more rows, or fewer, and return the embeddings.
+
+        Args:
+            new_num_tokens: How many rows; by default as many as there are.
+            pad_to_multiple_of: What the number is rounded up to.
+            mean_resizing: Whether new rows are like the mean of the old ones, or random.
+        """
+        embeddings = self.get_input_embeddings()
+        if new_num_tokens is None and pad_to_multiple_of is None:
+            return embeddings
+        num_rows = embeddings.weight.shape[0] if new_num_tokens is None else new_num_tokens
+        if pad_to_multiple_of is not None:
+            num_rows = -(-num_rows // pad_to_multiple_of) * pad_to_multiple_of
+        std = self.config.text_config.initializer_range
+        is_tied = self.config.tie_word_embeddings
+        for module in (embeddings, None if is_tied else self.get_output_embeddings()):
+            if module is not None:
+                module.weight = resized(module.weight, num_rows, std=std, is_mean=mean_resizing)
+        self.tie_weights()
+        self._note_vocabulary(num_rows)
+        return embeddings
+
+    def _note_vocabulary(self, num_rows: int) -> None:
+        self.config.text_config.vocab_size = num_rows
+        embeddings, head = self.get_input_embeddings(), self.get_output_embeddings()
+        if isinstance(embeddings, nn.Embedding):
+            embeddings.num_embeddings = num_rows
+        for linear in (head, getattr(self._network, "lm_head", None)):
+            if isinstance(linear, Linear):
+                linear.out_features, linear.part_sizes = num_rows, (num_rows,)
+        shape = self._network.config
+        self._network.config = replace(shape, text=replace(shape.text, vocab_size=num_rows))
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.text_config.vocab_size
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str]) -> None:
+        """Set the config's value, which changes nothing else: the kernels follow the device."""
+        self.config._attn_implementation = require_attention(attn_implementation)
+
+    def enable_input_require_grads(self) -> None:
+        """Let embeddings need gradients where their weight needs none, for adapters."""
+        hook = self.get_input_embeddings().register_forward_hook(
+            lambda _module, _given, output: output.requires_grad_(True)
+        )
+        self._input_hook = hook
+
+    def disable_input_require_grads(self) -> None:
+        """Undo `enable_input_require_grads`."""
+        self._input_hook.remove()
 
     @property
     def is_gradient_checkpointing(self) -> bool:

@@ -56,8 +56,7 @@ def attend_grid(q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: T
 
     Source: ``SamVisionAttention``, transformers 5.23; Li et al. 2021, arXiv:2112.01526.
     """
-    N, H, num_patches, D = q.shape
-    G = (rel_pos_h.shape[0] + 1) // 2
+    D, G = q.shape[3], (rel_pos_h.shape[0] + 1) // 2
     if use_triton(q, k, v, rel_pos_h, rel_pos_w) and D >= 16 and D.bit_count() == 1:
         from dsvl_pipeline.ops.kernels import image_attention as kernels
 
@@ -65,12 +64,22 @@ def attend_grid(q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: T
             if not (q.stride() == k.stride() == v.stride() and q.stride(3) == 1):
                 q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
             return kernels.attend_grid(q, k, v, rel_pos_h, rel_pos_w)
+    bias = relative_scores(q, rel_pos_h, rel_pos_w)
+    found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return found.transpose(1, 2).flatten(2)
+
+
+def relative_scores(q: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
+    """Give what relative positions add to the scores: ``[N, H, G * G, G * G]``.
+
+    Arguments as for `attend_grid`.
+    """
+    N, H, num_patches, D = q.shape
+    G = (rel_pos_h.shape[0] + 1) // 2
     places = torch.arange(G, device=q.device)
     distances = places[:, None] - places[None, :] + G - 1  # (query, key)
     grid = q.view(N, H, G, G, D)
     by_row = torch.einsum("nhyxd,ykd->nhyxk", grid, rel_pos_h[distances])
     by_column = torch.einsum("nhyxd,xkd->nhyxk", grid, rel_pos_w[distances])
     bias = by_row[..., :, None] + by_column[..., None, :]  # (N, H, G, G, G, G)
-    bias = bias.reshape(N, H, num_patches, num_patches)
-    found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    return found.transpose(1, 2).flatten(2)
+    return bias.reshape(N, H, num_patches, num_patches)
