@@ -41,6 +41,7 @@ ALLOWED = {
     "engine/schedule/structured.py::Grammars._load_tokenizer": "the checkpoint's files",
     "api/models.py": "the checkpoint's files",
     "api/inputs.py": "a picture that the caller names",
+    "cli/init.py": "files of this package, and those that the user would lose",
     "cli/generate.py": "pictures that the user names",
     "job/text_files.py": "what it is told to; whose names those are is the matter of its callers",
     "job/reading.py::load_job": "the job file",
