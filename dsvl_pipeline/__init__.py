@@ -17,6 +17,7 @@ _HOMES = {
     "DeepseekVLProcessor": "api.processors",
     "Engine": "engine.engine",
     "JobConfig": "job.config",
+    "iter_batches": "table.reader",
     "load_job": "job.reading",
     "read_table": "table.reader",
     "run_job": "run.run",

@@ -20,6 +20,7 @@ from dsvl_pipeline.engine.engine import ModelEngine
 from dsvl_pipeline.job.config import JobConfig as JobConfig
 from dsvl_pipeline.job.reading import load_job as load_job
 from dsvl_pipeline.run.run import run_job as run_job
+from dsvl_pipeline.table.reader import iter_batches as iter_batches
 from dsvl_pipeline.table.reader import read_table as read_table
 
 Engine = ModelEngine

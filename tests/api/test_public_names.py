@@ -24,7 +24,7 @@ def test_the_names_of_the_reference_documentation_are_there() -> None:
     assert callable(dsvl_pipeline.read_table)
     assert callable(dsvl_pipeline.run_job)
     assert callable(dsvl_pipeline.load_job)
-    functions = {"load_job", "read_table", "run_job"}
+    functions = {"iter_batches", "load_job", "read_table", "run_job"}
     assert {*CLASSES, "Engine", "JobConfig", *functions} == {*dsvl_pipeline.__all__}
     assert {*dsvl_pipeline.__all__} <= {*dir(dsvl_pipeline)}
 
