@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +15,7 @@ from dsvl_pipeline.store.redact import redact
 from dsvl_pipeline.table.part import Receipt, read_part
 from dsvl_pipeline.table.schema import output_schema
 
-Filters = pc.Expression | Sequence[Any]
+Filters: TypeAlias = pc.Expression | Sequence[Any]
 """An expression, or tuples (column, operator, value) as `pyarrow.parquet.read_table` takes them."""
 
 _MISSING = re.compile(r"No match for FieldRef\.Name\((.*?)\) in ")
