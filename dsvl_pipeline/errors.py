@@ -25,8 +25,12 @@ class ConfigError(DsvlError):
     exit_code: ClassVar[int] = 2
 
 
-class CheckpointError(ConfigError):
+class CheckpointError(ConfigError, ValueError):
     """A checkpoint cannot be loaded: files, config or tensors do not fit."""
+
+
+class UnreadableCheckpointError(CheckpointError, OSError):
+    """A checkpoint's files cannot be had or read. An OSError as well, as in transformers."""
 
 
 class StorageError(DsvlError):
@@ -119,15 +123,15 @@ class FetchError(RowError):
     """The bytes a row names could not be had, or may not be fetched."""
 
 
-class ImageError(RowError):
-    """The bytes are not a picture that can be decoded safely."""
+class ImageError(RowError, ValueError):
+    """The bytes are not a picture that can be decoded safely, or the picture cannot be had."""
 
 
 class DocumentError(RowError):
     """A document that cannot be opened, or a page that cannot be rendered."""
 
 
-class PromptError(RowError):
+class PromptError(RowError, ValueError):
     """Prompt and images do not fit together, or the prompt is too long for the model."""
 
 

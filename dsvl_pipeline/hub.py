@@ -5,21 +5,44 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
-from dsvl_pipeline.errors import CheckpointError
+from dsvl_pipeline.errors import CheckpointError, UnreadableCheckpointError
 from dsvl_pipeline.store.uris import at_home, encoded_path, is_local, path_of
 
 DEMO = "demo"
+Need = Literal["weights", "config", "processor"]
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+_SMALL_FILES, _WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model"), "*.safetensors"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PATH_BEGINS = ("/", ".", "~")
 
 
-def resolve(name: str, revision: str | None = None) -> Path:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    """How the hub is asked. The names are those of ``huggingface_hub.snapshot_download``."""
+
+    cache_dir: str | Path | None = None
+    token: str | bool | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+
+
+_USUAL = Download()
+
+
+def resolve(
+    name: str,
+    revision: str | None = None,
+    *,
+    subfolder: str = "",
+    needs: Need = "weights",
+    download: Download = _USUAL,
+) -> Path:
     """Return the local directory of a checkpoint, downloading it from the hub where needed.
 
     A directory of that name wins over a hub id. Without a revision a hub id means the newest
@@ -28,13 +51,18 @@ def resolve(name: str, revision: str | None = None) -> Path:
     Args:
         name: ``demo``, a directory, or a hub id such as ``deepseek-community/deepseek-vl-7b-chat``.
         revision: Commit, tag or branch of a hub id.
+        subfolder: Where in the directory or repository the checkpoint lies.
+        needs: Of the checkpoint: weights with their config, the config, or files of a processor,
+            which may lie without a config. Only weights download safetensors.
+        download: How the hub is asked.
 
     Returns:
-        A directory that holds ``config.json`` and all its safetensors.
+        A directory that holds ``config.json`` and all its safetensors, or what is needed of it.
 
     Raises:
-        CheckpointError: There is no such directory or hub id, the hub cannot be reached, a revision
-            is given for a directory, or the weights are incomplete or a pickle.
+        UnreadableCheckpointError: There is no such directory or hub id, the hub cannot be reached,
+            or no config or no weights are there.
+        CheckpointError: A revision is given for a directory, or the weights are broken.
     """
     directory = local_directory(name)
     if directory is not None and revision is not None:
@@ -43,13 +71,17 @@ def resolve(name: str, revision: str | None = None) -> Path:
             f"the revision out, or give a hub id"
         )
     if directory is None:
-        directory = _download(name, revision)
-    if not (directory / "config.json").is_file():
-        raise CheckpointError(
+        kinds = (*_SMALL_FILES, _WEIGHTS) if needs == "weights" else _SMALL_FILES
+        patterns = [f"{subfolder}/{kind}" if subfolder else kind for kind in kinds]
+        directory = _download(name, revision, patterns, download)
+    directory /= subfolder
+    if needs != "processor" and not (directory / "config.json").is_file():
+        raise UnreadableCheckpointError(
             f"{directory} has no config.json; a checkpoint is a directory with config.json, the "
             f"tokenizer's files and safetensors"
         )
-    weight_files(directory)
+    if needs == "weights":
+        weight_files(directory)
     return directory
 
 
@@ -75,13 +107,14 @@ def weight_files(directory: Path) -> list[Path]:
     """Name the safetensors files that make up a checkpoint, in name order.
 
     Raises:
-        CheckpointError: There are none, or a shard is missing.
+        UnreadableCheckpointError: There are none, or a shard is missing.
+        CheckpointError: The index is broken.
     """
     single, index = directory / _SINGLE, directory / _INDEX
     if single.exists():
         return [single]
     if not index.exists():
-        raise CheckpointError(f"{directory} has no weights: {_what_is_there(directory)}")
+        raise UnreadableCheckpointError(f"{directory} has no weights: {_what_is_there(directory)}")
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         files = [directory / Path(name).name for name in names]
@@ -89,7 +122,7 @@ def weight_files(directory: Path) -> list[Path]:
         raise CheckpointError(f"{index} is not an index of shards: {error!r}") from error
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise CheckpointError(
+        raise UnreadableCheckpointError(
             f"{directory}: {len(missing)} of {len(files)} shards are missing, first "
             f"'{missing[0]}'; the download was probably interrupted, fetch it again"
         )
@@ -135,14 +168,14 @@ def _digest(versions: tuple[tuple[Path, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, patterns: list[str], download: Download) -> Path:
     if name.startswith(_PATH_BEGINS) or not _HUB_ID.fullmatch(name):
-        raise CheckpointError(
+        raise UnreadableCheckpointError(
             f"the checkpoint {name!r} does not exist: no such directory; it must be '{DEMO}', a "
             f"directory, or a hub id such as 'deepseek-community/deepseek-vl-7b-chat'"
         )
     if revision is None and Path(name).parent.is_dir():  # whoever means the hub can say so
-        raise CheckpointError(
+        raise UnreadableCheckpointError(
             f"the checkpoint {name!r} does not exist: {str(Path(name).parent)!r} is a directory "
             f"here, but has no such one in it; if the hub is meant, give a revision"
         )
@@ -152,30 +185,33 @@ def _download(name: str, revision: str | None) -> Path:
     what = f"the checkpoint {name!r}" + (f" at revision {revision!r}" if revision else "")
     try:
         # asks nobody for a pinned commit that lies in the cache, and uses the cache when offline
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED_FILES))
+        found = snapshot_download(
+            name, revision=revision, allow_patterns=patterns, **asdict(download)
+        )
+        return Path(found)
     except errors.RevisionNotFoundError as error:
-        raise CheckpointError(
+        raise UnreadableCheckpointError(
             f"{what} was not found: the hub knows the model but not this revision; give a commit, "
             f"tag or branch of https://huggingface.co/{name}/commits"
         ) from error
     except errors.GatedRepoError as error:
-        raise CheckpointError(
+        raise UnreadableCheckpointError(
             f"{what} may not be downloaded: it is gated; accept its terms at "
             f"https://huggingface.co/{name} and set HF_TOKEN"
         ) from error
     except errors.RepositoryNotFoundError as error:
-        raise CheckpointError(
+        raise UnreadableCheckpointError(
             f"{what} was not found: there is no such directory, and no such model on the hub (a "
             f"private one needs HF_TOKEN)"
         ) from error
     except errors.LocalEntryNotFoundError as error:
-        raise CheckpointError(
+        raise UnreadableCheckpointError(
             f"{what} is not a directory here, and could not be downloaded: the hub cannot be "
             f"reached, and its files are not in the cache; check network and HF_HUB_OFFLINE, or "
             f"give the directory of a copy"
         ) from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{what} could not be downloaded: {error}") from error
+        raise UnreadableCheckpointError(f"{what} could not be downloaded: {error}") from error
 
 
 def _what_is_there(directory: Path) -> str:

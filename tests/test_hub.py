@@ -59,10 +59,12 @@ def test_a_hub_id_is_downloaded_at_its_revision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Safetensors and JSON, never a pickle."""
-    asked = {}
+    asked: dict[str, Any] = {}
 
-    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.update(name=name, revision=revision, patterns=allow_patterns)
+    def download(
+        name: str, *, revision: str | None, allow_patterns: list[str], **options: Any
+    ) -> str:
+        asked.update(name=name, revision=revision, patterns=allow_patterns, options=options)
         return str(write(tmp_path / "snapshot", "model.safetensors"))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
@@ -70,6 +72,32 @@ def test_a_hub_id_is_downloaded_at_its_revision(
     assert (asked["name"], asked["revision"]) == ("some/model", "abc")
     assert "*.safetensors" in asked["patterns"]
     assert not any("bin" in pattern or pattern == "*" for pattern in asked["patterns"])
+
+
+def test_only_what_is_needed_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configs and processors are small; weights are 15 GB."""
+    asked: dict[str, Any] = {}
+
+    def download(_: str, **options: Any) -> str:
+        asked.update(options)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    (tmp_path / "sub").mkdir()
+    how = hub.Download(token="hf_x", cache_dir=tmp_path, local_files_only=True)
+    found = hub.resolve("some/model", subfolder="sub", needs="processor", download=how)
+    assert found == tmp_path / "sub"
+    patterns = ["sub/*.json", "sub/*.jinja", "sub/*.txt", "sub/*.model"]
+    options = {"token": "hf_x", "cache_dir": tmp_path, "local_files_only": True}
+    assert asked == {
+        "revision": None,
+        "allow_patterns": patterns,
+        "force_download": False,
+        **options,
+    }
+    with pytest.raises(OSError, match=r"has no config\.json"):
+        hub.resolve("some/model", needs="config")
+    assert hub.resolve(str(write(tmp_path)), needs="config") == tmp_path
 
 
 @pytest.mark.parametrize(

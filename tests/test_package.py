@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import os
 import re
@@ -11,8 +10,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import dsvl_pipeline
 from dsvl_pipeline.cli.init import examples
+from tools import render_names
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,14 +69,6 @@ def test_links_of_the_readme_lead_somewhere_on_an_index_too() -> None:
 
 
 def test_type_checkers_find_each_public_name_where_it_is_loaded_from() -> None:
-    """Two lists of one thing."""
-    homes = {name: f"dsvl_pipeline.{home}" for name, home in dsvl_pipeline._HOMES.items()}
-    text = (ROOT / "dsvl_pipeline" / "__init__.pyi").read_text(encoding="utf-8")
-    found = {
-        one.asname or {"ModelEngine": "Engine"}[one.name]: node.module
-        for node in ast.parse(text).body
-        if isinstance(node, ast.ImportFrom)
-        for one in node.names
-    }
-    assert found == homes
+    """The list of names is the other one's."""
+    assert render_names.PAGE.read_text(encoding="utf-8") == render_names.rendered()
     assert (ROOT / "dsvl_pipeline" / "py.typed").is_file()

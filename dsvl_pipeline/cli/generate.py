@@ -50,14 +50,14 @@ OPTIONS = (
 def execute(args: argparse.Namespace, output: Output) -> int:
     """Ask, print the answer."""
     from dsvl_pipeline import extras, hub
-    from dsvl_pipeline.model.generation_defaults import read_generation_config
+    from dsvl_pipeline.model.end_of_sequence import read_end_of_sequence
     from dsvl_pipeline.processor.processor import Processor
 
     extras.check_model()
     sampling = _sampling(args)
     directory = hub.resolve(args.checkpoint, args.revision)
     processor = Processor.from_pretrained(directory)
-    if warning := read_generation_config(directory).warning:
+    if warning := read_end_of_sequence(directory).warning:
         output.note(f"({warning})")
     images = [_image(uri, processor, output) for uri in args.images]
     parts = [*({"type": "image"} for _ in images), {"type": "text", "text": args.prompt}]

@@ -1,4 +1,4 @@
-"""``dsvl lineage``: one row's whole story."""
+"""``dsvl lineage``: the whole history of a row."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ _TELL = {
 
 
 def execute(args: argparse.Namespace, output: Output) -> int:
-    """Find the rows, print their stories."""
+    """Find the rows, print their histories."""
     from dsvl_pipeline.store.uris import row_id_of
     from dsvl_pipeline.table.history import row_histories
 
     with named_by_user():
-        stories = row_histories(
+        histories = row_histories(
             args.out, row_id_of(args.row), page_index=args.page, prompt_id=args.prompt
         )
     told = set[Lines]()
-    texts = ["\n".join(_describe(story, told)) for story in stories]
-    output.result({"rows": [_value(story) for story in stories]}, "\n\n".join(texts))
+    texts = ["\n".join(_describe(history, told)) for history in histories]
+    output.result({"rows": [_value(history) for history in histories]}, "\n\n".join(texts))
     return 0
 
 
-def _value(story: RowHistory) -> dict[str, Any]:
+def _value(history: RowHistory) -> dict[str, Any]:
     log = [
         {
             "event": stage.event,
@@ -72,23 +72,23 @@ def _value(story: RowHistory) -> dict[str, Any]:
             "sha256": stage.part.sha256 if stage.part is not None else None,
             "text": stage.row.get("text"),
         }
-        for stage in story.stages
+        for stage in history.stages
     ]
-    return {"row": dict(story.row), "run": story.run, "log": log}
+    return {"row": dict(history.row), "run": history.run, "log": log}
 
 
-def _describe(story: RowHistory, told: set[Lines]) -> Iterator[str]:
+def _describe(history: RowHistory, told: set[Lines]) -> Iterator[str]:
     from dsvl_pipeline.table.schema import OUR_COLUMNS
 
-    row = story.row
+    row = history.row
     page = "" if row["page_index"] is None else f", page_index {row['page_index']}"
     yield one_line(f"row {row['row_id']}{page}, prompt {row['prompt_id']}")
     users = [name for name in row if name not in OUR_COLUMNS]
-    fields = [name for name in users if name in _fields(story.run)]
+    fields = [name for name in users if name in _fields(history.run)]
     carried = [name for name in users if name not in fields]
     sections = {**_columns_of(_OF_ROW), "answer's fields": fields, "carried": carried}
     lines = _known(row, sections)
-    of_run = _of_run(story)
+    of_run = _of_run(history)
     if of_run not in told:
         told.add(of_run)
         lines += of_run
@@ -96,7 +96,7 @@ def _describe(story: RowHistory, told: set[Lines]) -> Iterator[str]:
         lines += (("run", "", "model and run are those of a row above"),)
     yield from (f"  {line}" for line in columns(lines))
     yield "  log, newest first"
-    yield from (f"    {one_line(line)}" for line in _log(story.stages))
+    yield from (f"    {one_line(line)}" for line in _log(history.stages))
 
 
 def _columns_of(sections: Iterable[Section]) -> dict[str, list[str]]:
@@ -117,8 +117,8 @@ def _known(row: Mapping[str, Any], sections: Mapping[str, Iterable[str]]) -> Lin
     return lines
 
 
-def _of_run(story: RowHistory) -> Lines:
-    lines, run = _known(story.row, _columns_of(_OF_RUN)), story.run
+def _of_run(history: RowHistory) -> Lines:
+    lines, run = _known(history.row, _columns_of(_OF_RUN)), history.run
     if run is None:
         return lines
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())

@@ -28,7 +28,7 @@ COMMANDS = {
     "export": "copy a table's rows into one Parquet, JSONL, CSV or Markdown file",
     "report": "show a table's rows on one web page, each picture beside its answers",
     "generate": "answer one prompt about some images, or none, without Ray",
-    "lineage": "tell a row's story: what was read, by which run and model, where it lies, "
+    "lineage": "show a row's history: what was read, by which run and model, where it lies, "
     "what it replaced",
     "versions": "list a table's versions: when, by which run, rows, whether it can still be read",
     "compact": "merge a table's small parts; its rows stay as they are",

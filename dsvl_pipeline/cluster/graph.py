@@ -43,8 +43,8 @@ def build(plan: ShardPlan, config: StageConfig, scale: Scale, ledger: Any) -> Da
     work: Dataset = ray.data.from_items(
         list(plan.work_files), override_num_blocks=len(plan.work_files)
     )
-    patience_s = config.job.limits.store_patience_s
-    read = functools.partial(read_work, key=plan.work_key, patience_s=patience_s)
+    retry_for_s = config.job.limits.store_patience_s
+    read = functools.partial(read_work, key=plan.work_key, retry_for_s=retry_for_s)
     work = work.map_batches(read, num_cpus=0.1, **_WHOLE_BLOCK)
     results = answers(
         work,

@@ -34,7 +34,7 @@ class Target:
         lease: Number of the driver's lease.
         metadata: What every part says of its run.
         schema: Of every part.
-        patience_s: How long the store may be away.
+        retry_for_s: How long the store may be away.
     """
 
     table_uri: str
@@ -42,7 +42,7 @@ class Target:
     lease: int
     metadata: dict[str, str]
     schema: pa.Schema
-    patience_s: float
+    retry_for_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,5 +125,5 @@ def write_part(
         metadata=target.metadata,
     )
     with timed(ledger, "write"):
-        receipt = with_retries(write, uri=target.table_uri, timeout_s=target.patience_s)
+        receipt = with_retries(write, uri=target.table_uri, timeout_s=target.retry_for_s)
     return WrittenPart(receipt=receipt, losses=losses)

@@ -23,12 +23,13 @@ from dsvl_pipeline.errors import (
     NotFoundError,
     StorageError,
     TableError,
+    UnreadableCheckpointError,
 )
 from dsvl_pipeline.job.config import JobConfig
 from dsvl_pipeline.job.places import absolute_input, absolute_place
 from dsvl_pipeline.kuberay.client import Cluster
 from dsvl_pipeline.kuberay.render import ACCOUNT
-from dsvl_pipeline.model.generation_defaults import read_generation_config
+from dsvl_pipeline.model.end_of_sequence import read_end_of_sequence
 from dsvl_pipeline.model.tensors import list_tensors
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.sources.fetch import Fetcher
@@ -157,7 +158,7 @@ def _checkpoint(job: JobConfig) -> Iterator[Finding]:
             return
         tensors = list_tensors(directory)
         Processor.from_pretrained(directory)
-        warning = read_generation_config(directory).warning
+        warning = read_end_of_sequence(directory).warning
     except (ConfigError, OSError) as error:
         advice = "fetch it again, or name another: model.checkpoint"
         yield Finding(about=about, grade="problem", text=str(error), advice=advice)
@@ -194,14 +195,14 @@ def _on_disk(name: str, revision: str | None) -> Path | None:
     """Give the directory of a checkpoint without downloading it; None if it is only on the hub."""
     if hub.local_directory(name) is not None or "/" not in name.strip("/."):
         return hub.resolve(name, revision)
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except errors.LocalEntryNotFoundError:
-        return None
-    except ValueError:  # no name of the hub's: a directory that is not there
-        return hub.resolve(name, revision)
+        return hub.resolve(name, revision, download=hub.Download(local_files_only=True))
+    except UnreadableCheckpointError as error:
+        if isinstance(error.__cause__, LocalEntryNotFoundError):
+            return None
+        raise
 
 
 def _on_hub(name: str, revision: str | None) -> Finding:

@@ -21,7 +21,7 @@ from dsvl_pipeline.engine.schedule.structured import Grammars
 from dsvl_pipeline.errors import CheckpointError, EngineError
 from dsvl_pipeline.model.checkpoint import load_model
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
-from dsvl_pipeline.model.generation_defaults import read_generation_config
+from dsvl_pipeline.model.end_of_sequence import read_end_of_sequence
 from dsvl_pipeline.model.image_config import read_image_config
 from dsvl_pipeline.records import Completion, EngineConfig, Request
 
@@ -80,7 +80,7 @@ class ModelEngine:
         if dtype == "auto":
             dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
         model = _load_warm(directory, config, getattr(torch, dtype), torch.device(device))
-        eos_token_ids = read_generation_config(directory).eos_token_ids
+        eos_token_ids = read_end_of_sequence(directory).eos_token_ids
         grammars = Grammars(
             directory,
             vocab_size=model.config.text.vocab_size,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping
@@ -14,10 +13,17 @@ import torch
 from torch import nn
 
 from dsvl_pipeline.errors import CheckpointError
-from dsvl_pipeline.model.config import ModelConfig, read_model_config
+from dsvl_pipeline.model.config import MODEL_TYPES, ModelConfig, read_model_config
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
+from dsvl_pipeline.model.json_files import read_json
 from dsvl_pipeline.model.linear import Linear
-from dsvl_pipeline.model.names import Names, dialect_names, is_high_res, is_ignored
+from dsvl_pipeline.model.names import (
+    Names,
+    dialect_names,
+    is_high_res,
+    is_ignored,
+    stored_names,
+)
 from dsvl_pipeline.model.reading import for_each, open_files
 from dsvl_pipeline.model.tensors import StoredTensor, list_tensors
 from dsvl_pipeline.ops.linear import require_fp8
@@ -43,6 +49,7 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device | str,
     quantization: Quantization = "none",
+    config: ModelConfig | None = None,
 ) -> DeepseekVL:
     """Load a checkpoint of any dialect, in eval mode and without gradients.
 
@@ -56,6 +63,7 @@ def load_model(
         device: Of all weights.
         quantization: ``fp8`` rounds the projections inside the language model's layers to e4m3, one
             by one as they are read, so that both forms never lie in memory together.
+        config: The shape; by default what ``config.json`` says.
 
     Raises:
         ConfigError: The device cannot multiply quantised matrices.
@@ -65,7 +73,7 @@ def load_model(
     if quantization == "fp8":
         require_fp8(torch.device(device))
     device = torch.empty(0, device=device).device  # numbered: threads take "cuda" for the first
-    config = read_model_config(directory)
+    config = config or read_model_config(directory)
     stored = list_tensors(directory)
     names = dialect_names(stored, is_hybrid=config.is_hybrid)
     model = build_empty(config)
@@ -84,6 +92,25 @@ def load_model(
     return model
 
 
+def is_exact(directory: Path, config: ModelConfig) -> bool:
+    """Return whether a checkpoint's tensors are those of a shape, so that `load_model` takes them.
+
+    One of the original dialect always counts: its names are like no others.
+    """
+    if read_json(directory / "config.json").get("model_type") not in MODEL_TYPES:
+        return True
+    stored = list_tensors(directory)
+    names = dialect_names(stored, is_hybrid=config.is_hybrid)
+    shapes = {name: target.shape for name, target in list_targets(build_empty(config), names)}
+    if (head := f"{names['lm_head']}.weight") not in stored:
+        shapes.pop(head)
+    unknown = [name for name in stored if name not in shapes and not is_ignored(name)]
+    return not unknown and all(
+        name in stored and stored[name].shape == shape and stored[name].dtype in _FLOATS
+        for name, shape in shapes.items()
+    )
+
+
 def build_empty(config: ModelConfig) -> DeepseekVL:
     """Build a model without memory for its weights (on the meta device)."""
     with torch.device("meta"):
@@ -93,16 +120,8 @@ def build_empty(config: ModelConfig) -> DeepseekVL:
 def list_targets(model: DeepseekVL, names: Names) -> Iterator[tuple[str, Target]]:
     """Pair every name that the files must hold with its place in the model."""
     for name, parameter in model.named_parameters():
-        module_name, _, leaf = name.rpartition(".")
-        index = re.search(r"\.layers\.(\d+)\.", name)
-        generic = re.sub(r"\.layers\.\d+\.", ".layers.*.", name)
-        if generic in names:  # a bare parameter rather than a module's weight or bias
-            stored_name = names[generic]
-        else:
-            stored_name = f"{names[generic.removesuffix(f'.{leaf}')]}.{leaf}"
-        if index:
-            stored_name = stored_name.replace("*", index[1])
-        parts = _split_parts(stored_name)
+        module_name = name.rpartition(".")[0]
+        parts = stored_names(name, names)
         module = model.get_submodule(module_name)
         sizes: tuple[int, ...] = (parameter.shape[0],)
         if isinstance(module, Linear) and len(parts) > 1:
@@ -112,15 +131,6 @@ def list_targets(model: DeepseekVL, names: Names) -> Iterator[tuple[str, Target]
             shape = (size, *parameter.shape[1:])
             yield part, Target(parameter=name, rows=slice(start, start + size), shape=shape)
             start += size
-
-
-def _split_parts(stored_name: str) -> list[str]:
-    """``a.(q|k)_proj`` stands for ``a.q_proj`` and ``a.k_proj``."""
-    before, bracket, rest = stored_name.partition("(")
-    if not bracket:
-        return [stored_name]
-    alternatives, _, after = rest.partition(")")
-    return [f"{before}{alternative}{after}" for alternative in alternatives.split("|")]
 
 
 def materialise(

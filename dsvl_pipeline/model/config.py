@@ -25,6 +25,8 @@ from dsvl_pipeline.model.json_files import (
 )
 from dsvl_pipeline.model.tensors import list_tensors
 
+MODEL_TYPES = ("deepseek_vl", "deepseek_vl_hybrid")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaConfig:
@@ -114,46 +116,83 @@ def read_model_config(directory: Path) -> ModelConfig:
         CheckpointError: It is missing or broken, of another model, or asks for something that the
             released checkpoints do not use and this project does not run.
     """
+    return model_config_of(read_config(directory), str(directory))
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Read a checkpoint's ``config.json`` in the keys of transformers, whatever its dialect.
+
+    The original dialect leaves sizes to the tensors, so that the weights must be there as well.
+
+    Raises:
+        CheckpointError: It is missing or broken, or of another model.
+    """
+    config = read_json(directory / "config.json")
+    model_type = config.get("model_type")
+    if model_type in MODEL_TYPES:
+        return config
+    if model_type != original.MODEL_TYPE:
+        raise CheckpointError(
+            f"{directory}/config.json has model_type={model_type!r}; this project runs "
+            f"{', '.join(map(repr, MODEL_TYPES))} and '{original.MODEL_TYPE}'"
+        )
     with reading(directory):
-        config = _hub_config(directory)
-        high_res = config.get("high_res_vision_config")
+        shapes = {name: tensor.shape for name, tensor in list_tensors(directory).items()}
+        image_token_id = token_id(directory, original.IMAGE_TOKEN)
+        return {**original.translate_config(config, shapes), "image_token_id": image_token_id}
+
+
+def model_config_of(config: Mapping[str, Any], where: str) -> ModelConfig:
+    """Return the shape that a config in the keys of transformers describes.
+
+    Args:
+        config: Content of ``config.json``; of the sections, what is absent or null is default.
+        where: What errors call it.
+
+    Raises:
+        CheckpointError: As `read_model_config`.
+    """
+    with reading(where):
+        is_hybrid = config["model_type"] == "deepseek_vl_hybrid"
         model = ModelConfig(
-            text=_llama_config(config.get("text_config") or {}, directory),
-            low_res=_siglip_config(config.get("vision_config") or {}, directory),
-            high_res=None if high_res is None else _sam_config(high_res, directory),
+            text=_llama_config(config.get("text_config") or {}, where),
+            low_res=_siglip_config(config.get("vision_config") or {}, where),
+            high_res=(
+                _sam_config(config.get("high_res_vision_config") or {}, where)
+                if is_hybrid
+                else None
+            ),
             image_token_id=get(config, "image_token_id", 100015),
         )
-    for section in (model.text, model.low_res, model.high_res):
-        for name, value in (asdict(section) if section else {}).items():
-            if isinstance(value, str) != (name == "activation") or value == 0:
-                raise CheckpointError(
-                    f"{directory}/config.json gives {value!r} for what is called {name} here; it "
-                    "must be a number above 0"
-                )
+        _require_sizes(model, where)
     return model
 
 
-def _hub_config(directory: Path) -> Mapping[str, Any]:
-    """The config in the keys of transformers, whatever the dialect."""
-    config = read_json(directory / "config.json")
-    match config.get("model_type"):
-        case "deepseek_vl":
-            return {**config, "high_res_vision_config": None}
-        case "deepseek_vl_hybrid":
-            return {**config, "high_res_vision_config": config.get("high_res_vision_config") or {}}
-        case original.MODEL_TYPE:
-            shapes = {name: tensor.shape for name, tensor in list_tensors(directory).items()}
-            image_token_id = token_id(directory, original.IMAGE_TOKEN)
-            return {**original.translate_config(config, shapes), "image_token_id": image_token_id}
-        case found:
+def _require_sizes(model: ModelConfig, where: str) -> None:
+    """Refuse what no size can be; texts and lists are checked where they are read."""
+    sections = [asdict(one) for one in (model.text, model.low_res, model.high_res) if one]
+    for name, value in [item for section in sections for item in section.items()]:
+        kind = float if name in ("rms_norm_eps", "layer_norm_eps", "rope_theta") else int
+        if name not in ("activation", "global_layers") and (type(value) is not kind or value <= 0):
             raise CheckpointError(
-                f"{directory}/config.json has model_type={found!r}; this project runs "
-                f"'deepseek_vl', 'deepseek_vl_hybrid' and '{original.MODEL_TYPE}'"
+                f"{where} gives {value!r} for what is called {name} here; it must be a "
+                f"{'number' if kind is float else 'whole number'} above 0"
             )
+    if type(model.image_token_id) is not int or model.image_token_id < 0:
+        raise CheckpointError(f"{where} has image_token_id={model.image_token_id!r}; it is no id")
+    _require_divisor("num_key_value_heads", model.text.num_kv_heads, model.text.num_heads, where)
+    for tower in (model.low_res, model.high_res):
+        if tower is not None:
+            _require_divisor("num_attention_heads", tower.num_heads, tower.hidden_size, where)
 
 
-def _llama_config(config: Mapping[str, Any], directory: Path) -> LlamaConfig:
-    where = f"{directory}: the language model's config"
+def _require_divisor(name: str, divisor: int, number: int, where: str) -> None:
+    if number % divisor:
+        raise CheckpointError(f"{where} has {name}={divisor}, which does not divide {number}")
+
+
+def _llama_config(config: Mapping[str, Any], where: str) -> LlamaConfig:
+    where = f"{where}: the language model's config"
     require(config, "hidden_act", "silu", where)
     require(config, "attention_bias", False, where)
     require(config, "mlp_bias", False, where)
@@ -182,8 +221,8 @@ def _llama_config(config: Mapping[str, Any], directory: Path) -> LlamaConfig:
     )
 
 
-def _siglip_config(config: Mapping[str, Any], directory: Path) -> SiglipConfig:
-    where = f"{directory}: the low-resolution tower's config"
+def _siglip_config(config: Mapping[str, Any], where: str) -> SiglipConfig:
+    where = f"{where}: the low-resolution tower's config"
     require(config, "num_channels", 3, where)
     activation = get(config, "hidden_act", "gelu_pytorch_tanh")
     activations: dict[str, Literal["gelu", "gelu_tanh"]] = {
@@ -206,8 +245,8 @@ def _siglip_config(config: Mapping[str, Any], directory: Path) -> SiglipConfig:
     )
 
 
-def _sam_config(config: Mapping[str, Any], directory: Path) -> SamConfig:
-    where = f"{directory}: the high-resolution tower's config"
+def _sam_config(config: Mapping[str, Any], where: str) -> SamConfig:
+    where = f"{where}: the high-resolution tower's config"
     require(config, "num_channels", 3, where)
     require(config, "hidden_act", "gelu", where)
     for flag in ("qkv_bias", "use_abs_pos", "use_rel_pos"):
@@ -223,6 +262,6 @@ def _sam_config(config: Mapping[str, Any], directory: Path) -> SamConfig:
         num_heads=get(config, "num_attention_heads", 12),
         layer_norm_eps=float(get(config, "layer_norm_eps", 1e-6)),
         window_size=get(config, "window_size", 14),
-        global_layers=tuple(get(config, "global_attn_indexes", (2, 5, 8, 11))),
+        global_layers=tuple(int(i) for i in get(config, "global_attn_indexes", (2, 5, 8, 11))),
         output_channels=get(config, "output_channels", 256),
     )

@@ -14,14 +14,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsvl_pipeline.errors import CheckpointError
+from dsvl_pipeline.errors import CheckpointError, UnreadableCheckpointError
 from dsvl_pipeline.model import original
-from dsvl_pipeline.model.config import read_model_config
-from dsvl_pipeline.model.json_files import Triple, get, read_json, reading, side, triple
+from dsvl_pipeline.model.config import ModelConfig, read_model_config
+from dsvl_pipeline.model.json_files import (
+    Triple,
+    get,
+    read_json,
+    read_optional_json,
+    reading,
+    side,
+    triple,
+)
 
 RGB = tuple[int, int, int]
 
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +84,26 @@ class ImageConfig:
     min_size_px: int
 
 
+def image_config_of_shape(model: ModelConfig) -> ImageConfig:
+    """Return one that only says how large pictures are, for those that are made elsewhere."""
+    half = (0.5, 0.5, 0.5)
+
+    def tower(side_px: int) -> TowerImageConfig:
+        return TowerImageConfig(
+            side_px=side_px,
+            mean=half,
+            std=half,
+            resample=3,
+            background=(127, 127, 127),
+            rescale_factor=1 / 255,
+        )
+
+    high_res = None if model.high_res is None else tower(model.high_res.image_size_px)
+    return ImageConfig(
+        low_res=tower(model.low_res.image_size_px), high_res=high_res, min_size_px=14
+    )
+
+
 def read_image_config(directory: Path) -> ImageConfig:
     """Read how a checkpoint wants its pictures.
 
@@ -84,7 +113,7 @@ def read_image_config(directory: Path) -> ImageConfig:
     """
     model = read_model_config(directory)
     with reading(directory):
-        config = _image_processor_config(directory)
+        config = read_image_processor_config(directory)
         where = f"{directory}: the image processor's config"
         for step in ("do_resize", "do_pad", "do_rescale", "do_normalize"):
             if not get(config, step, True):
@@ -107,8 +136,13 @@ def read_image_config(directory: Path) -> ImageConfig:
     return ImageConfig(low_res=low_res, high_res=high_res, min_size_px=get(config, "min_size", 14))
 
 
-def _image_processor_config(directory: Path) -> Mapping[str, Any]:
-    config = read_json(directory / "config.json")
+def read_image_processor_config(directory: Path) -> Mapping[str, Any]:
+    """Read the image processor's settings in the keys of transformers, whatever the dialect.
+
+    Raises:
+        UnreadableCheckpointError: There are none, or they cannot be read.
+    """
+    config = read_optional_json(directory / "config.json")
     if config.get("model_type") == original.MODEL_TYPE:
         return original.translate_image_config(config)
     nested, flat = directory / "processor_config.json", directory / "preprocessor_config.json"
@@ -118,7 +152,7 @@ def _image_processor_config(directory: Path) -> Mapping[str, Any]:
         return processor
     if flat.exists():
         return read_json(flat)
-    raise CheckpointError(
+    raise UnreadableCheckpointError(
         f"{directory} has neither preprocessor_config.json nor an 'image_processor' in "
         f"processor_config.json, so how to prepare pictures is unknown; fetch these files as well"
     )
@@ -127,11 +161,11 @@ def _image_processor_config(directory: Path) -> Mapping[str, Any]:
 def _tower_image_config(
     config: Mapping[str, Any], prefix: str, default_side_px: int, factor: float, where: str
 ) -> TowerImageConfig:
-    mean = triple(get(config, f"{prefix}image_mean", _CLIP_MEAN))
+    mean = triple(get(config, f"{prefix}image_mean", CLIP_MEAN))
     return TowerImageConfig(
         side_px=side(config.get(f"{prefix}size"), default_side_px, where),
         mean=mean,
-        std=triple(get(config, f"{prefix}image_std", _CLIP_STD)),
+        std=triple(get(config, f"{prefix}image_std", CLIP_STD)),
         resample=get(config, f"{prefix}resample", 3),
         # the reference derives it from the mean, whatever the file's background_color says
         background=(int(mean[0] * 255), int(mean[1] * 255), int(mean[2] * 255)),

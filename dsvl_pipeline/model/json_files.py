@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dsvl_pipeline.errors import CheckpointError
+from dsvl_pipeline.errors import CheckpointError, UnreadableCheckpointError
 
 Triple = tuple[float, float, float]
 
@@ -17,19 +17,21 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a file that holds a JSON object.
 
     Raises:
-        CheckpointError: It does not exist, or holds something else.
+        UnreadableCheckpointError: It does not exist, or holds something else.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(
+        raise UnreadableCheckpointError(
             f"{path} does not exist; a checkpoint is a directory with config.json, the "
             f"tokenizer's files and safetensors"
         ) from error
     except (OSError, RecursionError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+        raise UnreadableCheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}; it must be a JSON object")
+        raise UnreadableCheckpointError(
+            f"{path} holds a {type(found).__name__}; it must be a JSON object"
+        )
     return found
 
 
@@ -43,14 +45,16 @@ def read_optional_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def reading(directory: Path) -> Iterator[None]:
+def reading(where: Path | str) -> Iterator[None]:
     """Turn whatever a value of a wrong kind makes stumble into a CheckpointError."""
     try:
         yield
+    except CheckpointError:  # a ValueError as well, but it says all already
+        raise
     except (AttributeError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"{directory}: a value in one of its configs is of a wrong kind "
-            f"({type(error).__name__}: {error}); fetch them again"
+            f"{where}: a value in one of its configs is of a wrong kind "
+            f"({type(error).__name__}: {error}); correct it, or fetch the files again"
         ) from error
 
 

@@ -33,6 +33,34 @@ def dialect_names(stored: Collection[str], *, is_hybrid: bool) -> Names:
     return _hub_names(siglip, is_hybrid=is_hybrid)
 
 
+def community_names(*, is_hybrid: bool) -> Names:
+    """Return the table of transformers 5.23, in which models are saved."""
+    return _hub_names("model.vision_model", is_hybrid=is_hybrid)
+
+
+def generic_name(parameter: str) -> str:
+    """Put ``*`` in the place of a layer's index."""
+    return re.sub(r"\.layers\.\d+\.", ".layers.*.", parameter)
+
+
+def stored_names(parameter: str, names: Names) -> list[str]:
+    """Return the stored names of one of our parameters: several where we fuse them."""
+    index = re.search(r"\.layers\.(\d+)\.", parameter)
+    generic = generic_name(parameter)
+    if generic in names:  # a bare parameter rather than a module's weight or bias
+        stored = names[generic]
+    else:
+        module, _, leaf = generic.rpartition(".")
+        stored = f"{names[module]}.{leaf}"
+    if index:
+        stored = stored.replace("*", index[1])
+    before, bracket, rest = stored.partition("(")
+    if not bracket:
+        return [stored]
+    alternatives, _, after = rest.partition(")")
+    return [f"{before}{alternative}{after}" for alternative in alternatives.split("|")]
+
+
 def is_ignored(name: str) -> bool:
     """Return whether a stored tensor is known and not needed."""
     return _IGNORED.search(name) is not None

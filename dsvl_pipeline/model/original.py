@@ -42,9 +42,12 @@ def translate_config(config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any
     siglip = SIGLIP_OF_HYBRID if is_hybrid else SIGLIP
     _require_siglip_l(config, is_hybrid=is_hybrid)
     return {
+        "model_type": "deepseek_vl_hybrid" if is_hybrid else "deepseek_vl",
+        "dtype": config.get("torch_dtype"),
+        "tie_word_embeddings": "language_model.lm_head.weight" not in shapes,
         "text_config": _text_config(config.get("language_config") or {}, shapes),
         "vision_config": _siglip_config(siglip, shapes),
-        "high_res_vision_config": _sam_config(shapes) if is_hybrid else None,
+        **({"high_res_vision_config": _sam_config(shapes)} if is_hybrid else {}),
     }
 
 

@@ -105,7 +105,7 @@ class SamAttention(nn.Module):
         super().__init__()
         D = config.hidden_size
         self.num_heads = config.num_heads
-        self.qkv = Linear(D, D, D, D)
+        self.qkv = Linear(D, 3 * D)
         self.out = Linear(D, D)
         # as many rows as there are distances: upstream's interpolation is then the identity
         table = (2 * grid_size - 1, D // config.num_heads)

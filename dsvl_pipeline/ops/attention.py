@@ -136,7 +136,7 @@ def attend_packed(q: Tensor, k: Tensor, v: Tensor, query_starts: Tensor, scale: 
     Returns:
         ``[T, H, D]``.
     """
-    if use_triton(q) and _is_power_of_two(q.shape[2]):
+    if use_triton(q, k, v) and _is_power_of_two(q.shape[2]):
         from dsvl_pipeline.ops.kernels.prefill_attention import prefill
 
         # how long the longest is only the device knows; all tokens are at least as many

@@ -58,7 +58,7 @@ def attend_grid(q: Tensor, k: Tensor, v: Tensor, rel_pos_h: Tensor, rel_pos_w: T
     """
     N, H, num_patches, D = q.shape
     G = (rel_pos_h.shape[0] + 1) // 2
-    if use_triton(q) and D >= 16 and D.bit_count() == 1:
+    if use_triton(q, k, v, rel_pos_h, rel_pos_w) and D >= 16 and D.bit_count() == 1:
         from dsvl_pipeline.ops.kernels import image_attention as kernels
 
         if G <= kernels.MOST_COLUMNS:

@@ -23,7 +23,7 @@ def add_layer_norm(
 ) -> tuple[Tensor, Tensor]:
     """Add, and norm the sum; both in grid order or in that of windows.
 
-    One pass over memory on a GPU. No gradients there.
+    One pass over memory on a GPU, unless gradients are wanted.
 
     Args:
         x: ``[..., D]``, contiguous; ``[N, G, G, D]`` where windows are concerned.
@@ -38,7 +38,7 @@ def add_layer_norm(
     Returns:
         ``x + delta``, as ``x``; and its norm.
     """
-    if use_triton(x):
+    if use_triton(x, delta, weight, bias):
         from dsvl_pipeline.ops.kernels import image_norms as kernels
 
         return kernels.add_layer_norm(x, delta, weight, bias, eps, window_before, window_after)

@@ -35,7 +35,7 @@ def rms_norm(
 
     Source: ``LlamaRMSNorm``, transformers 5.23; Zhang and Sennrich 2019, arXiv:1910.07467.
     """
-    if use_triton(x):
+    if use_triton(x, weight):
         return _launch(x, None, weight, eps, quantize=quantize)[1]
     wide = x.to(torch.float32)
     scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
@@ -70,7 +70,7 @@ def add_rms_norm(
     Returns:
         ``x + delta`` and its norm.
     """
-    if use_triton(x):
+    if use_triton(x, delta, weight):
         return _launch(x, delta, weight, eps, quantize=quantize)
     total = x + delta
     return total, rms_norm(total, weight, eps, quantize=quantize)

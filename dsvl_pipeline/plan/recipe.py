@@ -7,14 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from dsvl_pipeline.job.config import JobConfig
-from dsvl_pipeline.model.generation_defaults import GenerationDefaults
+from dsvl_pipeline.model.end_of_sequence import EndOfSequence
 
 TRANSFORM = "1"
 """Raised when preprocessing changes what the model sees; every row then runs again."""
 
 
 def recipe_parts(
-    job: JobConfig, model: Mapping[str, Any], ends: GenerationDefaults | None = None
+    job: JobConfig, model: Mapping[str, Any], ends: EndOfSequence | None = None
 ) -> dict[str, Any]:
     """Return what changes the results of every row; how documents are rendered is in their keys.
 

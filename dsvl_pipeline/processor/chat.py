@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from jinja2 import nodes
-from jinja2.ext import Extension, LoopControlExtension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dsvl_pipeline.errors import CheckpointError, PromptError
 from dsvl_pipeline.model.json_files import read_optional_json
 from dsvl_pipeline.model.original import MODEL_TYPE as ORIGINAL
+from dsvl_pipeline.processor.template_language import CONTINUED, environment, take_marks
 
 Message = Mapping[str, Any]
 """``{"role": ..., "content": text}``, or content as a list of parts, each
@@ -82,41 +79,55 @@ class ChatTemplate:
             CheckpointError: The source is not valid Jinja.
         """
         self._variables = {name: hide(token) for name, token in named_tokens.items()}
-        environment = _environment()
+        language = environment()
         try:
-            tree = environment.parse(source)
+            tree = language.parse(source)
             for node in tree.find_all((nodes.TemplateData, nodes.Const)):
                 if isinstance(node, nodes.TemplateData):
                     node.data = hide(node.data)
                 elif isinstance(node, nodes.Const) and isinstance(node.value, str):
                     node.value = hide(node.value)
-            self._template = environment.from_string(tree)
+            self._template = language.from_string(tree)
         except jinja2.TemplateError as error:
             raise CheckpointError(
                 f"the checkpoint's chat template does not compile: {error}; fetch it again"
             ) from error
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool = False,
+        variables: Mapping[str, Any] | None = None,
+        keeps_strings: bool = False,
+    ) -> Rendered:
         """Write a chat.
 
         Args:
             messages: Need at least one.
             add_generation_prompt: Whether the assistant's turn is opened at the end.
+            continue_final_message: Whether the chat ends with the last message's last text.
+            variables: What else the template may use. Nothing in them becomes a control token.
+            keeps_strings: Whether the template sees texts as such, and not as lists of parts.
 
         Raises:
             PromptError: Code ``prompt_malformed`` where the messages are not of the form
                 described under `Message`, ``prompt_template`` where the template refuses them.
         """
-        plain = [_plain_message(message, index) for index, message in enumerate(messages)]
-        if not plain:
-            raise PromptError("prompt_malformed", "the prompt has no messages; it needs at least 1")
+        plain = _plain_messages(messages, is_continued=continue_final_message)
+        if keeps_strings:
+            plain = [_with_string(one, given) for one, given in zip(plain, messages, strict=True)]
         try:
-            return self._template.render(
-                messages=plain,
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
-                **self._variables,
+            rendered = self._template.render(
+                {
+                    "tools": None,
+                    "documents": None,
+                    **self._variables,
+                    **(variables or {}),
+                    "messages": plain,
+                    "add_generation_prompt": add_generation_prompt,
+                }
             )
         except Exception as error:  # a template may trip over a role or order in any way
             raise PromptError(
@@ -124,20 +135,93 @@ class ChatTemplate:
                 f"rendering the prompt: the checkpoint's chat template refused it: {error}; "
                 "check roles and order of the messages",
             ) from error
+        if continue_final_message:
+            rendered = _cut_after_final_text(rendered)
+        return Rendered(*take_marks(rendered))
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A chat as text.
+
+    Attributes:
+        text: With aliases for control tokens.
+        generated: First character, and the one behind the last, of all that the template marks by
+            ``{% generation %}`` as the assistant's.
+    """
+
+    text: str
+    generated: tuple[tuple[int, int], ...]
+
+
+def _plain_messages(messages: Sequence[Message], *, is_continued: bool) -> list[dict[str, Any]]:
+    plain = [_plain_message(message, index) for index, message in enumerate(messages)]
+    if not plain:
+        raise PromptError("prompt_malformed", "the prompt has no messages; it needs at least 1")
+    if not is_continued:
+        return plain
+    texts = [part for part in plain[-1]["content"] if part["type"] == "text"]
+    if not texts:
+        raise PromptError(
+            "prompt_malformed",
+            "continue_final_message is set, but the final message has no text to continue",
+        )
+    texts[-1]["text"] += CONTINUED
+    return plain
+
+
+def _cut_after_final_text(rendered: str) -> str:
+    mark = CONTINUED.rstrip()
+    if mark not in rendered:
+        raise PromptError(
+            "prompt_template",
+            "continue_final_message is set, but the chat template left the final message out",
+        )
+    text, _, rest = rendered.rpartition(mark)
+    # the mark ends with a space: without it the template trims texts
+    return text if rest.startswith(" ") else text.rstrip()
+
+
+def _with_string(plain: dict[str, Any], given: Message) -> dict[str, Any]:
+    if isinstance(given.get("content"), str):
+        return {**plain, "content": plain["content"][0]["text"]}
+    return plain
 
 
 def read_template(directory: Path) -> str | None:
-    """The checkpoint's chat template, or None where it has none.
+    """Return the checkpoint's chat template, or None where it has none.
+
+    Raises:
+        CheckpointError: A file cannot be read, or holds several templates and no default.
+    """
+    found = read_templates(directory)
+    if isinstance(found, dict):
+        if "default" not in found:
+            raise CheckpointError(
+                f"{directory} has the chat templates {', '.join(found)}; one of them must be "
+                "called 'default'"
+            )
+        return found["default"]
+    return found
+
+
+def read_templates(directory: Path) -> str | dict[str, str] | None:
+    """Return the checkpoint's chat template, or all of several by name.
 
     In the original layout tokenizer_config.json holds the language model's own, which the
     checkpoint was not trained with: there it does not count.
 
     Raises:
-        CheckpointError: A file cannot be read, or holds several templates and no default.
+        CheckpointError: A file cannot be read.
     """
+    others = {
+        path.stem: path.read_text(encoding="utf-8")
+        for path in sorted((directory / "additional_chat_templates").glob("*.jinja"))
+    }
     path = directory / "chat_template.jinja"
     if path.exists():
-        return path.read_text(encoding="utf-8")
+        default = path.read_text(encoding="utf-8")
+        return {"default": default, **others} if others else default
     places = ["chat_template.json", "processor_config.json"]
     if read_optional_json(directory / "config.json").get("model_type") != ORIGINAL:
         places.append("tokenizer_config.json")
@@ -145,16 +229,9 @@ def read_template(directory: Path) -> str | None:
         found = read_optional_json(directory / name).get("chat_template")
         if isinstance(found, list):
             found = {entry["name"]: entry["template"] for entry in found}
-        if isinstance(found, dict):
-            if "default" not in found:
-                raise CheckpointError(
-                    f"{directory / name} has the chat templates {', '.join(found)}; one of them "
-                    "must be called 'default'"
-                )
-            found = found["default"]
-        if isinstance(found, str):
+        if isinstance(found, dict | str):
             return found
-    return None
+    return others or None
 
 
 def count_images(messages: Sequence[Message]) -> int:
@@ -203,34 +280,3 @@ def _encodable(text: str) -> str:
                 "write it as valid Unicode",
             ) from error
     return str(text)
-
-
-class _Generation(Extension):
-    """``{% generation %}`` marks the assistant's words for training; here it has no effect."""
-
-    tags = {"generation"}  # noqa: RUF012  as Jinja declares it
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """What chat templates are written for: the environment that transformers gives them."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, LoopControlExtension]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
-    return environment
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-# Jinja's own filter escapes HTML.
-def _tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, **options)

@@ -99,7 +99,7 @@ class Processor:
     ) -> str:
         """Write a chat as text, with control tokens by their own names: for people to read."""
         rendered = self._template.render(messages, add_generation_prompt=add_generation_prompt)
-        return self.tokenizer.reveal(rendered)
+        return self.tokenizer.reveal(rendered.text)
 
     def prompt_ids(
         self, messages: Sequence[Message], *, add_generation_prompt: bool = True
@@ -115,7 +115,7 @@ class Processor:
             PromptError: Code ``prompt_malformed``, ``prompt_template`` or ``prompt_too_long``.
         """
         rendered = self._template.render(messages, add_generation_prompt=add_generation_prompt)
-        prompt_ids = self.expand(self.tokenizer.encode(rendered))
+        prompt_ids = self.expand(self.tokenizer.encode(rendered.text))
         wanted = chat.count_images(messages)
         found = int(np.count_nonzero(prompt_ids == self.image_token_id)) // self.num_image_tokens
         if found != wanted:
@@ -145,19 +145,9 @@ class Processor:
         Raises:
             PromptError: Code ``prompt_too_long``.
         """
-        is_image = token_ids == self.image_token_id
-        num_images = int(is_image.sum())
-        # Counted before they are made: a manifest may name a million images in a row.
-        num_tokens = len(token_ids) + num_images * (self.num_image_tokens - 1)
-        if num_tokens > self.max_prompt_tokens:
-            raise PromptError(
-                "prompt_too_long",
-                f"the prompt takes {num_tokens} tokens ({self.num_image_tokens} for each of "
-                f"{amount(num_images, 'image')}), but the model has "
-                f"room for {self.max_prompt_tokens} and a first new one; shorten the text or use "
-                "fewer images",
-            )
-        return np.repeat(token_ids, np.where(is_image, self.num_image_tokens, 1))
+        return expand(
+            token_ids, self.image_token_id, self.num_image_tokens, most=self.max_prompt_tokens
+        )
 
     def request(
         self,
@@ -195,3 +185,26 @@ class Processor:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Turn ids into text."""
         return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+
+def expand(
+    token_ids: NDArray[np.int32], image_token_id: int, num_image_tokens: int, *, most: int | None
+) -> NDArray[np.int32]:
+    """Repeat every image token ``num_image_tokens`` times.
+
+    Raises:
+        PromptError: Code ``prompt_too_long``: the result would have more than ``most`` tokens.
+    """
+    is_image = token_ids == image_token_id
+    num_images = int(is_image.sum())
+    # Counted before they are made: a manifest may name a million images in a row.
+    num_tokens = len(token_ids) + num_images * (num_image_tokens - 1)
+    if most is not None and num_tokens > most:
+        raise PromptError(
+            "prompt_too_long",
+            f"the prompt takes {num_tokens} tokens ({num_image_tokens} for each of "
+            f"{amount(num_images, 'image')}), but the model has "
+            f"room for {most} and a first new one; shorten the text or use "
+            "fewer images",
+        )
+    return np.repeat(token_ids, np.where(is_image, num_image_tokens, 1))

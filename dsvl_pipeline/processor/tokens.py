@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,12 +25,14 @@ from tokenizers import Tokenizer
 from dsvl_pipeline.errors import CheckpointError
 from dsvl_pipeline.model.json_files import read_json
 from dsvl_pipeline.model.special_tokens import is_control, read_special_tokens
+from dsvl_pipeline.processor.template_language import private_spelling
 
 
 class GuardedTokenizer:
     """Encodes rendered chats and decodes completions.
 
     Attributes:
+        spec: Contents of ``tokenizer.json``, with all tokens that the configs add.
         aliases: Control token to the private spelling that stands for it in rendered chats.
         named_tokens: Control tokens by their role, e.g. ``bos_token``; only those that are set.
     """
@@ -49,9 +50,10 @@ class GuardedTokenizer:
         bos = named_tokens.get("bos_token") if adds_bos else None
         self._leading_id = None if bos is None else _id(spec, bos)
         self.named_tokens = dict(named_tokens)
-        self._spec = spec
+        spec |= {"truncation": None, "padding": None}
+        self.spec = spec
         control = {t["content"]: t["id"] for t in spec["added_tokens"] if is_control(t)}
-        self.aliases = {token: _private_spelling() for token in control}
+        self.aliases = {token: private_spelling() for token in control}
         self._tokens = {alias: token for token, alias in self.aliases.items()}
         self._backend = Tokenizer.from_str(json.dumps(_renamed(spec, self.aliases)))
         for token, alias in self.aliases.items():
@@ -64,7 +66,12 @@ class GuardedTokenizer:
 
     @classmethod
     def from_directory(
-        cls, directory: Path, image_token: str, *, adds_bos: bool = False
+        cls,
+        directory: Path,
+        image_token: str,
+        *,
+        adds_bos: bool = False,
+        other_tokens: Mapping[str, str] | None = None,
     ) -> GuardedTokenizer:
         """Load a checkpoint's tokenizer.
 
@@ -72,6 +79,7 @@ class GuardedTokenizer:
             directory: Holds ``tokenizer.json`` and, as a rule, ``tokenizer_config.json``.
             image_token: Added as a control token where ``tokenizer.json`` has none such.
             adds_bos: Whether prompts begin with BOS where neither file says.
+            other_tokens: Control tokens by their role, in place of those of the files.
 
         Raises:
             CheckpointError: A file is missing or broken.
@@ -84,10 +92,14 @@ class GuardedTokenizer:
             )
         spec = read_json(path)
         tokens = read_special_tokens(directory)
-        named = {**tokens.named, "image_token": image_token}
-        _add_missing(spec, [*named.values(), *tokens.others])
-        spec |= {"truncation": None, "padding": None}
+        named = {**tokens.named, "image_token": image_token, **(other_tokens or {})}
+        add_missing(spec, [*named.values(), *tokens.others])
         return cls(spec, named, adds_bos=adds_bos if tokens.adds_bos is None else tokens.adds_bos)
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether BOS is added because of a flag, and not by ``tokenizer.json``."""
+        return self._leading_id is not None
 
     @property
     def image_token_id(self) -> int:
@@ -96,26 +108,37 @@ class GuardedTokenizer:
 
     def token_id(self, token: str) -> int:
         """Id of a control token."""
-        return _id(self._spec, token)
+        return _id(self.spec, token)
 
     @cached_property
     def plain(self) -> Tokenizer:
         """The tokenizer as the checkpoint has it: finds control tokens in any text."""
-        return Tokenizer.from_str(json.dumps(self._spec))
+        return Tokenizer.from_str(json.dumps(self.spec))
 
-    def encode(self, rendered: str) -> NDArray[np.int32]:
+    def encode(self, rendered: str, *, adds_special: bool = True) -> NDArray[np.int32]:
         """Encode a chat in which aliases stand for control tokens.
 
-        Special tokens are added at its ends as the checkpoint's tokenizer does, unless it starts
-        with the beginning of sequence already.
+        Unless told otherwise special tokens are added at its ends as the checkpoint's tokenizer
+        does, if it does not start with the beginning of sequence already.
+        """
+        return self.encode_with_offsets(rendered, adds_special=adds_special)[0]
+
+    def encode_with_offsets(
+        self, rendered: str, *, adds_special: bool = True
+    ) -> tuple[NDArray[np.int32], list[tuple[int, int]]]:
+        """Encode as `encode` does; of each token say also which characters it is.
+
+        The pairs are the first character and the one behind the last.
         """
         bos = self.aliases.get(self.named_tokens.get("bos_token", ""))
         has_bos = bos is not None and rendered.startswith(bos)
-        ids = self._backend.encode(rendered, add_special_tokens=not has_bos).ids
+        found = self._backend.encode(rendered, add_special_tokens=adds_special and not has_bos)
+        ids, offsets = found.ids, found.offsets
         # Older tokenizer.json leave it to a flag of tokenizer_config.json.
-        if self._leading_id is not None and ids[:1] != [self._leading_id]:
+        if adds_special and self._leading_id is not None and ids[:1] != [self._leading_id]:
             ids.insert(0, self._leading_id)
-        return np.array(ids, dtype=np.int32)
+            offsets.insert(0, (0, 0))
+        return np.array(ids, dtype=np.int32), offsets
 
     def encode_text(self, text: str) -> NDArray[np.int32]:
         """Encode plain text, without special tokens at its ends or within it."""
@@ -135,11 +158,6 @@ class GuardedTokenizer:
             [int(i) for i in ids], skip_special_tokens=skip_special_tokens
         )
         return text
-
-
-def _private_spelling() -> str:
-    """128 random bits as private-use characters: no normaliser or template filter alters them."""
-    return "".join(chr(0x100000 + secrets.randbelow(0xFFFE)) for _ in range(8))
 
 
 def _renamed(spec: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -165,7 +183,7 @@ def _renamed(spec: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any
     return {**spec, "model": model, "added_tokens": added}
 
 
-def _add_missing(spec: dict[str, Any], tokens: Sequence[str]) -> None:
+def add_missing(spec: dict[str, Any], tokens: Sequence[str]) -> None:
     """Append special tokens that only the configs name, as the reference does on loading."""
     spec["added_tokens"] = list(spec.get("added_tokens") or ())
     held = {token["content"] for token in spec["added_tokens"]}

@@ -29,7 +29,7 @@ class Commits:
     Args:
         writer: Holds the table's lease.
         stale: Logical keys of the committed rows that this shard's answers replace.
-        patience_s: How long the store may be away.
+        retry_for_s: How long the store may be away.
         stop: Ends the waiting for the store.
 
     Attributes:
@@ -39,13 +39,13 @@ class Commits:
     """
 
     def __init__(
-        self, writer: TableWriter, stale: pa.Table, *, patience_s: float, stop: threading.Event
+        self, writer: TableWriter, stale: pa.Table, *, retry_for_s: float, stop: threading.Event
     ) -> None:
         self.stale = stale
         self.receipts: list[Receipt] = []
         self.num_kept = 0
         self._writer = writer
-        self._patience_s = patience_s
+        self._retry_for_s = retry_for_s
         self._stop = stop
         self._committed_s = time.monotonic()
 
@@ -79,7 +79,7 @@ class Commits:
         committed = self.receipts
         if committed:
             # A commit that failed is repeated, and must supersede the same rows.
-            self.stale = self.patiently(self._commit)
+            self.stale = self.retrying(self._commit)
         self.receipts, self._committed_s = [], time.monotonic()
         return committed
 
@@ -89,11 +89,11 @@ class Commits:
         Pages that a new version of a document lacks, errors that are gone.
         """
         commit = functools.partial(self._writer.commit, [], superseded=self.stale)
-        self.patiently(commit)
+        self.retrying(commit)
 
-    def patiently(self, do: Callable[[], T]) -> T:
+    def retrying(self, do: Callable[[], T]) -> T:
         """Do something on the table's store, which may be away for a while."""
-        return with_retries(do, uri=self._writer.uri, timeout_s=self._patience_s, stop=self._stop)
+        return with_retries(do, uri=self._writer.uri, timeout_s=self._retry_for_s, stop=self._stop)
 
     def _commit(self) -> pa.Table:
         """Commit; return the stale rows that are left."""

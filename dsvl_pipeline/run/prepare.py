@@ -105,8 +105,8 @@ class Prepared:
             StorageError: The store does not answer. What stopped a run has been waited for; the
                 end of a good one waits for ``limits.store_patience_s``, or until ``stop`` is set.
         """
-        patience_s = self.config.job.limits.store_patience_s if status == "done" else 0.0
-        do = functools.partial(with_retries, uri=self.writer.uri, timeout_s=patience_s, stop=stop)
+        retry_for_s = self.config.job.limits.store_patience_s if status == "done" else 0.0
+        do = functools.partial(with_retries, uri=self.writer.uri, timeout_s=retry_for_s, stop=stop)
         self.manifest = replace(
             self.manifest,
             status=status,

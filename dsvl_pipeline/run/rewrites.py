@@ -25,7 +25,7 @@ def rewrite(
     prepared: Prepared,
     plan: ShardPlan,
     *,
-    patiently: Callable[[Callable[[], Any]], Any],
+    retrying: Callable[[Callable[[], Any]], Any],
     stop: threading.Event,
 ) -> Iterator[None]:
     """Write old answers again whose carried values, or types of columns, are not as wanted.
@@ -33,7 +33,7 @@ def rewrite(
     Args:
         prepared: The run.
         plan: Of the shard.
-        patiently: Does something on a store that may be away.
+        retrying: Does something on a store that may be away.
         stop: Ends it between two commits.
 
     Yields:
@@ -45,11 +45,11 @@ def rewrite(
         yield
         values, uri = None, plan.values_files.get(group)
         if uri is not None:
-            values = patiently(functools.partial(work_files.read, uri, plan.work_key))
+            values = retrying(functools.partial(work_files.read, uri, plan.work_key))
         parts = list(found)
-        receipts = patiently(functools.partial(_rewrite, prepared, plan.shard, parts, values))
+        receipts = retrying(functools.partial(_rewrite, prepared, plan.shard, parts, values))
         paths = [one.path for one in parts]
-        patiently(functools.partial(prepared.writer.replace, receipts, paths, are_kept=True))
+        retrying(functools.partial(prepared.writer.replace, receipts, paths, are_kept=True))
 
 
 def _rewrite(

@@ -115,11 +115,11 @@ class ShardRun:
         self._draining = DrainingNodes()
         self._open = OpenPart()
         self._num_rows = self._num_losses = 0
-        patience_s = job.limits.store_patience_s
+        retry_for_s = job.limits.store_patience_s
         read = functools.partial(read_stale, plan)
-        stale = with_retries(read, uri=writer.uri, timeout_s=patience_s, stop=stop)
+        stale = with_retries(read, uri=writer.uri, timeout_s=retry_for_s, stop=stop)
         keys = stale.select(LOGICAL_KEY)
-        self._commits = Commits(writer, keys, patience_s=patience_s, stop=stop)
+        self._commits = Commits(writer, keys, retry_for_s=retry_for_s, stop=stop)
         answers = keys.filter(stale[IS_ANSWER]) if IS_ANSWER in stale.column_names else None
         # The plan of a redrive takes answers for errors.
         num_answers = 0 if answers is None else answers.num_rows
@@ -130,7 +130,7 @@ class ShardRun:
             lease=writer.lease_number,
             metadata=prepared.part_metadata,
             schema=prepared.schema,
-            patience_s=patience_s,
+            retry_for_s=retry_for_s,
         )
         make_parts = make_parts or _part_tasks
         self._parts = make_parts(target, watch, answers)
@@ -164,8 +164,8 @@ class ShardRun:
         Before the first answer: the engines may take long, and parts that hold superseded rows
         change under way.
         """
-        patiently = self._commits.patiently
-        for _ in rewrite(self._prepared, self._plan, patiently=patiently, stop=self._stop):
+        retrying = self._commits.retrying
+        for _ in rewrite(self._prepared, self._plan, retrying=retrying, stop=self._stop):
             self._progress.show("rewriting")
             self._stall.moved()
         self._stall.moved()  # the last of them may have taken long
@@ -183,7 +183,7 @@ class ShardRun:
             found = f"{amount(num_rows, 'row')} came out of the graph, but {plan.num_rows} went in"
         # A redrive that lost answers leaves them as they were, which may be not all pages.
         elif plan.num_documents and not self._num_losses:
-            problems = self._commits.patiently(
+            problems = self._commits.retrying(
                 lambda: completeness.problems_of(
                     plan,
                     writer.snapshot,

@@ -18,7 +18,7 @@ from dsvl_pipeline.errors import RunStoppedError
 from dsvl_pipeline.job.config import JobConfig, check_grammars
 from dsvl_pipeline.job.inputs import DocumentConfig
 from dsvl_pipeline.job.places import absolute
-from dsvl_pipeline.model.generation_defaults import read_generation_config
+from dsvl_pipeline.model.end_of_sequence import read_end_of_sequence
 from dsvl_pipeline.plan import carried, compare, shard_plan
 from dsvl_pipeline.plan.committed import Committed
 from dsvl_pipeline.plan.compare import Comparison
@@ -143,7 +143,7 @@ def read_job(job: JobConfig, *, stop: threading.Event) -> Wanted:
     connect.configure()
     scale = connect.scale_of(job)
     model = _model(job, checkpoint, scale)
-    ends = read_generation_config(checkpoint) if job.engine.kind == "model" else None
+    ends = read_end_of_sequence(checkpoint) if job.engine.kind == "model" else None
     return Wanted(
         job=job,
         checkpoint=checkpoint,

@@ -19,10 +19,12 @@ from dsvl_pipeline.stages.worker_tools import failure_columns, worker_tools
 from dsvl_pipeline.store.retry import with_retries
 
 
-def read_work(batch: pa.Table, *, key: bytes, patience_s: float) -> pa.Table:
+def read_work(batch: pa.Table, *, key: bytes, retry_for_s: float) -> pa.Table:
     """Read the work file a row names, from a store that may be away for so long."""
     (uri,) = batch["item"].to_pylist()
-    return with_retries(functools.partial(work_files.read, uri, key), uri=uri, timeout_s=patience_s)
+    return with_retries(
+        functools.partial(work_files.read, uri, key), uri=uri, timeout_s=retry_for_s
+    )
 
 
 def list_pages(batch: pa.Table, *, config: StageConfig) -> pa.Table:

@@ -182,20 +182,20 @@ class Lease:
         objects.put(_renewed_uri(self._uri, self.number), json.dumps(heartbeat).encode())
 
 
-def wait_until_free(uri: str, *, time_s: float, is_patient: bool = True) -> int:
+def wait_until_free(uri: str, *, time_s: float, may_wait: bool = True) -> int:
     """Return the highest lease's number once nobody holds it; 0 if there never was one.
 
     Args:
         uri: The table.
         time_s: How long to wait for a heartbeat of a holder of whom nothing is known.
-        is_patient: Whether to wait at all.
+        may_wait: Whether to wait at all.
 
     Raises:
-        LeaseError: Its holder is alive, or, without patience, may be.
+        LeaseError: Its holder is alive, or, if this may not wait, may be.
     """
     number = _highest_number(uri)
     if number:
-        _wait_for_end(uri, _read_holder(uri, number, time_s), is_patient=is_patient)
+        _wait_for_end(uri, _read_holder(uri, number, time_s), may_wait=may_wait)
     return number
 
 
@@ -208,7 +208,7 @@ def is_released(uri: str) -> bool:
     return heartbeat is not None and heartbeat.is_released
 
 
-def _wait_for_end(uri: str, holder: Holder, *, is_patient: bool) -> None:
+def _wait_for_end(uri: str, holder: Holder, *, may_wait: bool) -> None:
     """Return once the holder has released its lease, is dead, or must be taken for dead."""
     first = _last_heartbeat(uri, holder.number)
     started = time.monotonic()
@@ -224,7 +224,7 @@ def _wait_for_end(uri: str, holder: Holder, *, is_patient: bool) -> None:
                 f"{objects.redact(uri)}: {holder} is writing this table; wait until it ends, or "
                 "stop it"
             )
-        if not is_patient:
+        if not may_wait:
             raise LeaseError(
                 f"{objects.redact(uri)}: {holder} has not given the table back, and whether it is "
                 "alive was not waited for"

@@ -92,7 +92,7 @@ def _lost(
     if open_ones and (min(i.mtime_ns for i in open_ones) < oldest_ns or is_released(uri)):
         try:
             if is_dry:
-                fence = 1 + wait_until_free(uri, time_s=LEASE_TIME_S, is_patient=False)
+                fence = 1 + wait_until_free(uri, time_s=LEASE_TIME_S, may_wait=False)
             else:
                 snapshot, fence = _take_over(uri)
         except LeaseError as error:

@@ -11,7 +11,10 @@ from dsvl_pipeline.engine.engine import ModelEngine
 CLASSES = [
     f"DeepseekVL{family}{kind}"
     for family in ("", "Hybrid")
-    for kind in ("Config", "Processor", "ImageProcessor", "Model", "ForConditionalGeneration")
+    for kind in (
+        *("Config", "Processor", "ImageProcessor", "ImageProcessorPil"),
+        *("Model", "PreTrainedModel", "ForConditionalGeneration"),
+    )
 ]
 
 
@@ -25,7 +28,9 @@ def test_the_names_of_the_reference_documentation_are_there() -> None:
     assert callable(dsvl_pipeline.run_job)
     assert callable(dsvl_pipeline.load_job)
     functions = {"iter_batches", "load_job", "read_table", "run_job"}
-    assert {*CLASSES, "Engine", "JobConfig", *functions} == {*dsvl_pipeline.__all__}
+    assert {*CLASSES, "Engine", "GenerationConfig", "JobConfig", *functions} == {
+        *dsvl_pipeline.__all__
+    }
     assert {*dsvl_pipeline.__all__} <= {*dir(dsvl_pipeline)}
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dsvl_pipeline import hub
 from dsvl_pipeline.api.models import DeepseekVLHybridForConditionalGeneration
-from dsvl_pipeline.api.processors import DeepseekVLHybridProcessor
+from dsvl_pipeline.api.processor import DeepseekVLHybridProcessor
 from dsvl_pipeline.engine.engine import ModelEngine
 from dsvl_pipeline.processor import decode
 from dsvl_pipeline.processor.processor import Processor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,21 @@ def test_a_checkpoint_that_is_nowhere_is_a_problem(
     assert found.grade == "problem"
     assert "nobody/nothing is not on this disk" in found.text
     assert "HF_TOKEN" in found.advice
+
+
+def test_the_hubs_cache_needs_no_more_than_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client calls a cache without the repository's README incomplete, if asked for all."""
+
+    def cached(_: str, *, allow_patterns: list[str], local_files_only: bool, **__: object) -> str:
+        assert local_files_only
+        assert not any(fnmatch("README.md", pattern) for pattern in allow_patterns)
+        return str(DEMO)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
+    found = findings(job_at(str(tmp_path), model={"checkpoint": "some/model"}, engine={}))
+    assert found["checkpoint"].grade == "ok"
 
 
 def test_whatever_the_hubs_client_raises_is_a_finding(

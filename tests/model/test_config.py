@@ -13,7 +13,7 @@ import pytest
 from dsvl_pipeline import hub
 from dsvl_pipeline.errors import CheckpointError
 from dsvl_pipeline.model.config import read_model_config
-from dsvl_pipeline.model.generation_defaults import GenerationDefaults, read_generation_config
+from dsvl_pipeline.model.end_of_sequence import read_end_of_sequence
 from dsvl_pipeline.model.image_config import read_image_config
 from tests.checkpoints import HIGH_RES_PX, LOW_RES_PX, Dialect, write_checkpoint
 
@@ -33,7 +33,7 @@ def test_every_dialect_says_the_same(tmp_path: Path, is_hybrid: bool, dialect: D
     write_checkpoint(tmp_path / "found", is_hybrid=is_hybrid, dialect=dialect, num_shards=2)
     for read in (read_model_config, read_image_config):
         assert read(tmp_path / "found") == read(tmp_path / "expected")
-    assert read_generation_config(tmp_path / "found").eos_token_ids == (1,)
+    assert read_end_of_sequence(tmp_path / "found").eos_token_ids == (1,)
 
 
 def test_the_values_are_those_of_the_files(tmp_path: Path) -> None:
@@ -94,6 +94,17 @@ def test_older_rope_keys_are_read(tmp_path: Path) -> None:
         ("vision_config", {"hidden_act": "relu"}, "hidden_act='relu'; it must be one of gelu,"),
         ("vision_config", {"image_size": [48, 64]}, r"size \[48, 64\]; it must be a square"),
         ("high_res_vision_config", {"use_rel_pos": False}, "use_rel_pos=False; only True can"),
+        (
+            "text_config",
+            {"num_key_value_heads": 3},
+            "num_key_value_heads=3, which does not divide 4",
+        ),
+        (
+            "vision_config",
+            {"num_attention_heads": 5},
+            "num_attention_heads=5, which does not divid",
+        ),
+        (None, {"image_token_id": "<image>"}, "image_token_id='<image>'; it is no id"),
         (None, {"model_type": "llava"}, "model_type='llava'; this project runs 'deepseek_vl'"),
     ],
 )
@@ -173,6 +184,8 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         ("text_config", "num_attention_heads", 0),
         ("text_config", "hidden_size", "64"),
         ("text_config", "vocab_size", "many"),
+        ("text_config", "max_position_embeddings", 2048.5),
+        ("text_config", "intermediate_size", -8),
         ("text_config", "rope_parameters", [1]),
         ("vision_config", "patch_size", 0),
         ("high_res_vision_config", "window_size", 0),
@@ -185,54 +198,16 @@ def test_values_of_a_wrong_kind_are_checkpoint_errors(
     """Not a division by zero in the middle of a model."""
     write_checkpoint(tmp_path)
     edit(tmp_path / "config.json", lambda config: config[section].update({key: value}))
-    with pytest.raises(CheckpointError, match=r"of a wrong kind|must be a number above 0"):
+    with pytest.raises(CheckpointError, match=r"of a wrong kind|a whole number above 0"):
         read_model_config(tmp_path)
 
 
-@pytest.mark.parametrize("key", ["eos_token_id", "temperature"])
-def test_generation_defaults_of_a_wrong_kind_are_checkpoint_errors(
-    tmp_path: Path, key: str
-) -> None:
+def test_an_end_of_sequence_of_a_wrong_kind_is_a_checkpoint_error(tmp_path: Path) -> None:
     """An end of sequence that never comes would be found by its bill."""
     write_checkpoint(tmp_path)
-    edit(tmp_path / "generation_config.json", lambda config: config.update({key: "x"}))
+    edit(tmp_path / "generation_config.json", lambda config: config.update(eos_token_id="x"))
     with pytest.raises(CheckpointError, match="of a wrong kind"):
-        read_generation_config(tmp_path)
-
-
-def test_generation_defaults_are_those_of_transformers(tmp_path: Path) -> None:
-    """``generate()`` without arguments must do the same on both sides."""
-    write_checkpoint(tmp_path)
-    # as documented for transformers' GenerationConfig (5.23), which itself leaves them None
-    assert read_generation_config(tmp_path) == GenerationDefaults(
-        eos_token_ids=(1,),
-        pad_token_id=1,
-        do_sample=False,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
-        min_p=0.0,
-        repetition_penalty=1.0,
-        max_new_tokens=None,
-        max_length=20,
-    )
-
-
-def test_settings_that_nothing_here_does_are_listed(tmp_path: Path) -> None:
-    """Where they would change answers; what leaves them alone, or is absent, does no harm."""
-    write_checkpoint(tmp_path)
-    path = tmp_path / "generation_config.json"
-    neutral = {"num_beams": 1, "no_repeat_ngram_size": 0, "typical_p": 1.0, "suppress_tokens": []}
-    harmless = {"use_cache": True, "length_penalty": 2.0, "bad_words_ids": None, "min_p": 0.25}
-    edit(path, lambda config: config.update(neutral | harmless))
-    assert read_generation_config(tmp_path).unsupported == ()
-    assert read_generation_config(tmp_path).min_p == 0.25
-    edit(path, lambda config: config.update(num_beams=3, min_new_tokens=2, suppress_tokens=[5]))
-    assert read_generation_config(tmp_path).unsupported == (
-        "num_beams=3",
-        "min_new_tokens=2",
-        "suppress_tokens=[5]",
-    )
+        read_end_of_sequence(tmp_path)
 
 
 def test_several_ends_of_sequence_are_kept(tmp_path: Path) -> None:
@@ -240,8 +215,8 @@ def test_several_ends_of_sequence_are_kept(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     path = tmp_path / "generation_config.json"
     edit(path, lambda config: config.update(eos_token_id=[1, 0]))
-    assert read_generation_config(tmp_path).eos_token_ids == (1, 0)
+    assert read_end_of_sequence(tmp_path).eos_token_ids == (1, 0)
     path.unlink()
-    assert read_generation_config(tmp_path).eos_token_ids == (1,)
+    assert read_end_of_sequence(tmp_path).eos_token_ids == (1,)
     (tmp_path / "tokenizer_config.json").unlink()
-    assert read_generation_config(tmp_path).eos_token_ids == ()
+    assert read_end_of_sequence(tmp_path).eos_token_ids == ()

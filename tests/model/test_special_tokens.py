@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dsvl_pipeline.model.generation_defaults import GenerationDefaults, read_generation_config
+from dsvl_pipeline.model.end_of_sequence import EndOfSequence, read_end_of_sequence
 from dsvl_pipeline.model.special_tokens import read_special_tokens
 
 END, HASH, LETTER, TOOL, PLAIN_END = 5, 2, 6, 7, 3
@@ -27,11 +27,9 @@ def write(directory: Path, **files: Any) -> Path:
     return directory
 
 
-def ends(directory: Path, eos: Any, **files: Any) -> GenerationDefaults:
+def ends(directory: Path, eos: Any, **files: Any) -> EndOfSequence:
     """Read a checkpoint whose generation_config.json has an end of sequence."""
-    return read_generation_config(
-        write(directory, generation_config={"eos_token_id": eos}, **files)
-    )
+    return read_end_of_sequence(write(directory, generation_config={"eos_token_id": eos}, **files))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +79,7 @@ def test_the_tokenizers_end_is_found_wherever_it_is_named(
     """As a string or an object, in either file; config.json's default is nobody's word."""
     assert ends(tmp_path, HASH, **files).eos_token_ids == (END,)
     (tmp_path / "generation_config.json").unlink()
-    assert read_generation_config(tmp_path).eos_token_ids == (END,)
+    assert read_end_of_sequence(tmp_path).eos_token_ids == (END,)
 
 
 def test_a_token_is_special_where_either_file_calls_it_so(tmp_path: Path) -> None:

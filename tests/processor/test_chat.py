@@ -200,7 +200,7 @@ def test_decoding_gives_back_every_word(
     ids = processor.prompt_ids(messages)
     decoded = processor.decode(ids, skip_special_tokens=False)
     expanded = processor.tokenizer.hide(IMAGE), IMAGE * processor.num_image_tokens
-    rendered = processor._template.render(messages, add_generation_prompt=True)
+    rendered = processor._template.render(messages, add_generation_prompt=True).text
     assert decoded == BOS + processor.tokenizer.reveal(rendered.replace(*expanded))
 
 

@@ -108,7 +108,7 @@ def test_all_workers_load_the_commit_that_the_driver_saw(
     snapshot = tmp_path / "snapshots" / "c0ffee"
     snapshot.parent.mkdir()
     snapshot.symlink_to(hub.resolve(hub.DEMO))
-    monkeypatch.setattr(hub, "_download", lambda name, revision: snapshot)
+    monkeypatch.setattr(hub, "_download", lambda *_: snapshot)
     job = fake_job(write_manifest(str(tmp_path / "in"), 3), str(tmp_path / "out"))
     for checkpoint, pinned in (
         ("some/model", "c0ffee"),

@@ -192,7 +192,7 @@ def test_a_store_that_is_away_for_a_moment_ends_no_run(
         armed.add("read")
         run, _ = shard_run(writer, keys_of(rows).slice(0, 1), stale_file=work_file, work_key=key)
         armed.add("read")
-        assert read_work(pa.table({"item": [work_file]}), key=key, patience_s=9).num_rows == 1
+        assert read_work(pa.table({"item": [work_file]}), key=key, retry_for_s=9).num_rows == 1
         armed.add("put")
         run.run()
         assert read_table(uri)["row_id"].to_pylist() == ["b"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dsvl_pipeline.api.inputs import load
+from dsvl_pipeline.api.pictures import read
 
 
 @pytest.mark.parametrize(
@@ -21,11 +21,11 @@ def test_a_picture_is_opened_by_its_name(
     monkeypatch.chdir(tmp_path)
     path = tmp_path / name
     for source in (name, path, str(path), path.as_uri(), f"file://{path}".replace("%", "%25")):
-        assert load(source).size == (3, 2)
+        assert read(source).size == (3, 2)
 
 
 @pytest.mark.parametrize("url", ["http://h/a.png", "HTTPS://h/a.png", "https://[h/a.png"])
 def test_nothing_is_fetched(url: str) -> None:
     """The message says what to do instead."""
     with pytest.raises(ValueError, match="download it and give its path"):
-        load(url)
+        read(url)

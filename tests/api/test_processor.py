@@ -211,15 +211,6 @@ def test_a_checkpoint_of_the_other_family_is_refused(family: str, root: Path) ->
             getattr(dsvl_pipeline, name).from_pretrained(root / other)
 
 
-def test_the_config_is_the_models_shape(family: str, root: Path) -> None:
-    """As frozen dataclasses."""
-    config = getattr(dsvl_pipeline, family_name(family, "Config")).from_pretrained(root / family)
-    assert config.image_token_id == 2
-    assert config.text_config.hidden_size == 64
-    assert config.vision_config.image_size_px == 48
-    assert (config.high_res_vision_config is not None) == (family == "hybrid")
-
-
 def test_unknown_kinds_of_tensors_are_refused(processor: Any) -> None:
     """Only torch and numpy are here."""
     with pytest.raises(ValueError, match="return_tensors is 'tf'; it must be 'pt', 'np' or None"):
