@@ -31,7 +31,8 @@ WORKDIR /app
 FROM base AS wheel
 COPY requirements/base.txt requirements/
 RUN pip install --no-deps "$(grep ^setuptools= requirements/base.txt)"
-COPY LICENSE README.md pyproject.toml ./
+COPY LICENSE README.md pyproject.toml setup.py ./
+COPY configs configs
 COPY dsvl_pipeline dsvl_pipeline
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
 

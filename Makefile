@@ -1,4 +1,4 @@
-# Needs: make, a CPython 3.11 to 3.13 with venv, and whatever index pip is configured with.
+# Needs: make, a CPython 3.11 to 3.14 with venv, and whatever index pip is configured with.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -6,8 +6,8 @@ SHELL := /bin/bash
 .PHONY: help env demo test test-corpora test-gpu test-kernels fault fuzz test-ceph image-check check lock clean
 
 # The first that works and is of a version the lock was made for.
-IS_LOCKED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do \
+IS_LOCKED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for candidate in python3 python3.13 python3.14 python3.12 python3.11; do \
 	"$$candidate" -c '$(IS_LOCKED)' 2>/dev/null && { command -v "$$candidate"; break; }; done)
 # Without a GPU, CUDA's several GB of libraries would be of no use.
 TORCH ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
@@ -31,7 +31,7 @@ env: $(READY)  ## .venv with the locked versions (variables: PYTHON, TORCH=cpu|g
 # Torch comes first, so that a missing build is told before a minute of other downloads.
 # Its GPU lock is complete and the CPU build needs only what is in test.txt: --no-deps everywhere.
 $(READY): pyproject.toml requirements/test.txt requirements/torch-$(TORCH).txt
-	@test -n "$(PYTHON)" || { echo "make: found no CPython 3.11 to 3.13 with venv;" \
+	@test -n "$(PYTHON)" || { echo "make: found no CPython 3.11 to 3.14 with venv;" \
 		"install one (on Debian also python3-venv), or name it: make env PYTHON=/path/to/python" >&2; exit 2; }
 	@echo "$(VENV): $$($(PYTHON) --version) ($(PYTHON)), torch for $(TORCH); a few minutes the first time"
 	@"$(PYTHON)" -m venv $(VENV)
@@ -90,6 +90,7 @@ check: $(READY)  ## format, lint, types, documents
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m tools.check_docs
+	$(BIN)/python -m tools.check_snippets
 
 # Markers choose per Python and platform, so one file serves all of them.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-annotate \

@@ -1,7 +1,7 @@
 """Run DeepSeek-VL over very many images and document pages.
 
 The public names are loaded when they are first asked for, so that importing the package loads
-neither torch nor ray.
+neither torch nor ray. Type checkers find them in ``__init__.pyi``.
 """
 
 _HOMES = {
@@ -22,6 +22,7 @@ _HOMES = {
     "Engine": "engine.engine",
     "GenerationConfig": "api.generation.config",
     "JobConfig": "job.config",
+    "iter_batches": "table.reader",
     "load_job": "job.reading",
     "read_table": "table.reader",
     "run_job": "run.run",
@@ -36,7 +37,15 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    home = import_module(f"{__name__}.{_HOMES[name]}")
+    try:
+        home = import_module(f"{__name__}.{_HOMES[name]}")
+    except ModuleNotFoundError as error:
+        from dsvl_pipeline.extras import MODEL, missing
+
+        if error.name not in MODEL:
+            raise
+        told = missing(error.name, "model", f"dsvl_pipeline.{name}")
+        raise ImportError(told, name=error.name) from None
     return getattr(home, _OTHER_NAMES.get(name, name))
 
 

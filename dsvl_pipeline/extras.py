@@ -6,13 +6,13 @@ from importlib.util import find_spec
 
 from dsvl_pipeline.errors import ConfigError
 
-_MODEL = ("torch", "safetensors")
+MODEL = ("torch", "safetensors")
 """llguidance is needed for schemas only; whoever asks for one is told that it is missing."""
 
 
 def missing_for_model() -> list[str]:
     """Return the packages that an engine with a model needs and this environment lacks."""
-    return [name for name in _MODEL if not _is_there(name)]
+    return [name for name in MODEL if not _is_there(name)]
 
 
 def check_model() -> None:
@@ -29,6 +29,11 @@ MISSING = (
     "the model runs on this machine, but its packages ({}) are not installed here; install "
     "'dsvl-pipeline[model]' (in a source tree: make env)"
 )
+
+
+def missing(package: str, extra: str, what: str) -> str:
+    """Return a sentence for who needs a package that comes with an extra, and is not installed."""
+    return f"{what} needs {package}, which is not installed; pip install 'dsvl-pipeline[{extra}]'"
 
 
 def _is_there(name: str) -> bool:

@@ -59,3 +59,16 @@ def _share(matcher: difflib.SequenceMatcher[str]) -> float:
         if ratio() < _CUTOFF:
             return 0.0
     return matcher.ratio()
+
+
+def duration(seconds: float) -> str:
+    """Return the two largest units: ``9 s``, ``3 min 20 s``, ``5 h 10 min``, ``2 d 4 h``."""
+    whole = max(0, round(seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if minutes == 0:
+        return f"{whole} s"
+    if hours == 0:
+        return f"{minutes} min {whole % 60} s"
+    if days == 0:
+        return f"{hours} h {minutes % 60} min"
+    return f"{days} d {hours % 24} h"

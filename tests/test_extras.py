@@ -111,3 +111,29 @@ def test_the_fake_engine_needs_none(job: str) -> None:
     found = dsvl("doctor", job, "--set", "engine.kind=fake", hidden=ALL)
     assert "model packages" not in found.stdout
     assert found.returncode != 2, found.stdout
+
+
+def test_python_names_say_what_they_need() -> None:
+    """One line, and not a module that the user has never heard of."""
+    program = HIDING.partition("from dsvl_pipeline")[0].format(hidden=ALL)
+    program += "import dsvl_pipeline; dsvl_pipeline.DeepseekVLHybridModel"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == (
+        "ImportError: dsvl_pipeline.DeepseekVLHybridModel needs torch, which is not installed; "
+        "pip install 'dsvl-pipeline[model]'"
+    )
+
+
+def test_a_schedule_and_a_cluster_say_so_too(tmp_path: Path) -> None:
+    """The extra that has to do with Kubernetes."""
+    job = Path(__file__).resolve().parents[1] / "configs" / "reprocess.yaml"
+    command = ("schedule", str(job), "--cron", "@hourly")
+    found = dsvl(*command, hidden=("cronsim", "kubernetes"))
+    assert found.returncode == 2
+    assert found.stderr == (
+        "dsvl: wrong: a schedule needs cronsim, which is not installed; "
+        "pip install 'dsvl-pipeline[kubernetes]'\n"
+    )
+    found = dsvl("submit", str(job), "--target", "k8s", hidden=("kubernetes",))
+    assert (found.returncode, len(found.stderr.splitlines())) == (2, 2)
+    assert "needs kubernetes, which is not installed; pip install 'dsvl-pip" in found.stderr

@@ -40,6 +40,7 @@ ALLOWED = {
     "processor/tokens.py": "the checkpoint's files",
     "engine/schedule/structured.py::Grammars._load_tokenizer": "the checkpoint's files",
     "api/models.py": "the checkpoint's files",
+    "cli/init.py": "files of this package, and those that the user would lose",
     "api/locating.py": "the checkpoint's config",
     "api/pretrained_config.py": "a config that the caller names",
     "api/image_processor.py": "settings that the caller names",

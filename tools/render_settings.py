@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from pydantic_core import PydanticUndefined
 from dsvl_pipeline.job.config import JobConfig
 from dsvl_pipeline.job.inputs import FromEnvironment
 from dsvl_pipeline.job.renamed import RENAMED
+from dsvl_pipeline.job.schema import meanings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "job-file.md"
 _HEAD = """\
@@ -125,17 +125,7 @@ def sections(section: type) -> Iterator[type]:
 
 def meanings_of(section: type) -> dict[str, str]:
     """Return what the ``Attributes:`` of a class's docstring say, by name."""
-    _, _, text = (inspect.getdoc(section) or "").partition("\nAttributes:\n")
-    found: dict[str, str] = {}
-    name = ""
-    for line in text.splitlines():
-        if starts := re.fullmatch(r" {4}(\w+): (.*)", line):
-            name, found[starts[1]] = starts[1], starts[2]
-        elif line.startswith(" " * 8):
-            found[name] += " " + line.strip()
-        elif line.strip():
-            break
-    return found
+    return meanings(inspect.getdoc(section) or "")
 
 
 def _section(section: type, prefix: str, defaults: Any) -> Iterator[str]:

@@ -15,6 +15,7 @@ from dsvl_pipeline.cli.options import EVERY, Option
 from dsvl_pipeline.cli.output import Output
 
 COMMANDS = {
+    "init": "write example jobs with comments, and the samples of the demo, to start from",
     "run": "run a job; the same command again computes only what is missing",
     "plan": "say what a run would compute and keep, why, and what it would take; "
     "nothing is written",
@@ -35,6 +36,7 @@ COMMANDS = {
     "submit": "run a job on a Ray cluster, or on Kubernetes with a cluster of its own",
     "schedule": "run a job by the clock on Kubernetes, each time for what is new or changed",
     "doctor": "look for what would keep a job from running here, and say what to do",
+    "schema": "print the JSON schema of a job file, for editors that check one while it is written",
     "completion": "print a script that completes commands and options in a shell",
 }
 """Each command, which is the module of this name, and what it is for."""
@@ -48,8 +50,9 @@ EXIT_CODES = {
 """What they mean in general; a command's own ``EXIT_CODES`` say what that means for it."""
 
 EXAMPLES = """\
-dsvl run configs/demo.yaml                       # the demo; the same command again resumes
-dsvl plan configs/demo.yaml                      # what a run would do, and why
+dsvl init                                        # example jobs, into this directory
+dsvl run demo.yaml                               # the demo; the same command again resumes
+dsvl plan demo.yaml                              # what a run would do, and why
 dsvl status out/demo                             # what is in the table
 dsvl failures out/demo                           # what failed, by reason
 dsvl export out/demo demo.csv                    # a plain copy

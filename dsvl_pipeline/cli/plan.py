@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from dsvl_pipeline.cli.options import FRESH, JOB, LIMIT, SET, job_file, option, positive_int
 from dsvl_pipeline.cli.output import Output
 from dsvl_pipeline.cli.summary import skipped_lines
-from dsvl_pipeline.cli.text import columns, duration, hours, money, one_line, shorten
-from dsvl_pipeline.wording import amount
+from dsvl_pipeline.cli.text import columns, hours, money, one_line, shorten
+from dsvl_pipeline.wording import amount, duration
 
 if TYPE_CHECKING:
     from dsvl_pipeline.run.explanation import Explanation

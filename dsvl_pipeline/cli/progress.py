@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from dsvl_pipeline.cli.output import Output, raw, safe_streams
 from dsvl_pipeline.cli.summary import figures
-from dsvl_pipeline.cli.text import duration
-from dsvl_pipeline.wording import amount
+from dsvl_pipeline.wording import amount, duration
 
 if TYPE_CHECKING:
     from dsvl_pipeline.run.progress import Progress
@@ -35,27 +34,6 @@ def display(output: Output, stream: TextIO | None = None) -> Iterator[Callable[[
         return
     with _live(stream) if raw(stream).isatty() else log(stream) as show:
         yield show
-
-
-def describe(progress: Progress) -> str:
-    """Return a progress in words: rows done and failed, rows/s, what remains."""
-    if progress.phase in ("planning", "rewriting", "starting"):
-        return f"{progress.phase}, {duration(progress.elapsed_s)}"
-    about = "" if progress.is_total_exact else "at least "  # pages of unopened documents
-    parts = [
-        f"{progress.rows_done:,} of {about}{amount(progress.rows_total, 'row')}",
-        f"{progress.rows_failed:,} failed",
-    ]
-    if progress.rows_per_s > 0:  # 0 until a rate can be told
-        parts.append(f"{progress.rows_per_s:.1f} rows/s")
-    engine = progress.engine
-    if up_s := engine.get("up_s"):  # of all engines together
-        parts.append(f"{engine['new_tokens'] / up_s:,.0f} tokens/s per engine")
-    if progress.phase == "committing":
-        parts.append("committing")
-    elif progress.eta_s is not None:
-        parts.append(f"{duration(progress.eta_s)} left")
-    return ", ".join(parts)
 
 
 def log_summary(result: RunSummary, output: Output) -> None:
@@ -83,7 +61,7 @@ def log(
     due = clock()
 
     def write(progress: Progress) -> None:
-        _write(stream, "progress", describe(progress), asdict(progress))
+        _write(stream, "progress", progress.describe(), asdict(progress))
 
     def show(progress: Progress) -> None:
         nonlocal unwritten, due
@@ -114,7 +92,7 @@ def _live(stream: TextIO) -> Iterator[Callable[[Progress], None]]:
         def show(progress: Progress) -> None:
             bar.update(
                 task,
-                description=describe(progress),
+                description=progress.describe(),
                 completed=progress.rows_done,
                 total=progress.rows_total if progress.phase == "running" else None,
             )

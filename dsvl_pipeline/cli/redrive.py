@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from dsvl_pipeline.cli.options import CODE, JOB, ROW, RUN_CODES, SET, STAGE, job_file
 from dsvl_pipeline.cli.output import Output
 from dsvl_pipeline.cli.summary import count_lines, figures
-from dsvl_pipeline.cli.text import duration
 from dsvl_pipeline.errors import ConfigError
-from dsvl_pipeline.wording import amount
+from dsvl_pipeline.wording import amount, duration
 
 if TYPE_CHECKING:
     from dsvl_pipeline.run.summary import RunSummary

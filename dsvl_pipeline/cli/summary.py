@@ -8,8 +8,8 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from dsvl_pipeline.cli.text import columns, duration, hours, money, shorten
-from dsvl_pipeline.wording import amount
+from dsvl_pipeline.cli.text import columns, hours, money, shorten
+from dsvl_pipeline.wording import amount, duration
 
 if TYPE_CHECKING:
     from dsvl_pipeline.run.summary import RunSummary

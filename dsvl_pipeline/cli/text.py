@@ -29,19 +29,6 @@ def _written_out(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode("ascii")
 
 
-def duration(seconds: float) -> str:
-    """Return the two largest units: ``9 s``, ``3 min 20 s``, ``5 h 10 min``, ``2 d 4 h``."""
-    whole = max(0, round(seconds))
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
-    if minutes == 0:
-        return f"{whole} s"
-    if hours == 0:
-        return f"{minutes} min {whole % 60} s"
-    if days == 0:
-        return f"{hours} h {minutes % 60} min"
-    return f"{days} d {hours % 24} h"
-
-
 def hours(value: float) -> str:
     """Return ``12.34``; below 1 with two digits that say something, ``0.0042``."""
     return f"{value:,.2f}" if value >= 1 else f"{value:.2g}"

@@ -8,7 +8,11 @@ checked: neither the package nor a job without schemas needs it.
 from __future__ import annotations
 
 import json
+from functools import cache
+from importlib.metadata import version
 from typing import Any
+
+from packaging.version import Version
 
 from dsvl_pipeline.errors import GrammarError
 
@@ -17,7 +21,14 @@ MAX_CHARS = 100_000
 
 # Between two tokens of JSON a model may write one blank. With more, small models fill the answer
 # with them (the demo checkpoint does), and every line break and indentation costs a step.
-_WHITESPACE = " "
+_BLANKS = {"whitespace_pattern": " "}
+# Before 1.8 a pattern may come again and again; there, blanks stand around separators only. Other
+# engines pin such a version, and shall find room in the same environment.
+_BLANKS_BEFORE_1_8 = {
+    "whitespace_flexible": False,
+    "item_separator": " ?, ?",
+    "key_separator": " ?: ?",
+}
 
 
 def normal_schema(schema: str) -> str:
@@ -60,8 +71,8 @@ def grammar_of(schema: str | None, regex: str | None) -> str:
         _check_length(regex, "the regular expression")
         return str(llguidance.LLMatcher.grammar_from_regex(regex))
     assert schema is not None
-    defaults = {"whitespace_pattern": _WHITESPACE}
-    grammar = llguidance.LLMatcher.grammar_from_json_schema(normal_schema(schema), defaults)
+    blanks = _BLANKS_BEFORE_1_8 if _is_before_1_8() else _BLANKS
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(normal_schema(schema), blanks)
     return str(grammar)
 
 
@@ -109,6 +120,11 @@ def load_llguidance() -> Any:
             "pip install 'dsvl-pipeline[model]'",
         ) from None
     return llguidance
+
+
+@cache
+def _is_before_1_8() -> bool:
+    return Version(version("llguidance")) < Version("1.8")
 
 
 def _check_length(text: str, what: str) -> None:

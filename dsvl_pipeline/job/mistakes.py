@@ -111,7 +111,12 @@ def _as_text(value: Any) -> str:
 
 
 def place_of(path: Path, lines: dict[KeyPath, int], where: KeyPath) -> str:
-    """Return the file and line of a key, or of its section if the key is missing."""
+    """Return the file and line of a key, or of its section if the key is missing.
+
+    What was not read from a file has no lines, and its name is all there is to say.
+    """
+    if not lines:
+        return str(path)
     known = next((where[:n] for n in range(len(where), 0, -1) if where[:n] in lines), ())
     line = lines.get(known, 1)
     return f"{path}:{line}" if line else f"{path} (--set)"

@@ -6,7 +6,8 @@ the nearest right key, all of them at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,36 @@ from dsvl_pipeline.job.mistakes import MOST_SHOWN, explain_all, is_secret, place
 from dsvl_pipeline.job.renamed import replace_old_names
 from dsvl_pipeline.job.section import KeyPath
 from dsvl_pipeline.job.text_files import read_text
+
+
+def as_job(job: JobConfig | Mapping[str, Any] | str | PathLike[str]) -> JobConfig:
+    """Return a checked job, however it is given.
+
+    Args:
+        job: A job, the path of its file, or what such a file holds; of that, nothing is changed.
+
+    Raises:
+        ConfigError: The file is missing, or the job is wrong; the message lists every mistake.
+    """
+    match job:
+        case JobConfig():
+            return job
+        case Mapping():
+            return _checked(Path("the job"), _plain(job), {})
+        case _:
+            return load_job(Path(job))
+
+
+def _plain(value: Any) -> Any:
+    """Copy what Python programs write for what YAML holds: tuples, paths."""
+    match value:
+        case Mapping():
+            return {str(key): _plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner) for inner in value]
+        case PathLike():
+            return fspath(value)
+    return value
 
 
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
@@ -45,6 +76,11 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
     values, lines = _parse(path, text)
     for override in overrides:
         lines[_apply(values, override)] = 0
+    return _checked(path, values, lines)
+
+
+def _checked(path: Path, values: dict[str, Any], lines: dict[KeyPath, int]) -> JobConfig:
+    """Check what a job holds; for messages, where it was read, and the line of each key."""
     replace_old_names(path, values, lines)
     if holders := [key for key, text in _texts(values, ()) if "\0" in text]:
         name = ".".join(map(str, holders[0]))

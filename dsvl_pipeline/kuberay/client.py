@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dsvl_pipeline import extras
 from dsvl_pipeline.errors import AccessError, ConfigError, NotFoundError
 from dsvl_pipeline.kuberay.render import Manifest
 
@@ -39,9 +40,8 @@ class Cluster:
         try:
             from kubernetes import client, config
         except ImportError as error:
-            raise ConfigError(
-                "the Kubernetes client is not installed; pip install 'dsvl-pipeline[kubernetes]'"
-            ) from error
+            told = extras.missing("kubernetes", "kubernetes", "a cluster's API server")
+            raise ConfigError(told) from error
         try:
             if "KUBECONFIG" not in os.environ and (_ACCOUNT / "token").is_file():
                 config.load_incluster_config()

@@ -6,10 +6,12 @@ import re
 from datetime import datetime
 from importlib import resources
 from itertools import islice
+from types import ModuleType
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 
+from dsvl_pipeline import extras
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.job.config import JobConfig
 from dsvl_pipeline.kuberay import render
@@ -38,10 +40,9 @@ def starts(cron: str, time_zone: str, after: datetime, *, count: int = 3) -> lis
         count: How many.
 
     Raises:
-        ConfigError: One of the two is none, or the schedule never comes.
+        ConfigError: One of the two is none, the schedule never comes, or cronsim is missing.
     """
-    from cronsim import CronSim, CronSimError
-
+    cronsim = _load_cronsim()
     try:
         zone = ZoneInfo(time_zone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
@@ -53,9 +54,9 @@ def starts(cron: str, time_zone: str, after: datetime, *, count: int = 3) -> lis
     try:
         # What else cron dialects know, Kubernetes does not: seconds, L, W, #, ?.
         if len(fields) != 5 or not all(map(_FIELD.fullmatch, fields)) or fields[2].isalpha():
-            raise CronSimError("not five fields of numbers, names and * , - /")
-        found = list(islice(CronSim(" ".join(fields), after.astimezone(zone)), count))
-    except CronSimError as error:
+            raise cronsim.CronSimError("not five fields of numbers, names and * , - /")
+        found = list(islice(cronsim.CronSim(" ".join(fields), after.astimezone(zone)), count))
+    except cronsim.CronSimError as error:
         raise ConfigError(
             f"--cron {cron!r} is no schedule ({error}); give minute, hour, day of the month, "
             'month and weekday, such as "0 2 * * *" for every night at two'
@@ -63,6 +64,14 @@ def starts(cron: str, time_zone: str, after: datetime, *, count: int = 3) -> lis
     if not found:
         raise ConfigError(f"--cron {cron!r} never comes; is there such a day in that month?")
     return found
+
+
+def _load_cronsim() -> ModuleType:
+    try:
+        import cronsim
+    except ImportError as error:
+        raise ConfigError(extras.missing("cronsim", "kubernetes", "a schedule")) from error
+    return cronsim
 
 
 def cronjob(job: JobConfig, cron: str, time_zone: str, *, config: str) -> list[Manifest]:

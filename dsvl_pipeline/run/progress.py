@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dsvl_pipeline.plan.shard_plan import ShardPlan
+from dsvl_pipeline.wording import amount, duration
 
 Phase = Literal["planning", "rewriting", "starting", "running", "committing"]
 
@@ -37,6 +38,26 @@ class Progress:
     eta_s: float | None = None
     elapsed_s: float = 0.0
     engine: Mapping[str, float] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """Return it in words: rows done and failed, rows/s, what remains."""
+        if self.phase in ("planning", "rewriting", "starting"):
+            return f"{self.phase}, {duration(self.elapsed_s)}"
+        about = "" if self.is_total_exact else "at least "  # pages of unopened documents
+        parts = [
+            f"{self.rows_done:,} of {about}{amount(self.rows_total, 'row')}",
+            f"{self.rows_failed:,} failed",
+        ]
+        if self.rows_per_s > 0:  # 0 until a rate can be told
+            parts.append(f"{self.rows_per_s:.1f} rows/s")
+        engine = self.engine
+        if up_s := engine.get("up_s"):  # of all engines together
+            parts.append(f"{engine['new_tokens'] / up_s:,.0f} tokens/s per engine")
+        if self.phase == "committing":
+            parts.append("committing")
+        elif self.eta_s is not None:
+            parts.append(f"{duration(self.eta_s)} left")
+        return ", ".join(parts)
 
 
 ProgressSink = Callable[[Progress], None]

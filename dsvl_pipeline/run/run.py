@@ -8,12 +8,17 @@ commits the receipts. Nothing else is state: killed at any point, the same comma
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
 
 from dsvl_pipeline.cluster.metrics import Meter
 from dsvl_pipeline.cluster.ray_errors import explaining, under_way
 from dsvl_pipeline.errors import DsvlError, RunStoppedError
 from dsvl_pipeline.job.config import JobConfig
+from dsvl_pipeline.job.reading import as_job
 from dsvl_pipeline.plan.redrive import Redrive
+from dsvl_pipeline.run.display import display
 from dsvl_pipeline.run.limits import ErrorLimits
 from dsvl_pipeline.run.prepare import Prepared, prepare
 from dsvl_pipeline.run.progress import ProgressSink, Tracker
@@ -26,34 +31,38 @@ from dsvl_pipeline.table.vacuum import list_parts, unlogged
 
 
 def run_job(
-    job: JobConfig,
+    job: JobConfig | Mapping[str, Any] | str | PathLike[str],
     *,
     limit: int | None = None,
     fresh: bool = False,
     redrive: Redrive | None = None,
+    progress: bool = True,
     on_progress: ProgressSink | None = None,
 ) -> RunSummary:
     """Run a job to its end; run it again to compute only what is missing or changed.
 
     Args:
-        job: From `job.reading.load_job`.
+        job: A job, the path of its file, or what such a file holds as a dictionary.
         limit: Read only this many inputs (a document counts as one).
         fresh: Compute every row again; old answers are replaced as new ones are committed.
         redrive: Answer only some rows of the table, again.
-        on_progress: Called a few times a second, on the calling thread.
+        progress: Whether to show how it goes: in a notebook a line that changes, elsewhere lines
+            on standard error.
+        on_progress: Called instead a few times a second, on the calling thread.
 
     Raises:
         ConfigError: The job, its input or its output is wrong; nothing was started.
         RunStoppedError: The run could not go on, or was told to stop; what was committed is safe.
     """
-    progress = Tracker(on_progress or (lambda _: None))
-    progress.show("planning")
+    checked = as_job(job)
+    tracker = Tracker(on_progress or (display() if progress else lambda _: None))
+    tracker.show("planning")
     with stop_on_signals() as stop, explaining():
-        prepared = prepare(job, limit=limit, is_fresh=fresh, stop=stop, redrive=redrive)
+        prepared = prepare(checked, limit=limit, is_fresh=fresh, stop=stop, redrive=redrive)
         stop.is_abrupt = False
         with under_way():
-            _run_shards(prepared, progress, stop)
-    return summarize(prepared, progress)
+            _run_shards(prepared, tracker, stop)
+    return summarize(prepared, tracker)
 
 
 def _run_shards(prepared: Prepared, progress: Tracker, stop: threading.Event) -> None:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from dsvl_pipeline.errors import TableError
 from dsvl_pipeline.job.columns import convert, holding_all
 from dsvl_pipeline.store import objects
+from dsvl_pipeline.table.filters import Filters, RowFilter
 from dsvl_pipeline.table.log import read_snapshot
 from dsvl_pipeline.table.part import Receipt, read_columns, read_part, read_with_schema
 from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
@@ -34,7 +35,11 @@ class Counts:
 
 
 def read_table(
-    uri: str, *, version: int | None = None, columns: Sequence[str] | None = None
+    uri: str,
+    *,
+    version: int | None = None,
+    columns: Sequence[str] | None = None,
+    filters: Filters | None = None,
 ) -> pa.Table:
     """Read a table's rows into memory.
 
@@ -44,19 +49,95 @@ def read_table(
             `vacuum` removes what it alone needs (`log.list_versions` tells which can be).
         columns: Those wanted, in this order; all if None. Rows written before a column existed
             have nulls.
+        filters: Which rows: a `pyarrow.compute` expression, or tuples such as
+            ``[("status", "=", "ok")]``, as `pyarrow.parquet.read_table` takes them.
 
     Raises:
         NotFoundError: There is no table.
         TableError: A part is missing or damaged, or a column exists nowhere.
+        ValueError: The filters are neither an expression nor tuples.
     """
     snapshot = read_snapshot(uri, version)
+    chosen = None if filters is None else RowFilter(filters)
+    read_one = read_part if chosen is None else chosen.read
     try:
-        return read_parts(snapshot, list(snapshot.parts.values()), columns)
+        rows = read_parts(snapshot, list(snapshot.parts.values()), columns, read_one=read_one)
     except TableError:
         # A run that ended meanwhile deletes the parts that its own commits had removed.
         if version is not None or read_snapshot(uri).version == snapshot.version:
             raise
-        return read_table(uri, columns=columns)
+        return read_table(uri, columns=columns, filters=filters)
+    if chosen is not None:
+        chosen.check(uri)
+    return rows
+
+
+def iter_batches(
+    uri: str,
+    *,
+    version: int | None = None,
+    columns: Sequence[str] | None = None,
+    filters: Filters | None = None,
+    batch_size: int = 4096,
+) -> Iterator[pa.RecordBatch]:
+    """Read a table's rows batch by batch, in the memory of one part.
+
+    All batches have one schema. A column of several types, which `read_table` joins by its values,
+    has here a type that holds any value of them.
+
+    Args:
+        uri: The table.
+        version: As of `read_table`; likewise ``columns`` and ``filters``.
+        columns: Without one of the job's own (carried ones, fields of a schema) the parts need not
+            be asked first which columns they have.
+        filters: Which rows.
+        batch_size: Most rows of a batch.
+
+    Raises:
+        NotFoundError: There is no table.
+        TableError: As of `read_table`. An unknown column of the filters is told after the last row.
+    """
+    snapshot = read_snapshot(uri, version)
+    schema = _schema_of(snapshot, columns)
+    chosen = None if filters is None else RowFilter(filters)
+    read_one = read_part if chosen is None else chosen.read
+    for receipt in snapshot.parts.values():
+        rows = _in_schema(read_one(uri, receipt, schema.names or ("row_id",)), schema)
+        yield from rows.to_batches(max_chunksize=batch_size)
+    if chosen is not None:
+        chosen.check(uri)
+
+
+def _schema_of(snapshot: Snapshot, columns: Sequence[str] | None) -> pa.Schema:
+    """Return one schema for some columns of all parts, or for all of their columns."""
+    ours = output_schema()
+    fields = {field.name: field for field in ours}
+    if columns is None or not fields.keys() >= set(columns):
+        with ThreadPoolExecutor(objects.NUM_THREADS) as threads:
+            read = threads.map(
+                lambda one: read_with_schema(snapshot.uri, one, ("row_id",))[1].remove_metadata(),
+                snapshot.parts.values(),
+            )
+            schemas = list(dict.fromkeys(read)) or [ours]
+        names = dict.fromkeys(name for one in reversed(schemas) for name in one.names)
+        for name in names.keys() - fields.keys():
+            kinds = {one.field(name).type for one in schemas if name in one.names}
+            fields[name] = pa.field(name, holding_all(kinds) if len(kinds) > 1 else kinds.pop())
+        columns = list(names) if columns is None else columns
+    for name in columns:
+        if name not in fields:
+            raise _unknown_column(snapshot, name)
+    return pa.schema([fields[name] for name in columns])
+
+
+def _in_schema(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = [
+        convert(rows[field.name], field.type)
+        if field.name in rows.column_names
+        else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def committed_keys(
@@ -141,13 +222,17 @@ def read_parts(
     for name in columns:
         if name not in rows.column_names:
             if name not in ours.names:
-                raise TableError(
-                    f"{objects.redact(snapshot.uri)}: no part has a column {name!r}; "
-                    f"the output's own columns are {', '.join(ours.names)}"
-                )
+                raise _unknown_column(snapshot, name)
             field = ours.field(name)
             rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
     return rows.select(list(columns))
+
+
+def _unknown_column(snapshot: Snapshot, name: str) -> TableError:
+    return TableError(
+        f"{objects.redact(snapshot.uri)}: no part has a column {name!r}; "
+        f"the output's own columns are {', '.join(output_schema().names)}"
+    )
 
 
 def join_rows(tables: Sequence[pa.Table]) -> pa.Table:

@@ -27,7 +27,7 @@ def test_the_names_of_the_reference_documentation_are_there() -> None:
     assert callable(dsvl_pipeline.read_table)
     assert callable(dsvl_pipeline.run_job)
     assert callable(dsvl_pipeline.load_job)
-    functions = {"load_job", "read_table", "run_job"}
+    functions = {"iter_batches", "load_job", "read_table", "run_job"}
     with_pillow = {f"{name}Pil" for name in CLASSES if name.endswith("ImageProcessor")}
     for name in with_pillow:
         assert getattr(dsvl_pipeline, name) is getattr(dsvl_pipeline, name.removesuffix("Pil"))

@@ -18,6 +18,7 @@ from tests.jobs import fake_job, write_manifest
 from tests.tables import write_table
 
 LINES = [
+    "init FOLDER/jobs",
     "status TABLE",
     "failures TABLE",
     "verify TABLE",
@@ -33,6 +34,7 @@ LINES = [
     "submit JOB --target ray --dry-run",
     "schedule JOB --cron @hourly --set output.uri=s3://bucket/a",
     "doctor",
+    "schema",
     "completion zsh",
 ]
 WITH_RAY = [
@@ -107,6 +109,7 @@ def test_errors_are_told_however_quiet(
     """On standard error; a script that reads JSON finds nothing there, and the exit code."""
     nowhere = str(tmp_path / "nowhere")
     more = {
+        "init": ["too many"],
         "export": [f"{nowhere}.csv"],
         "report": [f"{nowhere}.html"],
         "lineage": ["a"],
@@ -118,7 +121,7 @@ def test_errors_are_told_however_quiet(
     command = [name, nowhere, *more.get(name, ()), "--json", "--quiet"]
     try:
         code = main(command)
-    except SystemExit as end:  # no such shell
+    except SystemExit as end:  # no such shell, words too many
         code = int(end.code or 0)
     shown = capsys.readouterr()
     assert (code, shown.out) == (2, "")

@@ -53,7 +53,7 @@ def at(**changes: Any) -> Progress:
 )
 def test_a_progress_in_words(changes: dict[str, Any], words: str) -> None:
     """Rows done, failed, rows/s and what is left; a lower bound is called one."""
-    assert progress.describe(at(**changes)) == words
+    assert at(**changes).describe() == words
 
 
 def lines_of(stream: io.StringIO) -> list[str]:

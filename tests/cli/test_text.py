@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dsvl_pipeline.cli.text import columns, duration, shorten
-from dsvl_pipeline.wording import amount
+from dsvl_pipeline.cli.text import columns, shorten
+from dsvl_pipeline.wording import amount, duration
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from dsvl_pipeline.errors import ConfigError
 from dsvl_pipeline.job.config import JobConfig, check_grammars
 from dsvl_pipeline.job.prompts import PromptConfig
-from dsvl_pipeline.job.reading import load_job
+from dsvl_pipeline.job.reading import as_job, load_job
 from dsvl_pipeline.records import SamplingParams
 
 GOOD = """\
@@ -455,3 +455,30 @@ def test_switches_and_choices_of_the_input_are_told_too(tmp_path: Path) -> None:
         "\"page\": Input should be 'pages', 'first' or 'error'; did you mean pages?",
         "\"dorp\": Input should be 'keep' or 'drop'; did you mean drop?",
     ]
+
+
+def test_a_job_is_a_file_a_dictionary_or_a_job(tmp_path: Path) -> None:
+    """Of a dictionary, tuples are lists, paths are texts, and nothing is changed."""
+    job = load(tmp_path, GOOD)
+    assert as_job(job) is job
+    assert as_job(tmp_path / "job.yaml") == as_job(str(tmp_path / "job.yaml")) == job
+    values = {
+        "name": "try",
+        "input": {"images": Path("photos/*.jpg")},
+        "prompts": ({"id": "caption", "text": "Describe the image."},),
+        "model": {"checkpoint": "demo"},
+        "output": {"uri": Path("out/try")},
+        "limits": {"max_error_fraction": 0.5},  # an old name
+    }
+    assert as_job(values).model_copy(update={"limits": job.limits}) == job
+    assert as_job(values).limits.stop_above_error_fraction == 0.5
+    assert "max_error_fraction" in values["limits"]  # type: ignore[operator]
+
+
+def test_mistakes_of_a_dictionary_have_no_lines() -> None:
+    """There is no file to name."""
+    with pytest.raises(ConfigError) as caught:
+        as_job({"name": "try", "input": {"image": "a"}, "output": {"uri": 1}})
+    lines = str(caught.value).splitlines()
+    assert "the job: input.image: no such key; did you mean images? known keys:" in lines[0]
+    assert "the job: model: required, but not given" in lines

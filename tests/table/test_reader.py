@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from dsvl_pipeline.errors import NotFoundError, TableError
 from dsvl_pipeline.store import objects
 from dsvl_pipeline.table import reader
-from dsvl_pipeline.table.reader import committed_keys, counts, read_table
+from dsvl_pipeline.table.reader import committed_keys, counts, iter_batches, read_table
 from dsvl_pipeline.table.schema import KEY_COLUMNS, output_schema
 from dsvl_pipeline.table.snapshot import Snapshot
 from dsvl_pipeline.table.vacuum import vacuum
@@ -125,3 +129,96 @@ def test_a_table_is_read_again_when_a_run_ends_meanwhile(
     assert read_table(table_uri)["text"].to_pylist() == ["2"]
     with pytest.raises(TableError, match="in the log but not on the store"):
         read_table(table_uri, version=early.version)
+
+
+@pytest.fixture
+def parted(tmp_path: Path) -> str:
+    """A part of three rows without the column language, and one of two rows with it."""
+    uri = str(tmp_path / "parted")
+    old = image_rows({"a": "1", "b": "2", "c": "3"}).drop_columns(["node"])
+    new = image_rows({"d": "4", "e": "5"}).append_column("language", pa.array(["en", "de"]))
+    with open_table(uri) as writer:
+        writer.commit([write(writer, old)])
+        writer.commit([write(writer, new)])
+    return uri
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ([("row_id", "in", ["b", "d"])], ["b", "d"]),
+        ([[("row_id", "=", "a")], [("language", "=", "de")]], ["a", "e"]),
+        (pc.field("language") == "en", ["d"]),
+        (pc.field("language").is_null(), ["a", "b", "c"]),
+        ((pc.field("row_id") > "b") & (pc.field("status") == "ok"), ["c", "d", "e"]),
+        ([("row_id", "=", "nobody")], []),
+    ],
+    ids=str,
+)
+def test_filters_choose_rows_whatever_columns_are_read(
+    parted: str, filters: Any, expected: list[str]
+) -> None:
+    """Of parts with and without the column, into memory or batch by batch."""
+    whole = read_table(parted, filters=filters)
+    assert whole["row_id"].to_pylist() == expected
+    assert whole.num_columns == read_table(parted).num_columns
+    text = read_table(parted, filters=filters, columns=["text"])
+    assert text.column_names == ["text"]
+    assert text["text"] == whole["text"]
+    batches = list(iter_batches(parted, filters=filters, columns=["row_id"], batch_size=1))
+    assert [one["row_id"][0].as_py() for one in batches] == expected
+
+
+def test_batches_are_the_table(parted: str) -> None:
+    """With one schema, and none larger than asked for."""
+    batches = list(iter_batches(parted, batch_size=2))
+    assert [one.num_rows for one in batches] == [2, 1, 2]
+    assert pa.Table.from_batches(batches) == read_table(parted)
+    wanted = ["language", "row_id"]
+    some = pa.Table.from_batches(iter_batches(parted, columns=wanted))
+    assert some == read_table(parted, columns=wanted)
+
+
+def test_batches_of_an_empty_table_are_none(tmp_path: Path) -> None:
+    """And where there is no table, that is told."""
+    table_uri = str(tmp_path / "table")
+    with pytest.raises(NotFoundError):
+        next(iter_batches(table_uri))
+    open_table(table_uri).close()
+    assert list(iter_batches(table_uri)) == []
+
+
+def test_batches_of_several_types_are_text(tmp_path: Path) -> None:
+    """One schema, whatever comes later."""
+    table_uri = str(tmp_path / "table")
+    with open_table(table_uri) as writer:
+        for number, values in enumerate((pa.array([7]), pa.array(["x"]))):
+            rows = image_rows({f"{number}": "x"})
+            at = rows.schema.get_field_index("category")
+            writer.commit([write(writer, rows.set_column(at, "category", values))])
+    found = pa.Table.from_batches(iter_batches(table_uri, columns=["category"]))
+    assert found["category"].to_pylist() == ["7", "x"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"columns": ["nope"]}, "no part has a column 'nope'"),
+        ({"filters": [("nope", "=", 1)]}, "no part has the column 'nope' of the filter"),
+        ({"filters": [("text", ">", 1)]}, "the filter does not fit data/"),
+    ],
+)
+def test_a_column_that_is_nowhere_is_told(
+    parted: str, arguments: dict[str, Any], message: str
+) -> None:
+    """Not taken for one that is null everywhere."""
+    with pytest.raises(TableError, match=message):
+        read_table(parted, **arguments)
+    with pytest.raises(TableError, match=message):
+        list(iter_batches(parted, **arguments))
+
+
+def test_filters_of_another_form_are_refused(parted: str) -> None:
+    """With what is taken."""
+    with pytest.raises(ValueError, match=r"give a pyarrow\.compute expression, or tuples"):
+        read_table(parted, filters=[("text", "=")])

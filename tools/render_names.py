@@ -1,0 +1,39 @@
+"""Write ``dsvl_pipeline/__init__.pyi``: the public names, as type checkers want them.
+
+Use:  python -m tools.render_names
+after a change of the names in ``dsvl_pipeline/__init__.py``. A test compares.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dsvl_pipeline
+
+PAGE = Path(__file__).resolve().parents[1] / "dsvl_pipeline" / "__init__.pyi"
+_HEAD = '''\
+"""The public names, for type checkers: `__init__.py` loads each when it is first asked for."""
+
+'''
+
+
+def rendered() -> str:
+    """Return the text of the file."""
+    lines, renamed = [], []
+    for name, home in sorted(dsvl_pipeline._HOMES.items(), key=lambda item: (item[1], item[0])):
+        there = dsvl_pipeline._OTHER_NAMES.get(name, name)
+        if there != name:  # no re-export, for type checkers
+            renamed.append(f"{name} = {there}")
+        line = f"from dsvl_pipeline.{home} import {there}"
+        again = f" as {name}" if there == name else ""
+        is_long = len(line + again) > 100
+        lines.append(
+            f"from dsvl_pipeline.{home} import (\n    {there}{again},\n)"
+            if is_long
+            else line + again
+        )
+    return _HEAD + "\n".join([*lines, "", *renamed, ""])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(rendered(), encoding="utf-8")
