@@ -27,6 +27,9 @@ from dsvl_pipeline.model.image_config import image_config_of_shape
 class CausalModel(LoadedModel):
     """The whole model."""
 
+    _tied_weights_keys: ClassVar[dict[str, str] | None] = {
+        "lm_head.weight": "model.language_model.embed_tokens.weight"
+    }
     model_class: ClassVar[type[BaseModel]]
     model: BaseModel
     lm_head: nn.Module
