@@ -26,6 +26,9 @@ from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 class CausalModel(LoadedModel, GenerationMixin):
     """The whole model."""
 
+    _tied_weights_keys: ClassVar[dict[str, str] | None] = {
+        "lm_head.weight": "model.language_model.embed_tokens.weight"
+    }
     model_class: ClassVar[type[BaseModel]]
     model: BaseModel
     lm_head: nn.Module

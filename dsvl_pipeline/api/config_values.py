@@ -6,6 +6,7 @@ Source of the behaviour: ``PreTrainedConfig``, transformers 5.23.
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -86,6 +87,28 @@ class ConfigValues:
                     f"{key} is a {type(found).__name__}; it must be a dict, a config or None"
                 )
             setattr(self, key, kind(**(found or {})))
+
+    def __init_subclass__(cls) -> None:
+        """Let the signature name all values: some programs choose by it what to give."""
+        super().__init_subclass__()
+
+        def __init__(self: ConfigValues, **values: Any) -> None:  # noqa: N807
+            ConfigValues.__init__(self, **values)
+
+        found = {}
+        for kind in reversed(cls.__mro__):
+            found.update(inspect.get_annotations(kind))
+        names = [name for name, hint in found.items() if not hint.startswith("ClassVar")]
+        parameters = [
+            inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+            *(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(cls, name))
+                for name in names
+            ),
+            inspect.Parameter("values", inspect.Parameter.VAR_KEYWORD),
+        ]
+        __init__.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        cls.__init__ = __init__  # type: ignore[method-assign]
 
     def _require_model_type(self, found: str | None) -> None:
         if found not in (None, "", self.model_type):

@@ -9,6 +9,7 @@ Source of the behaviour: ``LlamaModel`` and its masks, transformers 5.23.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class DensePass:
     cache: DynamicCache | None = None
     wants_states: bool = False
     wants_attentions: bool = False
-    checkpoints: dict[str, object] | None = None
+    checkpoints: dict[str, Any] | None = None
     states: list[Tensor] = field(default_factory=list)
     attentions: list[Tensor] = field(default_factory=list)
 
@@ -72,10 +73,14 @@ def run_dense(
     text = network.text
     cos, sin = rotary_tables(positions, text.frequencies)
     attend = _Attend(network=network, shape=(B, T), mask=mask, past=past, wanted=wanted)
-    hidden, delta = embeddings.flatten(0, 1), None
+    hidden: Tensor = embeddings.flatten(0, 1)
+    delta: Tensor | None = None
     for index, layer in enumerate(text.layers):
         if wanted.wants_states:
-            wanted.states.append((hidden if delta is None else hidden + delta).view(B, T, D))
+            # what is collected goes on, so that its gradients can be asked for
+            state = (hidden if delta is None else hidden + delta).view(B, T, D)
+            wanted.states.append(state)
+            hidden, delta = state.flatten(0, 1), None
         arguments = (hidden, delta, cos, sin, attend, index, None)
         if wanted.checkpoints is not None:
             hidden, delta = checkpoint(layer, *arguments, **wanted.checkpoints)
@@ -131,7 +136,7 @@ class _Attend:
         H, Hkv = self.network.config.text.num_heads, self.network.config.text.num_kv_heads
         rotated = apply_rotary(heads[:, : H + Hkv], cos, sin)
         found = (rotated[:, :H], rotated[:, H:], heads[:, H + Hkv :])
-        q, k, v = (one.unflatten(0, self.shape).transpose(1, 2) for one in found)
+        q, k, v = (one.view(*self.shape, *one.shape[1:]).transpose(1, 2) for one in found)
         if self.wanted.cache is not None:
             k, v = self.wanted.cache.update(k, v, layer_index)
         if Hkv != H:

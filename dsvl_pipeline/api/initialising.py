@@ -7,6 +7,7 @@ models, transformers 5.23.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,9 +32,9 @@ def random_network(config: Config, *, has_head: bool) -> DeepseekVL:
     network.text.embedding.padding_idx = padding_index(config)
     if not has_head:
         del network.lm_head
-    frequencies = network.text.frequencies
-    network.to_empty(device=torch.get_default_device())
-    network.text.frequencies = frequencies.to(torch.get_default_device())
+    frequencies, device = network.text.frequencies, torch.get_default_device()
+    network.to_empty(device=device)
+    network.text.frequencies = frequencies if device.type == "meta" else frequencies.to(device)
     initialise(network, config)
     return network
 
@@ -75,8 +76,9 @@ def _draw_siglip(tower: SiglipTower) -> None:
     std = math.sqrt(1 / fan_in) / _CUT_OFF_AT_TWO
     init.trunc_normal_(embedding.weight, std=std)
     init.normal_(tower.position_embedding, std=tower.position_embedding.shape[1] ** -0.5)
+    layer: Any
     for layer in tower.layers:
-        for rows in layer.attention.qkv.weight.chunk(3):  # the parts are matrices of their own
+        for rows in layer.attention.qkv.weight.chunk(3):  # each is a matrix of its own
             init.xavier_uniform_(rows)
         for linear in (layer.attention.out, layer.mlp.up, layer.mlp.down):
             init.xavier_uniform_(linear.weight)
@@ -88,6 +90,7 @@ def _draw_sam(tower: SamTower, std: float) -> None:
     for module in [tower.patch_embedding, *tower.layers.modules()]:
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             init.normal_(module.weight, std=std)
+    layer: Any
     for layer in tower.layers:
         init.zeros_(layer.attention.rel_pos_h)
         init.zeros_(layer.attention.rel_pos_w)

@@ -14,6 +14,8 @@ from dsvl_pipeline.api.initialising import Config
 from dsvl_pipeline.api.locating import Name
 from dsvl_pipeline.model.tensors import list_tensors
 
+# One for the whole, or by section.
+Attention = str | dict[str, str | None]
 _ATTENTIONS = (
     *("eager", "sdpa", "flex_attention"),
     *("flash_attention_2", "flash_attention_3", "flash_attention_4"),
@@ -70,7 +72,7 @@ class LoadOptions:
     dtype: torch.dtype | str | None = None
     torch_dtype: torch.dtype | str | None = None
     device_map: torch.device | str | int | Mapping[str, Any] | None = None
-    attn_implementation: str | dict[str, str] | None = None
+    attn_implementation: Attention | None = None
     use_safetensors: bool | None = None
     state_dict: Mapping[str, Tensor] | None = None
     ignore_mismatched_sizes: bool = False
@@ -135,7 +137,7 @@ def _dtype_of_weights(directory: Path) -> str:
     return next(filter(None, found), "float32")
 
 
-def require_attention(chosen: str | dict[str, str]) -> str | dict[str, str]:
+def require_attention(chosen: Attention) -> Attention:
     """Return the name of an attention, or names by section, if they are known.
 
     Raises:
@@ -143,7 +145,7 @@ def require_attention(chosen: str | dict[str, str]) -> str | dict[str, str]:
     """
     for name in chosen.values() if isinstance(chosen, dict) else [chosen]:
         # with a slash it is a kernel of the hub
-        if name not in _ATTENTIONS and "/" not in name:
+        if name is not None and name not in _ATTENTIONS and "/" not in name:
             raise ValueError(
                 f"attn_implementation is {name!r}; it must be one of {', '.join(_ATTENTIONS)} "
                 "(which change nothing: the kernels follow the device)"

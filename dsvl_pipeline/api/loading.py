@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ _logger = logging.getLogger(__name__)
 
 class LoadedModel(PretrainedModel):
     """A public model that is loaded from a checkpoint and saved as one."""
+
+    generation_config: Any
 
     @classmethod
     def from_pretrained(
@@ -81,7 +83,7 @@ class LoadedModel(PretrainedModel):
         if isinstance(config, str | os.PathLike):
             found = kind.from_pretrained(config, **where)
         else:
-            found = cast("Config", copy.deepcopy(config))
+            found = copy.deepcopy(config)
         unknown = sorted(name for name in values if not hasattr(found, name))
         if unknown:
             raise TypeError(
@@ -120,13 +122,13 @@ class LoadedModel(PretrainedModel):
         stored = tensors.get("lm_head.weight")
         if head is not None and stored is not None and config.tie_word_embeddings:
             head.weight = nn.Parameter(head.weight.detach().clone())
-        elif head is not None and stored is None and tensors:  # the file decides
+        elif head is not None and stored is None and _is_of_whole(tensors):  # the file decides
             head.weight = model.get_input_embeddings().weight
         found = fill(model, tensors, load.key_mapping)
         report.missing, report.unexpected = found.missing, found.unexpected
         report.mismatched = found.mismatched
         _note_tie(model)
-        if head is not None and config.tie_word_embeddings:
+        if config.tie_word_embeddings:
             report.missing.discard("lm_head.weight")
         dtype = load.chosen_dtype or load.dtype_of(config, None)
         return model.to(load.device(), dtype)
@@ -168,6 +170,11 @@ class LoadedModel(PretrainedModel):
                 self.generation_config.save_pretrained(directory)
         tensors = self.state_dict() if state_dict is None else state_dict
         save_weights(tensors, directory, max_shard_size, variant)
+
+
+def _is_of_whole(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether names are those of a model with head."""
+    return any(name.startswith("model.") for name in tensors)
 
 
 def _note_tie(model: PretrainedModel) -> None:

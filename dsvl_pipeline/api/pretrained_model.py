@@ -13,12 +13,14 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
-from dsvl_pipeline.api.initialising import Config
-from dsvl_pipeline.api.load_options import require_attention
+from dsvl_pipeline.api.initialising import Config, initialise
+from dsvl_pipeline.api.load_options import Attention, require_attention
 from dsvl_pipeline.api.named_parts import Link
 from dsvl_pipeline.api.resizing import resized
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
 from dsvl_pipeline.model.linear import Linear
+
+_CHECKPOINTS: dict[str, Any] = {"use_reentrant": False}
 
 
 class PretrainedModel(nn.Module):
@@ -33,6 +35,20 @@ class PretrainedModel(nn.Module):
     main_input_name: ClassVar[str] = "input_ids"
     input_modalities: ClassVar[tuple[str, ...]] = ("image", "text")
     supports_gradient_checkpointing: ClassVar[bool] = True
+    # what other libraries look up
+    _supports_sdpa: ClassVar[bool] = True
+    _supports_flash_attn: ClassVar[bool] = False
+    _supports_flex_attn: ClassVar[bool] = False
+    _supports_attention_backend: ClassVar[bool] = False
+    _can_compile_fullgraph: ClassVar[bool] = False
+    _is_stateful: ClassVar[bool] = False
+    _no_split_modules: ClassVar[list[str] | None] = None
+    _keep_in_fp32_modules: ClassVar[frozenset[str]] = frozenset()
+    _keep_in_fp32_modules_strict: ClassVar[frozenset[str]] = frozenset()
+    _keys_to_ignore_on_save: ClassVar[set[str] | None] = None
+    _keys_to_ignore_on_load_missing: ClassVar[list[str] | None] = None
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str] | None] = None
+    _tied_weights_keys: ClassVar[dict[str, str] | None] = None
 
     config: Config
     _network: DeepseekVL
@@ -40,12 +56,15 @@ class PretrainedModel(nn.Module):
 
     def _take(self, config: Config, network: DeepseekVL, links: list[Link]) -> None:
         self.config = config
-        if config._attn_implementation is None:
-            config._attn_implementation = "sdpa"
+        parts = {"": config, **{key: getattr(config, key) for key in config.sub_configs}}
+        config._attn_implementation = {
+            key: part._attn_implementation or "sdpa" for key, part in parts.items()
+        }
         self._links = links
         # not as a module: its parameters are those of the tree
         self.__dict__["_network"] = network
-        self._checkpoints: dict[str, object] | None = None
+        is_checkpointed = getattr(config, "gradient_checkpointing", False)
+        self._checkpoints: dict[str, Any] | None = _CHECKPOINTS if is_checkpointed else None
 
     @property
     def network(self) -> DeepseekVL:
@@ -61,8 +80,17 @@ class PretrainedModel(nn.Module):
         """Move or cast the weights, and the network's other tensors after them."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         text = self.network.text
-        text.frequencies = text.frequencies.to(self.device)
+        if self.device.type != "meta":  # they could not come back from there
+            text.frequencies = text.frequencies.to(self.device)
         return self
+
+    def init_weights(self) -> None:
+        """Draw all weights anew."""
+        initialise(self.network, self.config)
+        self.tie_weights()
+
+    def post_init(self) -> None:
+        """Do nothing: weights are drawn when a model is made."""
 
     @property
     def device(self) -> torch.device:
@@ -78,19 +106,47 @@ class PretrainedModel(nn.Module):
         return cast("PretrainedModel", getattr(self, self.base_model_prefix, self))
 
     @classmethod
+    def _from_config(
+        cls,
+        config: Config,
+        *,
+        dtype: torch.dtype | str | None = None,
+        attn_implementation: Attention | None = None,
+    ) -> Self:
+        """Build a model with random weights, as ``from_config`` of an automatic class does."""
+        if attn_implementation is not None:
+            config._attn_implementation = require_attention(attn_implementation)
+        if dtype is not None:
+            config.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        model = cls(config)
+        return model if config.dtype is None else model.to(config.dtype)
+
+    @property
+    def all_tied_weights_keys(self) -> dict[str, str]:
+        return (self._tied_weights_keys or {}) if self.config.tie_word_embeddings else {}
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return False
+
+    @classmethod
     def can_generate(cls) -> bool:
         """Return whether there is ``generate``."""
         return hasattr(cls, "generate")
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> Any:
         """Return the token embeddings."""
-        return cast("nn.Module", self.get_decoder().embed_tokens)
+        return self.get_decoder().embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the token embeddings."""
         self.get_decoder().embed_tokens = value
 
-    def get_output_embeddings(self) -> nn.Module | None:
+    def get_output_embeddings(self) -> Any:
         """Return the head; None where there is none."""
         return getattr(self, "lm_head", None)
 
@@ -126,7 +182,7 @@ class PretrainedModel(nn.Module):
         new_num_tokens: int | None = None,
         pad_to_multiple_of: int | None = None,
         mean_resizing: bool = True,
-    ) -> nn.Module:
+    ) -> Any:
         """Give embeddings and head more rows, or fewer, and return the embeddings.
 
         Args:
@@ -139,6 +195,8 @@ class PretrainedModel(nn.Module):
             return embeddings
         num_rows = embeddings.weight.shape[0] if new_num_tokens is None else new_num_tokens
         if pad_to_multiple_of is not None:
+            if not isinstance(pad_to_multiple_of, int):
+                raise ValueError(f"pad_to_multiple_of is {pad_to_multiple_of}, no integer")
             num_rows = -(-num_rows // pad_to_multiple_of) * pad_to_multiple_of
         std = self.config.text_config.initializer_range
         is_tied = self.config.tie_word_embeddings
@@ -164,7 +222,7 @@ class PretrainedModel(nn.Module):
     def vocab_size(self) -> int:
         return self.config.text_config.vocab_size
 
-    def set_attn_implementation(self, attn_implementation: str | dict[str, str]) -> None:
+    def set_attn_implementation(self, attn_implementation: Attention) -> None:
         """Set the config's value, which changes nothing else: the kernels follow the device."""
         self.config._attn_implementation = require_attention(attn_implementation)
 
@@ -191,7 +249,7 @@ class PretrainedModel(nn.Module):
         Args:
             gradient_checkpointing_kwargs: Those of ``torch.utils.checkpoint.checkpoint``.
         """
-        options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
+        options = {**_CHECKPOINTS, **(gradient_checkpointing_kwargs or {})}
         unknown = options.keys() - inspect.signature(torch.utils.checkpoint.checkpoint).parameters
         if unknown:
             raise TypeError(f"checkpoint() takes no {', '.join(sorted(unknown))}")
@@ -201,6 +259,6 @@ class PretrainedModel(nn.Module):
         """Keep what is in the layers until gradients are computed."""
         self._set_checkpoints(None)
 
-    def _set_checkpoints(self, options: dict[str, object] | None) -> None:
+    def _set_checkpoints(self, options: dict[str, Any] | None) -> None:
         for model in {self, self.base_model}:
             model._checkpoints = options

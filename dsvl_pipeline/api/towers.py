@@ -82,6 +82,7 @@ class _Recording:
 
     def __enter__(self) -> _Found:
         wants_states, wants_attentions = self._wants
+        layer: Any
         for layer in self._tower.layers:
             hooks = []
             if wants_states:

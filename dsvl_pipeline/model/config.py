@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from dsvl_pipeline.errors import CheckpointError
 from dsvl_pipeline.model import original
@@ -25,12 +25,15 @@ from dsvl_pipeline.model.json_files import (
 )
 from dsvl_pipeline.model.tensors import list_tensors
 
+_Name = TypeVar("_Name", bound=str)
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
 MODEL_TYPES = ("deepseek_vl", "deepseek_vl_hybrid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaConfig:
-    """The language model's shape."""
+    """The language model's shape. Released checkpoints have ``silu``."""
 
     vocab_size: int
     hidden_size: int
@@ -42,6 +45,7 @@ class LlamaConfig:
     rms_norm_eps: float
     rope_theta: float
     max_positions: int
+    activation: Activation = "silu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +197,6 @@ def _require_divisor(name: str, divisor: int, number: int, where: str) -> None:
 
 def _llama_config(config: Mapping[str, Any], where: str) -> LlamaConfig:
     where = f"{where}: the language model's config"
-    require(config, "hidden_act", "silu", where)
     require(config, "attention_bias", False, where)
     require(config, "mlp_bias", False, where)
     # rope_scaling is the older name; where a file has both it replaces the other, as upstream
@@ -218,21 +221,35 @@ def _llama_config(config: Mapping[str, Any], where: str) -> LlamaConfig:
         rms_norm_eps=float(get(config, "rms_norm_eps", 1e-6)),
         rope_theta=float(rope.get("rope_theta") or get(config, "rope_theta", 10000.0)),
         max_positions=get(config, "max_position_embeddings", 2048),
+        activation=_activation(config, "silu", _ACTIVATIONS, where),
     )
+
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+
+
+def _activation(
+    config: Mapping[str, Any], default: str, known: Mapping[str, _Name], where: str
+) -> _Name:
+    """Return our name of an activation."""
+    found = get(config, "hidden_act", default)
+    if found not in known:
+        raise CheckpointError(
+            f"{where} has hidden_act={found!r}; it must be one of {', '.join(known)}"
+        )
+    return known[found]
 
 
 def _siglip_config(config: Mapping[str, Any], where: str) -> SiglipConfig:
     where = f"{where}: the low-resolution tower's config"
     require(config, "num_channels", 3, where)
-    activation = get(config, "hidden_act", "gelu_pytorch_tanh")
-    activations: dict[str, Literal["gelu", "gelu_tanh"]] = {
-        "gelu": "gelu",
-        "gelu_pytorch_tanh": "gelu_tanh",
-    }
-    if activation not in activations:
-        raise CheckpointError(
-            f"{where} has hidden_act={activation!r}; it must be one of {', '.join(activations)}"
-        )
+    known: dict[str, Literal["gelu", "gelu_tanh"]]
+    known = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
     return SiglipConfig(
         image_size_px=side(config.get("image_size"), 224, where),
         patch_size_px=side(config.get("patch_size"), 16, where),
@@ -241,7 +258,7 @@ def _siglip_config(config: Mapping[str, Any], where: str) -> SiglipConfig:
         num_layers=get(config, "num_hidden_layers", 12),
         num_heads=get(config, "num_attention_heads", 12),
         layer_norm_eps=float(get(config, "layer_norm_eps", 1e-6)),
-        activation=activations[activation],
+        activation=_activation(config, "gelu_pytorch_tanh", known, where),
     )
 
 

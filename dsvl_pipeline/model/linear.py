@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.dlpack import from_dlpack
 
 from dsvl_pipeline.ops.linear import project
 from dsvl_pipeline.ops.quantize import Quantized, quantize_rows
@@ -58,20 +60,17 @@ class Linear(nn.Linear):
 
         They are what is trained. This one's own weight then serves where no gradients are needed.
         """
-        parts = []
+        has_bias = self.bias is not None
         with torch.device("meta"):
-            parts = [
-                Linear(self.in_features, size, bias=self.bias is not None)
-                for size in self.part_sizes
-            ]
+            parts = tuple(Linear(self.in_features, size, bias=has_bias) for size in self.part_sizes)
         for part, rows in zip(parts, self._rows(), strict=True):
             for name, whole in self.named_parameters():
                 is_alone = len(parts) == 1
-                setattr(part, name, whole if is_alone else nn.Parameter(whole.data[rows]))
+                setattr(part, name, whole if is_alone else nn.Parameter(_slice(whole, rows)))
         if len(parts) > 1:
             self.requires_grad_(False)
-        self.parts = tuple(parts)
-        return self.parts
+        self.parts = parts
+        return parts
 
     def join(self, parts: Sequence[nn.Module]) -> None:
         """Follow the parts, which were moved, cast, replaced or given hooks since `split`.
@@ -93,7 +92,7 @@ class Linear(nn.Linear):
                     whole = torch.cat([one.data for one in found])
                     setattr(self, name, nn.Parameter(whole, requires_grad=False))
                     for one, rows in zip(found, self._rows(), strict=True):
-                        one.data = whole[rows]
+                        one.data = _slice(whole, rows)
 
     def _rows(self) -> list[slice]:
         return [slice(a, b) for a, b in pairwise(accumulate(self.part_sizes, initial=0))]
@@ -101,7 +100,7 @@ class Linear(nn.Linear):
     def _fits(self) -> bool:
         """Whether the parts could be slices of one matrix."""
         shapes = [(size, self.in_features) for size in self.part_sizes]
-        weights = [part.weight for part in self.parts]
+        weights: list[Any] = [part.weight for part in self.parts]
         kinds = {(weight.dtype, weight.device) for weight in weights}
         return len(kinds) == 1 and [tuple(weight.shape) for weight in weights] == shapes
 
@@ -135,3 +134,12 @@ def _lies_in(whole: Tensor, parts: Sequence[Tensor]) -> bool:
             return False
         address += part.numel() * part.element_size()
     return True
+
+
+def _slice(whole: Tensor, rows: slice) -> Tensor:
+    """Give rows as a tensor whose storage is theirs alone, though the memory is the whole's.
+
+    Libraries take tensors of one storage for one tied weight, and save but one of them.
+    """
+    found = whole.detach()[rows]
+    return found if found.is_meta else from_dlpack(found)

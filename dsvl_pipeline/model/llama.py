@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dsvl_pipeline.model.config import LlamaConfig
 from dsvl_pipeline.model.linear import Linear
-from dsvl_pipeline.ops.activation import silu_mul
+from dsvl_pipeline.ops.activation import gate_mul, silu_mul
 from dsvl_pipeline.ops.norms import add_rms_norm, rms_norm
 from dsvl_pipeline.ops.quantize import Quantized
 from dsvl_pipeline.ops.rotary import rotary_frequencies, rotary_tables
@@ -167,16 +167,21 @@ class LlamaAttention(nn.Module):
 
 
 class LlamaMlp(nn.Module):
-    """SwiGLU: a gated projection up, and one down."""
+    """SwiGLU (or another activation): a gated projection up, and one down."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         D, I = config.hidden_size, config.intermediate_size  # noqa: E741
         self.gate_up = Linear(D, I, I, bias=False)
         self.down = Linear(I, D, bias=False)
+        self.activation = config.activation
 
     def forward(self, normed: Tensor | Quantized) -> Tensor:
-        inner = silu_mul(self.gate_up(normed), quantize=self.down.is_quantized)
+        gate_up = self.gate_up(normed)
+        if self.activation == "silu":
+            inner: Tensor | Quantized = silu_mul(gate_up, quantize=self.down.is_quantized)
+        else:
+            inner = gate_mul(gate_up, self.activation)
         output: Tensor = self.down(inner)
         return output
 

@@ -39,3 +39,11 @@ def silu_mul(gate_up: Tensor, *, quantize: bool = False) -> Tensor | Quantized:
     gate, up = gate_up.chunk(2, dim=-1)
     found = F.silu(gate) * up
     return quantize_rows(found) if quantize else found
+
+
+def gate_mul(gate_up: Tensor, activation: Literal["gelu", "gelu_tanh", "relu"]) -> Tensor:
+    """Gate as `silu_mul` does, by another activation; no released checkpoint has one."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    if activation == "relu":
+        return F.relu(gate) * up
+    return F.gelu(gate, approximate="tanh" if activation == "gelu_tanh" else "none") * up

@@ -90,7 +90,7 @@ def test_older_rope_keys_are_read(tmp_path: Path) -> None:
         ("text_config", {"rope_parameters": {"rope_type": "yarn"}}, "the rope type 'yarn'; only"),
         ("text_config", {"rope_scaling": {"type": "linear", "factor": 4}}, "rope type 'linear'"),
         ("text_config", {"attention_bias": True}, "attention_bias=True; only False can be run"),
-        ("text_config", {"hidden_act": "gelu"}, "hidden_act='gelu'; only 'silu' can be run"),
+        ("text_config", {"hidden_act": "tanh"}, "hidden_act='tanh'; it must be one of silu,"),
         ("vision_config", {"hidden_act": "relu"}, "hidden_act='relu'; it must be one of gelu,"),
         ("vision_config", {"image_size": [48, 64]}, r"size \[48, 64\]; it must be a square"),
         ("high_res_vision_config", {"use_rel_pos": False}, "use_rel_pos=False; only True can"),
