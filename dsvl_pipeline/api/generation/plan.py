@@ -30,7 +30,7 @@ class Plan:
     @property
     def num_rows_per_prompt(self) -> int:
         """Rows that are run for each prompt: beams, or answers."""
-        return max(self.config.num_beams, self.config.num_return_sequences)
+        return int(max(self.config.num_beams, self.config.num_return_sequences))
 
 
 def make_plan(merged: GenerationConfig, width: int) -> Plan:

@@ -89,7 +89,8 @@ def _forced(plan: Plan, prompt_length: int) -> Iterable[Change]:
     if config.remove_invalid_values:
         yield _finite
     if config.exponential_decay_length_penalty is not None:
-        yield _decay(*config.exponential_decay_length_penalty, prompt_length, plan.eos_token_ids)
+        start, factor = config.exponential_decay_length_penalty
+        yield _decay(start, factor, prompt_length, plan.eos_token_ids)
     if config.suppress_tokens is not None:
         yield _without(config.suppress_tokens)
     if config.begin_suppress_tokens is not None:

@@ -63,9 +63,8 @@ class Steps:
         self._repeats = rows_per_prompt
         self._options = {"return_dict": True, "use_cache": use_cache, "logits_to_keep": 1, **wanted}
         self._mask = prompts.attention_mask
-        self._positions = prompts.position_ids
-        if self._positions is None:
-            self._positions = (self._mask.long().cumsum(1) - 1).clamp(min=0)
+        counted = (self._mask.long().cumsum(1) - 1).clamp(min=0)
+        self._positions = counted if prompts.position_ids is None else prompts.position_ids
         self._has_begun = False
 
     def __call__(self, ids: Tensor) -> Any:
@@ -97,15 +96,14 @@ class Steps:
             inputs = {"inputs_embeds": prompts.inputs_embeds[:, first:]}
         if self._options["use_cache"]:
             inputs["past_key_values"] = self.cache
-        positions = self._positions
-        assert positions is not None
-        output = self._run(**inputs, **prompts.others, position_ids=positions[:, first:])
+        positions = self._positions[:, first:]
+        output = self._run(**inputs, **prompts.others, position_ids=positions)
         if self._repeats == 1:
             return output
         if self.cache is not None:
             self.cache.batch_repeat_interleave(self._repeats)
         self._mask = self._mask.repeat_interleave(self._repeats, 0)
-        self._positions = positions.repeat_interleave(self._repeats, 0)
+        self._positions = self._positions.repeat_interleave(self._repeats, 0)
         return _repeat(output, self._repeats)
 
     def _run_whole(self, ids: Tensor) -> Any:
