@@ -92,6 +92,7 @@ def odd_follows_even(_: int, ids: Tensor) -> list[int]:
         {"min_new_tokens": 5, "eos_token_id": MANY_ENDS},
         {"bad_words_ids": [[30], [40, 41], [50]]},
         {"use_cache": False},
+        {"use_cache": False, "num_beams": 2},
     ],
     ids=str,
 )
@@ -181,6 +182,14 @@ def test_embeddings_are_answered_as_their_ids(pair: Pair) -> None:
     assert found.tolist() == wanted.tolist() == plain[:, 14:].tolist()
     both, _ = pair.generate({**rest, "input_ids": inputs["input_ids"]})
     assert both.tolist() == plain.tolist()
+
+
+def test_a_gap_in_a_prompt_is_answered_as_the_reference_does(pair: Pair) -> None:
+    """The engine, which would close it, is not asked."""
+    inputs = text_inputs()
+    inputs["attention_mask"][1, 4:7] = 0
+    found, wanted = pair.generate(inputs)
+    assert found.tolist() == wanted.tolist()
 
 
 def test_an_answer_goes_on_from_its_cache(pair: Pair) -> None:

@@ -24,10 +24,10 @@ from dsvl_pipeline.api.generation.steps import Prompts, Steps
 from dsvl_pipeline.api.generation.stopping import Criterion, Stop
 
 PICTURES = ("pixel_values", "high_res_pixel_values")
-# Of forward's arguments those that a prompt may have.
+# Of forward's arguments those that a prompt may have. `Steps` itself keeps the last scores alone.
 _INPUTS = {
     *("input_ids", "attention_mask", "position_ids", "inputs_embeds", "past_key_values"),
-    *PICTURES,
+    *("logits_to_keep", *PICTURES),
 }
 # With these the engine answers as forward would, faster; others only forward can do. Those that
 # plan.Plan works out itself are left out.
@@ -146,7 +146,7 @@ def generate(
         past_key_values=given.get("past_key_values"),
         others={name: given[name] for name in PICTURES if given.get(name) is not None},
     )
-    if _fits_engine(plan, extras, prompts):
+    if _fits_engine(plan, extras, prompts, model.config.image_token_id):
         return answer_on_engine(model, prompts, plan)
     return _over_forward(model, prompts, plan, extras)
 
@@ -171,7 +171,7 @@ def _check(plan: Plan, extras: Extras) -> None:
         raise ValueError("stop_strings needs the tokenizer: generate(..., tokenizer=...)")
 
 
-def _fits_engine(plan: Plan, extras: Extras, prompts: Prompts) -> bool:
+def _fits_engine(plan: Plan, extras: Extras, prompts: Prompts, image_token_id: int) -> bool:
     """Return whether the engine gives the same answers as forward would."""
     config = plan.config
     is_plain = all(
@@ -185,7 +185,19 @@ def _fits_engine(plan: Plan, extras: Extras, prompts: Prompts) -> bool:
         and prompts.past_key_values is None
         and prompts.position_ids is None
         and bool(prompts.input_ids.numel())
+        and _has_plain_padding(prompts, image_token_id)
     )
+
+
+def _has_plain_padding(prompts: Prompts, image_token_id: int) -> bool:
+    """Return whether what is masked lies before or behind a prompt, and is no picture.
+
+    The engine takes padding out; in between, forward leaves a gap in the positions.
+    """
+    mask = prompts.attention_mask.bool()
+    num_starts = mask[:, :1].sum(1) + (mask[:, 1:] & ~mask[:, :-1]).sum(1)
+    hides_picture = ((prompts.input_ids == image_token_id) & ~mask).any()
+    return bool((num_starts == 1).all()) and not bool(hides_picture)
 
 
 def _over_forward(model: Any, prompts: Prompts, plan: Plan, extras: Extras) -> Any:

@@ -119,12 +119,16 @@ class Steps:
 
     def _pictures_of_rows(self) -> Mapping[str, Any]:
         """Repeat the pictures of each prompt as a whole for every row of it."""
-        if self._repeats == 1 or not self._prompts.others:
-            return self._prompts.others
-        raise ValueError(
-            "use_cache=False cannot be done with several answers of prompts with pictures; leave "
-            "it out"
-        )
+        pictures = self._prompts.others
+        if self._repeats == 1 or not pictures:
+            return pictures
+        config = self._model.network.config
+        is_image = self._prompts.input_ids == config.image_token_id
+        counts = (is_image.sum(1) // config.num_image_tokens).tolist()
+        numbers = iter(range(sum(counts)))
+        of_prompts = [[next(numbers) for _ in range(count)] for count in counts]
+        rows = [number for some in of_prompts for number in some * self._repeats]
+        return {name: pixels[rows] for name, pixels in pictures.items()}
 
     def _run(self, **inputs: Any) -> Any:
         output = self._model(**inputs, attention_mask=self._mask, **self._options)
