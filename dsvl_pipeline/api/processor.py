@@ -50,11 +50,9 @@ class DeepseekVLProcessor(PretrainedProcessor):
             chat_template: Jinja source, or the name of one of several; by default the attribute.
             add_generation_prompt: Whether the assistant's turn is opened at the end.
             continue_final_message: Whether the last message stays open.
-            tokenize: Whether ids are wanted, with ``return_dict`` all inputs of the model.
-            return_dict: See there.
+            tokenize: Whether to return ids, or with ``return_dict`` all inputs of the model.
             return_tensors: By default ``pt``; with any kind, several conversations are padded.
-            return_assistant_tokens_mask: Whether to add ``assistant_masks``: 1 for tokens that the
-                template puts into ``{% generation %}``.
+            return_assistant_tokens_mask: Adds ``assistant_masks``: 1 in ``{% generation %}``.
             processor_kwargs: `ProcessorOptions`, which may be given flat as well.
             allow_http: Whether web addresses are fetched, instead of the attribute.
             kwargs: What else the template may use, as ``tools``.
