@@ -47,11 +47,12 @@ class DeepseekVLProcessor(PretrainedProcessor):
 
         Args:
             conversation: As `read_chats` takes it. Nothing it says becomes a control token.
-            chat_template: Jinja source, or the name of one of several; by default the attribute.
+            chat_template: Jinja source, or the name of one of several.
             add_generation_prompt: Whether the assistant's turn is opened at the end.
             continue_final_message: Whether the last message stays open.
-            tokenize: Whether to return ids, or with ``return_dict`` all inputs of the model.
-            return_tensors: By default ``pt``; with any kind, several conversations are padded.
+            tokenize: Whether to return ids rather than text.
+            return_dict: Whether to return all inputs of the model with them.
+            return_tensors: By default ``pt``; with any kind, prompts are padded.
             return_assistant_tokens_mask: Adds ``assistant_masks``: 1 in ``{% generation %}``.
             processor_kwargs: `ProcessorOptions`, which may be given flat as well.
             allow_http: Whether web addresses are fetched, instead of the attribute.
