@@ -47,20 +47,16 @@ class DeepseekVLProcessor(PretrainedProcessor):
 
         Args:
             conversation: As `read_chats` takes it. Nothing it says becomes a control token.
-            chat_template: Jinja source, or the name of one of several; by default the attribute.
+            chat_template: Jinja source, or the name of one of several.
             add_generation_prompt: Whether the assistant's turn is opened at the end.
             continue_final_message: Whether the last message stays open.
-            tokenize: Whether ids are wanted, with ``return_dict`` all inputs of the model.
-            return_dict: See there.
-            return_tensors: By default ``pt``; with any kind, several conversations are padded.
-            return_assistant_tokens_mask: Whether to add ``assistant_masks``: 1 for tokens that the
-                template puts into ``{% generation %}``.
+            tokenize: Whether to return ids rather than text.
+            return_dict: Whether to return them as `ModelInputs`, with all that the model wants.
+            return_tensors: By default ``pt``; with any kind, prompts are padded.
+            return_assistant_tokens_mask: Adds ``assistant_masks``: 1 in ``{% generation %}``.
             processor_kwargs: `ProcessorOptions`, which may be given flat as well.
             allow_http: Whether web addresses are fetched, instead of the attribute.
             kwargs: What else the template may use, as ``tools``.
-
-        Returns:
-            `ModelInputs`, as a call gives them; or the ids; or one text or a list of them.
         """
         _check_flags(add_generation_prompt, continue_final_message, return_assistant_tokens_mask)
         options = {**(processor_kwargs or {}), **take(kwargs)}

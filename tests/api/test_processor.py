@@ -406,3 +406,22 @@ def test_it_goes_to_other_processes(processor: Any, urls: list[str]) -> None:
     for other in (copy.deepcopy(processor), pickle.loads(pickle.dumps(processor))):
         assert_same(other.apply_chat_template(chat, **OPTIONS), wanted)
     assert_same(pickle.loads(pickle.dumps(wanted)), wanted)
+
+
+def test_loading_from_the_hub_downloads_no_weights(
+    processor: Any, root: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the processor and of its parts."""
+    import huggingface_hub
+
+    asked: list[list[str]] = []
+
+    def download(_: str, *, allow_patterns: list[str], **__: Any) -> str:
+        asked.append(allow_patterns)
+        return str(root / family)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    for kind in (type(processor), type(processor.image_processor), type(processor.tokenizer)):
+        kind.from_pretrained("some/model", revision="main", token="x")
+    assert len(asked) == 3
+    assert not any("safetensors" in pattern for patterns in asked for pattern in patterns)
