@@ -1,9 +1,9 @@
 """What Ray runs to start a worker of a cluster that tests share: a fork, not a new Python.
 
 Imports are most of what a small run costs: each run ends the processes of its engine and its
-ledger, and Ray starts two in their place. Here the first worker of a job starts a server, which
+ledger, and Ray starts two in their place. Here the first worker of a raylet starts a server, which
 imports once what workers need and is forked for each of them. It has the environment of a worker,
-as Ray reads a job's id and more of it while it is imported.
+as Ray reads some of it while it is imported, a job's id above all.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def ask() -> None:
     # share that folder, and a server ends with its raylet: each has one (raylet, raylet.1, ...).
     socket_of_raylet = Path(raylet.partition("=")[2])
     number = socket_of_raylet.name.removeprefix("raylet")
-    address = str(socket_of_raylet.with_name(f"f{os.environ.get('RAY_JOB_ID', '')}{number}"))
+    address = str(socket_of_raylet.with_name(f"f{number}"))
     wanted = {
         "arguments": [word for word in sys.argv[1:] if not word.startswith("--language=")],
         "environment": dict(os.environ),
@@ -60,7 +60,9 @@ def _connect(connection: socket.socket, address: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(address)
         command = [sys.executable, __file__, "serve", address]
-        server = subprocess.Popen(command, start_new_session=True)
+        # Of no job, like workers that Ray starts before there is one: a later job takes them too.
+        environment = os.environ | {"RAY_JOB_ID": "ffffffff"}
+        server = subprocess.Popen(command, env=environment, start_new_session=True)
         while not os.path.exists(address):
             assert server.poll() is None, "the server of workers has ended; see raylet.err"
             time.sleep(0.05)

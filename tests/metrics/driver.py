@@ -26,7 +26,7 @@ def main(folder: Path, port: int) -> None:
     """Run the job on a Ray that offers its metrics at a port."""
     watch.LOOK_EVERY_S = 0.3
     commits.COMMIT_EVERY_S = 1.0
-    with quick_ray():
+    with quick_ray(has_metrics=True):
         ray.init(
             address="local",
             num_cpus=3,

@@ -14,7 +14,7 @@ from dsvl_pipeline.model.checkpoint import load_model
 from dsvl_pipeline.model.config import read_model_config
 from dsvl_pipeline.processor.processor import Processor
 from dsvl_pipeline.records import EngineConfig, SamplingParams
-from tools.demo_checkpoint import export, held_out, shape, state, train
+from tools.demo_checkpoint import export, held_out, shape, state
 from tools.demo_checkpoint.batches import (
     BEFORE_ANSWER_ID,
     BEFORE_IMAGE_IDS,
@@ -207,6 +207,9 @@ def test_orthogonalising_brings_singular_values_near_one() -> None:
 
 def test_a_training_runs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two segments of a step each; the second starts where the first one stopped."""
+    # Torch's compiler takes 2 s to import, in each process that collects this file.
+    from tools.demo_checkpoint import train
+
     arguments = ["--state", str(tmp_path), "--batch-size", "1", "--workers", "0"]
     for num_steps in ("1", "2"):
         train.main([*arguments, "--exam-size", "0", "--max-steps", num_steps])
