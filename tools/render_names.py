@@ -20,8 +20,9 @@ _HEAD = '''\
 def rendered() -> str:
     """Return the text of the file."""
     lines, renamed = [], []
-    for name, home in sorted(dsvl_pipeline._HOMES.items(), key=lambda item: (item[1], item[0])):
-        there = dsvl_pipeline._OTHER_NAMES.get(name, name)
+    module = vars(dsvl_pipeline)  # what is written here hides the tables from type checkers
+    for name, home in sorted(module["_HOMES"].items(), key=lambda item: (item[1], item[0])):
+        there = module["_OTHER_NAMES"].get(name, name)
         if there != name:  # no re-export, for type checkers
             renamed.append(f"{name} = {there}")
         line = f"from dsvl_pipeline.{home} import {there}"
