@@ -39,7 +39,6 @@ ALLOWED = {
     "processor/chat.py": "the checkpoint's files",
     "processor/tokens.py": "the checkpoint's files",
     "engine/schedule/structured.py::Grammars._load_tokenizer": "the checkpoint's files",
-    "api/models.py": "the checkpoint's files",
     "api/locating.py": "the checkpoint's config",
     "api/pretrained_config.py": "a config that the caller names",
     "api/inputs.py": "a picture that the caller names",
