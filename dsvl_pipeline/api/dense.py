@@ -76,11 +76,9 @@ def run_dense(
     hidden: Tensor = embeddings.flatten(0, 1)
     delta: Tensor | None = None
     for index, layer in enumerate(text.layers):
-        if wanted.wants_states:
-            # what is collected goes on, so that its gradients can be asked for
-            state = (hidden if delta is None else hidden + delta).view(B, T, D)
-            wanted.states.append(state)
-            hidden, delta = state.flatten(0, 1), None
+        if wanted.wants_states:  # what is collected goes on: its gradients can be asked for
+            wanted.states.append((hidden if delta is None else hidden + delta).view(B, T, D))
+            hidden, delta = wanted.states[-1].flatten(0, 1), None
         arguments = (hidden, delta, cos, sin, attend, index, None)
         if wanted.checkpoints is not None:
             hidden, delta = checkpoint(layer, *arguments, **wanted.checkpoints)

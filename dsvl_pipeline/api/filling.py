@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from dsvl_pipeline.errors import CheckpointError
-from dsvl_pipeline.hub import weight_files
 from dsvl_pipeline.model.names import is_ignored
 
 
@@ -67,14 +64,6 @@ class Report:
             yield f"{len(self.unexpected)} weights are unknown and left out, first '{first}'"
         if self.mismatched:
             yield f"{len(self.mismatched)} weights of other shapes are random instead"
-
-
-def read_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
-    """Read all tensors of a checkpoint, one after the other."""
-    for file in weight_files(directory):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - no mapping
-                yield name, tensors.get_tensor(name)
 
 
 @torch.no_grad()

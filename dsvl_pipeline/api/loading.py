@@ -15,14 +15,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from dsvl_pipeline.api.filling import Report, fill, read_tensors
+from dsvl_pipeline.api.filling import Report, fill
 from dsvl_pipeline.api.generation.config import GenerationConfig
 from dsvl_pipeline.api.initialising import Config
 from dsvl_pipeline.api.load_options import LoadOptions, Where, split_options
 from dsvl_pipeline.api.locating import Name, locate
 from dsvl_pipeline.api.pretrained_model import PretrainedModel
-from dsvl_pipeline.api.saving import save_weights
 from dsvl_pipeline.model.checkpoint import is_exact, load_model
+from dsvl_pipeline.model.reading import read_all
+from dsvl_pipeline.model.saving import save_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class LoadedModel(PretrainedModel):
             _note_tie(model)
         else:
             load.chosen_dtype = dtype
-            model = cls._of_tensors(dict(read_tensors(directory)), config, load, report)
+            model = cls._of_tensors(dict(read_all(directory)), config, load, report)
         if model.can_generate():
             model.generation_config = GenerationConfig.of_checkpoint(directory)
         return model

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dsvl_pipeline.api.initialising import Config, initialise
 from dsvl_pipeline.api.load_options import Attention, require_attention
+from dsvl_pipeline.api.looked_up import LookedUp
 from dsvl_pipeline.api.named_parts import Link
 from dsvl_pipeline.api.resizing import resized
 from dsvl_pipeline.model.deepseek_vl import DeepseekVL
@@ -23,7 +24,7 @@ from dsvl_pipeline.model.linear import Linear
 _CHECKPOINTS: dict[str, Any] = {"use_reentrant": False}
 
 
-class PretrainedModel(nn.Module):
+class PretrainedModel(LookedUp, nn.Module):
     """A network with its config. Its parameters have the reference's names.
 
     Attributes:
@@ -35,20 +36,6 @@ class PretrainedModel(nn.Module):
     main_input_name: ClassVar[str] = "input_ids"
     input_modalities: ClassVar[tuple[str, ...]] = ("image", "text")
     supports_gradient_checkpointing: ClassVar[bool] = True
-    # what other libraries look up
-    _supports_sdpa: ClassVar[bool] = True
-    _supports_flash_attn: ClassVar[bool] = False
-    _supports_flex_attn: ClassVar[bool] = False
-    _supports_attention_backend: ClassVar[bool] = False
-    _can_compile_fullgraph: ClassVar[bool] = False
-    _is_stateful: ClassVar[bool] = False
-    _no_split_modules: ClassVar[list[str] | None] = None
-    _keep_in_fp32_modules: ClassVar[frozenset[str]] = frozenset()
-    _keep_in_fp32_modules_strict: ClassVar[frozenset[str]] = frozenset()
-    _keys_to_ignore_on_save: ClassVar[set[str] | None] = None
-    _keys_to_ignore_on_load_missing: ClassVar[list[str] | None] = None
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str] | None] = None
-    _tied_weights_keys: ClassVar[dict[str, str] | None] = None
 
     config: Config
     _network: DeepseekVL
@@ -124,14 +111,6 @@ class PretrainedModel(nn.Module):
     @property
     def all_tied_weights_keys(self) -> dict[str, str]:
         return (self._tied_weights_keys or {}) if self.config.tie_word_embeddings else {}
-
-    @classmethod
-    def _can_set_attn_implementation(cls) -> bool:
-        return True
-
-    @classmethod
-    def _can_set_experts_implementation(cls) -> bool:
-        return False
 
     @classmethod
     def can_generate(cls) -> bool:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dsvl_pipeline.errors import CheckpointError
+from dsvl_pipeline.hub import weight_files
 from dsvl_pipeline.model.tensors import StoredTensor
 
 # Enough to keep a local disk and the bus busy; their product is all the host memory that it takes.
@@ -90,6 +91,18 @@ def open_files(files: Iterable[Path], device: torch.device) -> Iterator[Read]:
                 out.copy_(tensors[stored.file].get_tensor(name).view(out.shape))
 
         yield read_mapped if is_mapped(device) else _Stages(device).read
+
+
+def read_all(directory: Path) -> Iterator[tuple[str, Tensor]]:
+    """Read all tensors of a checkpoint, one after the other.
+
+    Raises:
+        CheckpointError: A file is missing or cannot be read.
+    """
+    for file in weight_files(directory):
+        with _named(file), safe_open(file, framework="pt", device="cpu") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - no mapping
+                yield name, tensors.get_tensor(name)
 
 
 class _Stages:
