@@ -24,14 +24,11 @@ def rendered() -> str:
         there = dsvl_pipeline._OTHER_NAMES.get(name, name)
         if there != name:  # no re-export, for type checkers
             renamed.append(f"{name} = {there}")
-        line = f"from dsvl_pipeline.{home} import {there}"
-        again = f" as {name}" if there == name else ""
-        is_long = len(line + again) > 100
-        lines.append(
-            f"from dsvl_pipeline.{home} import (\n    {there}{again},\n)"
-            if is_long
-            else line + again
-        )
+        what = there if there != name else f"{there} as {name}"
+        line = f"from dsvl_pipeline.{home} import {what}"
+        if len(line) > 100:
+            line = line.replace(f" {what}", f" (\n    {what},\n)")
+        lines.append(line)
     return _HEAD + "\n".join([*lines, "", *renamed, ""])
 
 
