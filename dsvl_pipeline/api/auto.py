@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NoReturn
+from typing import Any
 
 from dsvl_pipeline.api.config import DeepseekVLConfig, DeepseekVLHybridConfig
 from dsvl_pipeline.api.locating import Name, load_config_dict
@@ -28,13 +28,13 @@ def _is_hybrid(name: Name | DeepseekVLConfig | DeepseekVLHybridConfig, options: 
         raise CheckpointError(
             f"{name} has model_type={model_type!r}; the Auto classes take {', '.join(_CONFIGS)}"
         )
-    return model_type == DeepseekVLHybridConfig.model_type
+    return bool(model_type == DeepseekVLHybridConfig.model_type)
 
 
 class _Auto:
     """Chooses a class; is none itself."""
 
-    def __init__(self, *_: Any, **__: Any) -> NoReturn:
+    def __init__(self, *_: Any, **__: Any) -> None:
         """Refuse: the class hangs on the checkpoint."""
         raise OSError(f"{type(self).__name__} is made by {type(self).__name__}.from_pretrained")
 
@@ -152,11 +152,10 @@ def register_with_transformers() -> None:
             "register_with_transformers needs transformers, which is not installed; "
             "pip install transformers"
         ) from error
-    from transformers.models.auto import image_processing_auto, processing_auto
-
     from dsvl_pipeline.api import image_processor as images
     from dsvl_pipeline.api import processor
 
+    registries: Any = transformers.models.auto
     for is_hybrid, config in enumerate((DeepseekVLConfig, DeepseekVLHybridConfig)):
         head, hybrid = _model_class(bool(is_hybrid)), "Hybrid" * is_hybrid
         transformers.AutoConfig.register(config.model_type, config, exist_ok=True)
@@ -167,7 +166,10 @@ def register_with_transformers() -> None:
         pictures = getattr(images, f"DeepseekVL{hybrid}ImageProcessor")
         # not `AutoImageProcessor.register`, which takes its own kind only
         backends = {"pil": pictures, "torchvision": pictures}
-        image_processing_auto.IMAGE_PROCESSOR_MAPPING.register(config, backends, exist_ok=True)
+        mapping = registries.image_processing_auto.IMAGE_PROCESSOR_MAPPING
+        mapping.register(config, backends, exist_ok=True)
         # A checkpoint's files name classes, and those of transformers would be found first.
-        processing_auto.PROCESSOR_MAPPING_NAMES.pop(config.model_type, None)
-        image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES.pop(config.model_type, None)
+        names = registries.processing_auto.PROCESSOR_MAPPING_NAMES
+        names.pop(config.model_type, None)
+        names = registries.image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES
+        names.pop(config.model_type, None)

@@ -64,7 +64,7 @@ def pipeline(
         raise ConfigValueError(f"the task is {task!r}; only {TASK!r} is run here")
     if model is None:
         raise ConfigValueError("no model is given; name a checkpoint, for example model='demo'")
-    where = {key: options[key] for key in ("revision", "token") if options.get(key) is not None}  # type: ignore[literal-required]
+    where = {key: options[key] for key in ("revision", "token") if options.get(key) is not None}
     processor = options.get("processor")
     if _is_name(model):
         processor = model if processor is None else processor
