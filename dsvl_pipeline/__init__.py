@@ -5,6 +5,11 @@ neither torch nor ray. Type checkers find them in ``__init__.pyi``.
 """
 
 _HOMES = {
+    "AutoConfig": "api.auto",
+    "AutoImageProcessor": "api.auto",
+    "AutoModel": "api.auto",
+    "AutoModelForImageTextToText": "api.auto",
+    "AutoProcessor": "api.auto",
     "DeepseekVLConfig": "api.config",
     "DeepseekVLForConditionalGeneration": "api.models",
     "DeepseekVLHybridConfig": "api.config",
@@ -24,7 +29,9 @@ _HOMES = {
     "JobConfig": "job.config",
     "iter_batches": "table.reader",
     "load_job": "job.reading",
+    "pipeline": "api.pipeline",
     "read_table": "table.reader",
+    "register_with_transformers": "api.auto",
     "run_job": "run.run",
 }
 _OTHER_NAMES = {"Engine": "ModelEngine"}

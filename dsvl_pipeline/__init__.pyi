@@ -1,5 +1,11 @@
 """The public names, for type checkers: `__init__.py` loads each when it is first asked for."""
 
+from dsvl_pipeline.api.auto import AutoConfig as AutoConfig
+from dsvl_pipeline.api.auto import AutoImageProcessor as AutoImageProcessor
+from dsvl_pipeline.api.auto import AutoModel as AutoModel
+from dsvl_pipeline.api.auto import AutoModelForImageTextToText as AutoModelForImageTextToText
+from dsvl_pipeline.api.auto import AutoProcessor as AutoProcessor
+from dsvl_pipeline.api.auto import register_with_transformers as register_with_transformers
 from dsvl_pipeline.api.config import DeepseekVLConfig as DeepseekVLConfig
 from dsvl_pipeline.api.config import DeepseekVLHybridConfig as DeepseekVLHybridConfig
 from dsvl_pipeline.api.generation.config import GenerationConfig as GenerationConfig
@@ -25,6 +31,7 @@ from dsvl_pipeline.api.models import (
 )
 from dsvl_pipeline.api.models import DeepseekVLModel as DeepseekVLModel
 from dsvl_pipeline.api.models import DeepseekVLPreTrainedModel as DeepseekVLPreTrainedModel
+from dsvl_pipeline.api.pipeline import pipeline as pipeline
 from dsvl_pipeline.api.processor import DeepseekVLHybridProcessor as DeepseekVLHybridProcessor
 from dsvl_pipeline.api.processor import DeepseekVLProcessor as DeepseekVLProcessor
 from dsvl_pipeline.engine.engine import ModelEngine

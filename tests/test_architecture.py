@@ -55,7 +55,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # Where an engine is started torch is loaded anyway; but the driver, CPU workers and other commands,
 # which import the same modules, must not load it.
-MAY_IMPORT_IN_FUNCTIONS: dict[str, set[str]] = {"torch": {"cluster", "cli", "doctor"}}
+MAY_IMPORT_IN_FUNCTIONS: dict[str, set[str]] = {
+    "torch": {"cluster", "cli", "doctor"},
+    "transformers": {"api"},  # `register_with_transformers`, see below
+}
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,24 @@ def test_heavy_libraries_have_one_home(library: str) -> None:
         and not (one.is_in_function and one.unit in MAY_IMPORT_IN_FUNCTIONS.get(library, ()))
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_transformers_is_imported_where_its_registries_are_told_and_nowhere_else() -> None:
+    """The classes are this project's own; a checkpoint is loaded without transformers."""
+    found = {
+        place.partition(":")[0]: one.is_in_function
+        for one in all_imports()
+        for place in [one.place]
+        if one.target.split(".")[0] == "transformers"
+    }
+    assert found == {f"{PACKAGE}/api/auto.py": True}
+    tree = ast.parse((ROOT / PACKAGE / "api" / "auto.py").read_text(encoding="utf-8"))
+    (function,) = (
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and "import transformers" in ast.unparse(node)
+    )
+    assert function == "register_with_transformers"
 
 
 def test_scheduling_is_torch_free() -> None:

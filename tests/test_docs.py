@@ -149,9 +149,12 @@ def test_the_documents_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference documentation's example with another import, on the demo checkpoint."""
     monkeypatch.chdir(ROOT)
     printed: list[str] = []
-    (block,) = code_blocks("python", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
-    exec(compile(block, "python.md", "exec"), {"print": printed.append})
+    blocks = code_blocks("python", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
+    for block in blocks:
+        if "register_with_transformers" not in block:  # for good; tests/api/test_auto.py does it
+            exec(compile(block, "python.md", "exec"), {"print": printed.append})
     assert printed[0].endswith("Assistant:two purple stars left of two black diamonds")
+    assert printed[1:] == ["two purple stars left of two black diamonds"]
 
 
 @pytest.mark.ray

@@ -20,19 +20,16 @@ _HEAD = '''\
 def rendered() -> str:
     """Return the text of the file."""
     lines, renamed = [], []
-    module = vars(dsvl_pipeline)  # what is written here hides the tables from type checkers
-    for name, home in sorted(module["_HOMES"].items(), key=lambda item: (item[1], item[0])):
-        there = module["_OTHER_NAMES"].get(name, name)
+    homes, others = (vars(dsvl_pipeline)[name] for name in ("_HOMES", "_OTHER_NAMES"))
+    for name, home in sorted(homes.items(), key=lambda item: (item[1], item[0])):
+        there = others.get(name, name)
         if there != name:  # no re-export, for type checkers
             renamed.append(f"{name} = {there}")
-        line = f"from dsvl_pipeline.{home} import {there}"
-        again = f" as {name}" if there == name else ""
-        is_long = len(line + again) > 100
-        lines.append(
-            f"from dsvl_pipeline.{home} import (\n    {there}{again},\n)"
-            if is_long
-            else line + again
-        )
+        what = there if there != name else f"{there} as {name}"
+        line = f"from dsvl_pipeline.{home} import {what}"
+        if len(line) > 100:
+            line = line.replace(f" {what}", f" (\n    {what},\n)")
+        lines.append(line)
     return _HEAD + "\n".join([*lines, "", *renamed, ""])
 
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from dsvl_pipeline.api.config import require_model_type
 from dsvl_pipeline.api.filling import Report, fill
 from dsvl_pipeline.api.generation.config import GenerationConfig
 from dsvl_pipeline.api.initialising import Config
@@ -22,6 +23,7 @@ from dsvl_pipeline.api.load_options import LoadOptions, Where, split_options
 from dsvl_pipeline.api.locating import Name, locate
 from dsvl_pipeline.api.pretrained_model import PretrainedModel
 from dsvl_pipeline.model.checkpoint import is_exact, load_model
+from dsvl_pipeline.model.json_files import reading
 from dsvl_pipeline.model.reading import read_all
 from dsvl_pipeline.model.saving import save_weights
 
@@ -82,7 +84,12 @@ class LoadedModel(PretrainedModel):
         if config is None:
             raise ValueError(f"{cls.__name__}.from_pretrained needs a name, or a config")
         if isinstance(config, str | os.PathLike):
-            found = kind.from_pretrained(config, **where)
+            written, _ = kind.get_config_dict(config, **where)
+            with reading(str(config)):
+                require_model_type(
+                    written.get("model_type"), kind.model_type, str(config), cls.__name__
+                )
+                found = kind.from_dict(written)
         else:
             found = copy.deepcopy(config)
         unknown = sorted(name for name in values if not hasattr(found, name))

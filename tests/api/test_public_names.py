@@ -17,6 +17,9 @@ CLASSES = [
     )
 ]
 
+AUTO = ["AutoConfig", "AutoImageProcessor", "AutoModel", "AutoProcessor"]
+AUTO += ["AutoModelForImageTextToText"]
+
 
 def test_the_names_of_the_reference_documentation_are_there() -> None:
     """Its usage examples run with only the import changed."""
@@ -27,7 +30,8 @@ def test_the_names_of_the_reference_documentation_are_there() -> None:
     assert callable(dsvl_pipeline.read_table)
     assert callable(dsvl_pipeline.run_job)
     assert callable(dsvl_pipeline.load_job)
-    functions = {"iter_batches", "load_job", "read_table", "run_job"}
+    functions = {"iter_batches", "load_job", "pipeline", "read_table", "run_job"}
+    functions |= {"register_with_transformers", *AUTO}
     with_pillow = {f"{name}Pil" for name in CLASSES if name.endswith("ImageProcessor")}
     for name in with_pillow:
         assert getattr(dsvl_pipeline, name) is getattr(dsvl_pipeline, name.removesuffix("Pil"))

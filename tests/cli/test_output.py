@@ -153,6 +153,8 @@ LINES = [
     "doctor HOSTILE",
     "doctor JOB",
     "completion HOSTILE",
+    "init FOLDER/HOSTILE",
+    "schema HOSTILE",
     "HOSTILE",
     "status TABLE --HOSTILE",
 ]

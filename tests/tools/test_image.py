@@ -79,7 +79,8 @@ def test_the_targets_differ_in_torch_alone() -> None:
 def test_only_what_is_named_gets_into_the_context(tmp_path: Path) -> None:
     """A secret that lies beside the Dockerfile stays there, and caches do."""
     source, target = tmp_path / "source", tmp_path / "context"
-    for name in ("LICENSE", "README.md", "pyproject.toml", ".env", ".git/config", "out/rows"):
+    wanted = ("LICENSE", "README.md", "pyproject.toml", "setup.py")
+    for name in (*wanted, ".env", ".git/config", "out/rows"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).touch()
     for name in ("configs", "dsvl_pipeline/__pycache__", "jobs", "requirements"):
@@ -90,7 +91,7 @@ def test_only_what_is_named_gets_into_the_context(tmp_path: Path) -> None:
     context_of(source, target)
     found = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
     assert found == {
-        *("LICENSE", "README.md", "pyproject.toml"),
+        *wanted,
         *("configs/file", "jobs/file", "requirements/file"),
     }
 
