@@ -60,8 +60,7 @@ def resolve(
         A directory that holds ``config.json`` and all its safetensors, or what is needed of it.
 
     Raises:
-        UnreadableCheckpointError: There is no such directory or hub id, the hub cannot be reached,
-            or no config or no weights are there.
+        UnreadableCheckpointError: It, its config or its weights are not there, or no hub answers.
         CheckpointError: A revision is given for a directory, or the weights are broken.
     """
     directory = local_directory(name)
@@ -71,9 +70,7 @@ def resolve(
             f"the revision out, or give a hub id"
         )
     if directory is None:
-        kinds = (*_SMALL_FILES, _WEIGHTS) if needs == "weights" else _SMALL_FILES
-        patterns = [f"{subfolder}/{kind}" if subfolder else kind for kind in kinds]
-        directory = _download(name, revision, patterns, download)
+        directory = _download(name, revision, _patterns(subfolder, needs), download)
     directory /= subfolder
     if needs != "processor" and not (directory / "config.json").is_file():
         raise UnreadableCheckpointError(
@@ -83,6 +80,11 @@ def resolve(
     if needs == "weights":
         weight_files(directory)
     return directory
+
+
+def _patterns(subfolder: str, needs: Need) -> list[str]:
+    kinds = (*_SMALL_FILES, _WEIGHTS) if needs == "weights" else _SMALL_FILES
+    return [f"{subfolder}/{kind}" if subfolder else kind for kind in kinds]
 
 
 def local_directory(name: str) -> Path | None:

@@ -53,16 +53,14 @@ def load_model(
 ) -> DeepseekVL:
     """Load a checkpoint of any dialect, in eval mode and without gradients.
 
-    Every tensor is read once and written to its final place on the device, in the final dtype;
-    beside the model itself, host memory holds no more than the files' cache and, on the way to a
-    GPU, a few buffers.
+    Every tensor is read once and written to its final place, in its final dtype; beside the model,
+    host memory holds no more than the files' cache and, on the way to a GPU, a few buffers.
 
     Args:
         directory: With ``config.json`` and safetensors.
         dtype: Of all weights.
         device: Of all weights.
-        quantization: ``fp8`` rounds the projections inside the language model's layers to e4m3, one
-            by one as they are read, so that both forms never lie in memory together.
+        quantization: ``fp8`` rounds the projections inside the language model's layers to e4m3.
         config: The shape; by default what ``config.json`` says.
 
     Raises:

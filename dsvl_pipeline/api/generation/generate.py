@@ -133,22 +133,26 @@ def generate(
     width = ids.shape[1] if given.get("inputs_embeds") is None else given["inputs_embeds"].shape[1]
     plan = make_plan(merged, width)
     _check(plan, extras)
-    mask = given.get("attention_mask")
-    if mask is None and ids.shape[1] == width:
-        mask = infer_mask(ids, plan.pad_token_id, plan.eos_token_ids)
-    if mask is None:
-        mask = torch.ones_like(given["inputs_embeds"][..., 0], dtype=torch.int64)
-    prompts = Prompts(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=given.get("position_ids"),
-        inputs_embeds=given.get("inputs_embeds"),
-        past_key_values=given.get("past_key_values"),
-        others={name: given[name] for name in PICTURES if given.get(name) is not None},
-    )
+    prompts = _prompts(given, ids, plan)
     if _fits_engine(plan, extras, prompts, model.config.image_token_id):
         return answer_on_engine(model, prompts, plan)
     return _over_forward(model, prompts, plan, extras)
+
+
+def _prompts(given: Mapping[str, Any], ids: Tensor, plan: Plan) -> Prompts:
+    embeds, mask = given.get("inputs_embeds"), given.get("attention_mask")
+    if mask is None and embeds is not None:
+        mask = torch.ones_like(embeds[..., 0], dtype=torch.int64)
+    elif mask is None:
+        mask = infer_mask(ids, plan.pad_token_id, plan.eos_token_ids)
+    return Prompts(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=given.get("position_ids"),
+        inputs_embeds=embeds,
+        past_key_values=given.get("past_key_values"),
+        others={name: given[name] for name in PICTURES if given.get(name) is not None},
+    )
 
 
 def _ids(given: Mapping[str, Any], merged: Any, device: torch.device) -> Tensor:

@@ -41,13 +41,10 @@ class GenerationMixin:
     ) -> Any:
         """Answer prompts: on an engine of this project where it can, else over ``forward``.
 
-        Greedy search and sampling with temperature, top-k, top-p, min-p and a repetition penalty
-        are the engine's; ids are the same either way. Sampling follows ``torch.manual_seed``, but
-        the engine draws other numbers than transformers does.
+        Sampling follows ``torch.manual_seed``; the engine draws other numbers than transformers.
 
         Args:
-            inputs: ``int64[B, T]``, padded on the left; or ``input_ids`` or ``inputs_embeds``
-                among the arguments.
+            inputs: ``int64[B, T]``, padded on the left; or ``input_ids`` or ``inputs_embeds``.
             generation_config: Wins over the model's own; ours, transformers', or a dict.
             logits_processor: (ids, scores) -> scores, run behind the penalties.
             stopping_criteria: (ids, scores) -> ``bool[B]``, which answers end.
@@ -55,28 +52,15 @@ class GenerationMixin:
             synced_gpus: Must not be true: each call runs on one device.
             assistant_model: Accepted, and not used: it would change speed, not answers.
             streamer: Gets prompts and tokens with ``put``, and an ``end``.
-            negative_prompt_ids: Must be None.
-            negative_prompt_attention_mask: Must be None.
-            custom_generate: Must be None: this runs no code of others.
+            negative_prompt_ids: Must be None, as the next two.
+            negative_prompt_attention_mask: None.
+            custom_generate: None.
             arguments: Inputs of forward, and settings of a `GenerationConfig`.
 
-        Returns:
-            ``int64[B * num_return_sequences, T + new]``: prompts, then answers with their end, and
-            padding. Of embeddings without ids, the answers alone. With
-            ``return_dict_in_generate``, an output with these as ``sequences``.
-
-        Raises:
-            PromptError: The engine cannot run a prompt, e.g. because it is too long.
-            ValueError: Arguments are unknown, contradict each other, or ask for what cannot be
-                done.
+        Returns, and raises: As `dsvl_pipeline.api.generation.generate.generate`.
         """
-        del assistant_model
-        if custom_generate is not None:
-            raise ValueError("custom_generate: generate() runs no code of others")
-        if synced_gpus:
-            raise ValueError("synced_gpus=True: a call runs on one device here; leave it out")
-        if negative_prompt_ids is not None or negative_prompt_attention_mask is not None:
-            raise ValueError("generate() has no negative prompts: there is no guidance_scale here")
+        negative = (negative_prompt_ids, negative_prompt_attention_mask)
+        _refuse(negative, custom_generate, synced_gpus)
         values: dict[str, Any] = dict(arguments)
         extras = Extras(
             logits_processor=logits_processor or (),
@@ -122,3 +106,12 @@ class GenerationMixin:
         if positions is not None and next_sequence_length is not None:
             found["position_ids"] = positions[:, -next_sequence_length:]
         return {**found, "past_key_values": past_key_values, "attention_mask": attention_mask}
+
+
+def _refuse(negative: tuple[Any, ...], custom_generate: Any, synced_gpus: bool | None) -> None:
+    if custom_generate is not None:
+        raise ValueError("custom_generate: generate() runs no code of others")
+    if synced_gpus:
+        raise ValueError("synced_gpus=True: a call runs on one device here; leave it out")
+    if any(one is not None for one in negative):
+        raise ValueError("generate() has no negative prompts: there is no guidance_scale here")
