@@ -6,8 +6,9 @@ import os
 from typing import Any
 
 from dsvl_pipeline.api.config import DeepseekVLConfig, DeepseekVLHybridConfig
-from dsvl_pipeline.api.locating import Name, load_config_dict
+from dsvl_pipeline.api.locating import Name, load_config_dict, locate
 from dsvl_pipeline.errors import CheckpointError
+from dsvl_pipeline.model.json_files import read_optional_json, reading
 
 _WHERE = ("revision", "subfolder", "cache_dir", "token", "local_files_only", "force_download")
 _CONFIGS = {one.model_type: one for one in (DeepseekVLConfig, DeepseekVLHybridConfig)}
@@ -29,6 +30,24 @@ def _is_hybrid(name: Name | DeepseekVLConfig | DeepseekVLHybridConfig, options: 
             f"{name} has model_type={model_type!r}; the Auto classes take {', '.join(_CONFIGS)}"
         )
     return bool(model_type == DeepseekVLHybridConfig.model_type)
+
+
+def _is_of_hybrid(name: Name, options: Any) -> bool:
+    """Tell the architecture that a processor is for, which may lie without a config.json."""
+    where = {key: options[key] for key in _WHERE if key in options}
+    directory = locate(name, needs="processor", **where)
+    if (directory / "config.json").is_file():
+        return _is_hybrid(name, options)
+    for file in ("processor_config.json", "preprocessor_config.json"):
+        with reading(directory):
+            written = read_optional_json(directory / file)
+        kind = written.get("processor_class") or written.get("image_processor_type")
+        if kind:
+            return "Hybrid" in str(kind)
+    raise CheckpointError(
+        f"{directory} says nowhere which processor it is of: it has neither a config.json nor a "
+        "processor_config.json with a processor_class"
+    )
 
 
 class _Auto:
@@ -69,7 +88,7 @@ class AutoProcessor(_Auto):
         """Return the processor, as `DeepseekVLProcessor.from_pretrained` does."""
         from dsvl_pipeline.api import processor
 
-        is_hybrid = _is_hybrid(pretrained_model_name_or_path, options)
+        is_hybrid = _is_of_hybrid(pretrained_model_name_or_path, options)
         single, hybrid = processor.DeepseekVLProcessor, processor.DeepseekVLHybridProcessor
         return (hybrid if is_hybrid else single).from_pretrained(
             pretrained_model_name_or_path, **options
@@ -84,7 +103,7 @@ class AutoImageProcessor(_Auto):
         """Return it, as `DeepseekVLImageProcessor.from_pretrained` does."""
         from dsvl_pipeline.api import image_processor as images
 
-        is_hybrid = _is_hybrid(pretrained_model_name_or_path, options)
+        is_hybrid = _is_of_hybrid(pretrained_model_name_or_path, options)
         single, hybrid = images.DeepseekVLImageProcessor, images.DeepseekVLHybridImageProcessor
         options.pop("use_fast", None)
         return (hybrid if is_hybrid else single).from_pretrained(
@@ -106,7 +125,7 @@ class AutoModelForImageTextToText(_Auto):
     @staticmethod
     def from_config(config: Any, **options: Any) -> Any:
         """Return a model of a config, with random weights."""
-        return _model_class(_is_hybrid(config, options))(config, **options)
+        return _model_class(_is_hybrid(config, options))._from_config(config, **options)
 
 
 class AutoModel(_Auto):
@@ -123,7 +142,8 @@ class AutoModel(_Auto):
     @staticmethod
     def from_config(config: Any, **options: Any) -> Any:
         """Return a model of a config, with random weights."""
-        return _model_class(_is_hybrid(config, options)).model_class(config, **options)
+        kind = _model_class(_is_hybrid(config, options)).model_class
+        return kind._from_config(config, **options)
 
 
 def _model_class(is_hybrid: bool) -> Any:

@@ -35,6 +35,7 @@ class BaseModel(LoadedModel):
             network: What it computes with; by default a new one with random weights.
         """
         super().__init__()
+        self._require_config(config)
         if network is None:
             network = random_network(config, has_head=False)
         network.text.embedding.padding_idx = padding_index(config)

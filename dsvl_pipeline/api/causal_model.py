@@ -41,6 +41,7 @@ class CausalModel(LoadedModel, GenerationMixin):
             network: What it computes with; by default a new one with random weights.
         """
         super().__init__()
+        self._require_config(config)
         is_new = network is None
         if network is None:
             network = random_network(config, has_head=True)

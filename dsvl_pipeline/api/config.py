@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 from dsvl_pipeline.api.config_values import ConfigValues
 from dsvl_pipeline.api.pretrained_config import PretrainedConfig
 from dsvl_pipeline.errors import CheckpointError
-from dsvl_pipeline.model.config import MODEL_TYPES, ModelConfig, model_config_of, read_model_config
+from dsvl_pipeline.model.config import MODEL_TYPES, ModelConfig, model_config_of
 
 
 @dataclass(init=False, eq=False, repr=False, kw_only=True)
@@ -54,10 +54,11 @@ class TextConfig(PretrainedConfig):
     head_dim: int | None = None
 
     def _complete(self, values: dict[str, Any]) -> None:
-        if self.hidden_size % self.num_attention_heads:
+        sizes = (self.hidden_size, self.num_attention_heads)
+        if not all(isinstance(size, int) for size in sizes) or sizes[0] % sizes[1]:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads "
-                f"{self.num_attention_heads}"
+                f"hidden_size is {sizes[0]!r} and num_attention_heads {sizes[1]!r}; they must be "
+                "whole numbers, the first a multiple of the second"
             )
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
@@ -216,15 +217,3 @@ def require_model_type(found: str | None, wanted: str, where: Path | str, class_
     if found == "deepseek_vl_hybrid":
         towers, other = "two towers", single.replace("DeepseekVL", "DeepseekVLHybrid")
     raise CheckpointError(f"{where} has {towers}, which {class_name} does not run; use {other}")
-
-
-def read_config(directory: Path, *, is_hybrid: bool, class_name: str) -> ModelConfig:
-    """Read a checkpoint's shape for one of the public classes.
-
-    Raises:
-        CheckpointError: The checkpoint is of the other architecture, or broken.
-    """
-    config = read_model_config(directory)
-    found, wanted = (MODEL_TYPES[is_it] for is_it in (config.is_hybrid, is_hybrid))
-    require_model_type(found, wanted, directory, class_name)
-    return config

@@ -24,6 +24,8 @@ _ATTENTIONS = (
 _REFUSED = {
     "quantization_config": "quantised weights cannot be trained or saved here; in a job, use "
     "engine.quantization",
+    "load_in_8bit": "in a job, use engine.quantization: fp8",
+    "load_in_4bit": "in a job, use engine.quantization: fp8",
     "gguf_file": "only safetensors can be read; convert the file",
     "tp_plan": "a model lies on one device; run one per GPU",
     "device_mesh": "a model lies on one device; run one per GPU",
@@ -36,7 +38,7 @@ _IGNORED = {
     *("low_cpu_mem_usage", "trust_remote_code", "weights_only", "proxies", "max_memory"),
     *("offload_folder", "offload_buffers", "offload_state_dict", "disable_mmap", "fusion_config"),
     *("_from_auto", "_from_pipeline", "_commit_hash", "_fast_init", "adapter_name", "tp_size"),
-    *("generation_config", "use_kernels", "allow_all_kernels", "kernel_config", "tqdm_class"),
+    *("use_kernels", "allow_all_kernels", "kernel_config", "tqdm_class"),
 }
 
 
@@ -66,6 +68,7 @@ class LoadOptions:
         ignore_mismatched_sizes: Whether weights of another shape are left out and random.
         output_loading_info: Whether to return a report as well.
         key_mapping: Regular expressions of the stored names, and what replaces them.
+        generation_config: Instead of the checkpoint's own.
         chosen_dtype: What came of ``dtype``.
     """
 
@@ -78,6 +81,7 @@ class LoadOptions:
     ignore_mismatched_sizes: bool = False
     output_loading_info: bool = False
     key_mapping: Mapping[str, str] | None = None
+    generation_config: Any = None
     chosen_dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:

@@ -72,6 +72,8 @@ class LoadedModel(PretrainedModel):
         else:
             model = cls._of_tensors(load.state_dict, config, load, report)
         model.eval().config.dtype = model.dtype
+        if load.generation_config is not None and model.can_generate():
+            model.generation_config = load.generation_config
         report.require_shapes(name, is_allowed=load.ignore_mismatched_sizes)
         for warning in report.warnings():
             _logger.warning("%s: %s", name, warning)
@@ -156,7 +158,7 @@ class LoadedModel(PretrainedModel):
 
         Args:
             save_directory: Made where needed.
-            is_main_process: Whether to write the configs.
+            is_main_process: Whether to write anything: one process of several does.
             state_dict: Weights instead of the model's own.
             push_to_hub: Must be false: nothing here writes to the hub.
             max_shard_size: Most bytes of a file, a number or as ``5GB``.
@@ -168,14 +170,15 @@ class LoadedModel(PretrainedModel):
             raise NotImplementedError("push_to_hub: save it, then use `hf upload`")
         if not safe_serialization:
             raise ValueError("safe_serialization=False: only safetensors are written, no pickles")
+        if not is_main_process:
+            return
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
-        if is_main_process:
-            config = copy.deepcopy(self.config)
-            config.architectures, config.dtype = [type(self).__name__], self.dtype
-            config.save_pretrained(directory)
-            if hasattr(getattr(self, "generation_config", None), "save_pretrained"):
-                self.generation_config.save_pretrained(directory)
+        config = copy.deepcopy(self.config)
+        config.architectures, config.dtype = [type(self).__name__], self.dtype
+        config.save_pretrained(directory)
+        if hasattr(getattr(self, "generation_config", None), "save_pretrained"):
+            self.generation_config.save_pretrained(directory)
         tensors = self.state_dict() if state_dict is None else state_dict
         save_weights(tensors, directory, max_shard_size, variant)
 

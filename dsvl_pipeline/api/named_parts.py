@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
@@ -19,6 +20,13 @@ from dsvl_pipeline.model.names import community_names, generic_name, stored_name
 
 class Section(nn.Module):
     """A level of the names. It holds parts and computes nothing itself."""
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        """Refuse: the network computes over all levels at once."""
+        raise NotImplementedError(
+            "this part of the model cannot be called by itself; call the model, or for pictures "
+            "its get_image_features"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,9 @@ def pipeline(
     if _is_name(processor):
         processor = AutoProcessor.from_pretrained(processor, **where)
     if (device := options.get("device")) is not None:
-        model = model.to(f"cuda:{device}" if isinstance(device, int) and device >= 0 else device)
+        if isinstance(device, int):  # as in transformers: -1 is the CPU
+            device = "cpu" if device < 0 else f"cuda:{device}"
+        model = model.to(device)
     return ImageTextToTextPipeline(model, processor)
 
 

@@ -41,6 +41,14 @@ class PretrainedModel(LookedUp, nn.Module):
     _network: DeepseekVL
     _links: list[Link]
 
+    @classmethod
+    def _require_config(cls, config: object) -> None:
+        if not isinstance(config, cls.config_class):
+            raise TypeError(
+                f"{cls.__name__} is made of a {cls.config_class.__name__}, not of a "
+                f"{type(config).__name__}; {cls.__name__}.from_pretrained loads a checkpoint"
+            )
+
     def _take(self, config: Config, network: DeepseekVL, links: list[Link]) -> None:
         self.config = config
         parts = {"": config, **{key: getattr(config, key) for key in config.sub_configs}}

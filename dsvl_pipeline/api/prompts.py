@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -95,6 +96,12 @@ class Encoder:
                 marks.append(_marks(offsets, text.generated)[kept])
         inputs = text_inputs(rows, options, how, pad_id=pad_id_of(tokenizer))
         masks = {"assistant_masks": marks} if marks_answers else {}
+        if marks_answers and not any(mark.any() for mark in marks):
+            warnings.warn(
+                "assistant_masks is all 0: no answer stands in {% generation %} of the chat "
+                "template; give a template that marks them",
+                stacklevel=3,
+            )
         if options.get("return_mm_token_type_ids"):
             masks["mm_token_type_ids"] = [row == guard.image_token_id for row in rows]
         for name, mask in masks.items():

@@ -123,7 +123,8 @@ class Linear(nn.Linear):
 
 def _is_other(part: nn.Module) -> bool:
     """Whether calling it may do other things than multiply by its weight."""
-    return type(part) is not Linear or bool(part._forward_hooks or part._forward_pre_hooks)
+    has_hooks = bool(part._forward_hooks or part._forward_pre_hooks)
+    return type(part) is not Linear or has_hooks or "forward" in vars(part)
 
 
 def _lies_in(whole: Tensor, parts: Sequence[Tensor]) -> bool:

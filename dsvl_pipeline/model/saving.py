@@ -19,7 +19,8 @@ _UNITS = {"B": 1}
 _UNITS.update({f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)})
 _UNITS.update({f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", 1)})
 _WEIGHTS = re.compile(
-    r"model(-\d{5}-of-\d{5})?(\.\w+)?\.safetensors(\.index\.json)?|model\.safetensors\.index(\.\w+)?\.json"
+    r"model(-\d{5}-of-\d{5})?(?P<variant>\.\w+)?\.safetensors"
+    r"|model\.safetensors\.index(?P<of_index>\.\w+)?\.json"
 )
 
 
@@ -46,18 +47,23 @@ def save_weights(
             f"model{suffix}-{number:05}-of-{len(shards):05}.safetensors": shard
             for number, shard in enumerate(shards, 1)
         }
-    for old in directory.iterdir():
-        if _WEIGHTS.fullmatch(old.name) and old.name not in files:
-            old.unlink()
     for name, shard in files.items():
         whole = {key: tensor.detach().contiguous() for key, tensor in shard.items()}
         # beside it first: what is there may be mapped into the memory of these very tensors
         save_file(whole, directory / f"{name}.new", metadata={"format": "pt"})
         (directory / f"{name}.new").replace(directory / name)
+    index_name = f"model.safetensors.index{suffix}.json"
+    # only now, and not what was saved as another variant
+    for old in directory.iterdir():
+        found = _WEIGHTS.fullmatch(old.name)
+        is_wanted = old.name in files or (len(shards) > 1 and old.name == index_name)
+        if found and not is_wanted and (found["variant"] or found["of_index"] or "") == suffix:
+            old.unlink()
     if len(shards) > 1:
         index = _index(files)
-        path = directory / f"model.safetensors.index{suffix}.json"
-        path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (directory / index_name).write_text(
+            json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
 
 
 def _without_copies(tensors: Tensors) -> Tensors:

@@ -46,6 +46,20 @@ def test_a_checkpoint_with_two_towers_gets_the_hybrid_classes() -> None:
         assert type(made).__name__ == f"DeepseekVLHybrid{kind}"
 
 
+def test_a_processor_that_lies_alone_is_found(tmp_path: Path) -> None:
+    """By what its own files say."""
+    dsvl_pipeline.AutoProcessor.from_pretrained("demo").save_pretrained(tmp_path)
+    assert not (tmp_path / "config.json").exists()
+    for auto, kind in {
+        "AutoProcessor": "Processor",
+        "AutoImageProcessor": "ImageProcessor",
+    }.items():
+        made = getattr(dsvl_pipeline, auto).from_pretrained(tmp_path)
+        assert type(made).__name__ == f"DeepseekVLHybrid{kind}"
+    with pytest.raises(CheckpointError, match="says nowhere which processor it is of"):
+        dsvl_pipeline.AutoProcessor.from_pretrained(tmp_path.parent)
+
+
 def test_a_config_with_one_tower_gets_the_others(tmp_path: Path) -> None:
     """Random weights, and what was saved of them."""
     config = dsvl_pipeline.AutoConfig.for_model("deepseek_vl", **SINGLE)

@@ -252,7 +252,7 @@ def test_wrong_sections_are_refused(ours: Any) -> None:
         ours(text_config=5)
     with pytest.raises(ValueError, match="VisionConfig takes the model_type 'siglip_vision_model'"):
         ours(vision_config={"model_type": "clip_vision_model"})
-    with pytest.raises(ValueError, match="hidden_size 65 is no multiple of num_attention_heads 4"):
+    with pytest.raises(ValueError, match="hidden_size is 65 and num_attention_heads 4; they"):
         ours(text_config={"hidden_size": 65, "num_attention_heads": 4})
     with pytest.raises(ValueError, match="output_attentions needs attn_implementation 'eager'"):
         ours(attn_implementation="sdpa", output_attentions=True)
@@ -332,3 +332,10 @@ def test_caches_of_transformers_take_it(ours: Any) -> None:
     """Scripts make their own from the model's config."""
     cache = transformers.DynamicCache(config=ours(text_config={"num_hidden_layers": 3}))
     assert len(cache.layers) == 3
+
+
+@pytest.mark.parametrize("value", ["64", 64.5, 63])
+def test_a_width_that_heads_cannot_share_is_named(value: Any) -> None:
+    """Whatever it is."""
+    with pytest.raises(ValueError, match=f"hidden_size is {value!r} and num_attention_heads 32"):
+        dsvl_pipeline.DeepseekVLConfig(text_config={"hidden_size": value})

@@ -109,6 +109,9 @@ def test_ids_equal_the_references(pair: Pair, options: dict[str, Any]) -> None:
         {"suppress_tokens": [*range(50, 90)]},
         {"begin_suppress_tokens": [*range(100)]},
         {"forced_eos_token_id": 7},
+        {"forced_eos_token_id": 0},
+        {"max_new_tokens": None, "max_length": 20},
+        {"min_length": 22, "min_new_tokens": 2, "eos_token_id": MANY_ENDS},
         {"sequence_bias": {(10,): 5.0, (10, 20): 3.0}},
         {"exponential_decay_length_penalty": (2, 1.5), "eos_token_id": 7},
         {"remove_invalid_values": True, "renormalize_logits": True},
@@ -182,6 +185,25 @@ def test_embeddings_are_answered_as_their_ids(pair: Pair) -> None:
     assert found.tolist() == wanted.tolist() == plain[:, 14:].tolist()
     both, _ = pair.generate({**rest, "input_ids": inputs["input_ids"]})
     assert both.tolist() == plain.tolist()
+
+
+def test_arrays_and_lists_are_taken_too(pair: Pair) -> None:
+    """As processors give them without tensors."""
+    inputs = text_inputs()
+    wanted = pair.ours.generate(**inputs, max_new_tokens=3).tolist()
+    for change in (lambda x: x.numpy(), lambda x: x.tolist()):
+        given = {name: change(value) for name, value in inputs.items()}
+        assert pair.ours.generate(**given, max_new_tokens=3).tolist() == wanted
+
+
+def test_a_model_takes_a_config_of_its_own_family_only(pair: Pair) -> None:
+    """With a word about from_pretrained for who gives a name."""
+    kind, name = type(pair.ours), type(pair.ours).__name__
+    is_hybrid = "Hybrid" in name
+    other = dsvl_pipeline.DeepseekVLConfig if is_hybrid else dsvl_pipeline.DeepseekVLHybridConfig
+    for wrong in (other(), "demo", {}):
+        with pytest.raises(TypeError, match=f"not of a .*; {name}.from_pretrained loads"):
+            kind(wrong)
 
 
 def test_a_gap_in_a_prompt_is_answered_as_the_reference_does(pair: Pair) -> None:
@@ -275,7 +297,8 @@ def test_several_samples_of_a_prompt_are_drawn_on_the_engine(
         ({"max_tokens": 5}, "does not know the arguments 'max_tokens'"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be 1 or more"),
         ({"custom_generate": "someone/code"}, "runs no code of others"),
-        ({"do_sample": True, "temperature": 0.0, "num_beams": 2}, "temperature is 0.0"),
+        ({"do_sample": True, "temperature": 0.0}, "temperature is 0.0"),
+        ({"num_beams": 2, "early_stopping": "maybe"}, "early_stopping is 'maybe'; it must be True"),
     ],
     ids=str,
 )
@@ -303,6 +326,8 @@ def test_a_config_goes_through_files(tmp_path: Path) -> None:
     """Ours and transformers' read each other's."""
     import transformers
 
+    biased = dsvl_pipeline.GenerationConfig(sequence_bias={(1, 2): 0.5})
+    assert '"sequence_bias"' in biased.to_json_string()
     values = {"max_new_tokens": 5, "do_sample": True, "top_p": 0.9, "eos_token_id": [1, 7]}
     dsvl_pipeline.GenerationConfig(**values).save_pretrained(tmp_path)
     theirs = transformers.GenerationConfig.from_pretrained(tmp_path)

@@ -76,6 +76,19 @@ def test_saving_again_leaves_no_old_shards(family: str, pair: Pair, tmp_path: Pa
     assert torch.equal(ours(family).from_pretrained(tmp_path).lm_head.weight, model.lm_head.weight)
 
 
+def test_a_variant_lies_beside_the_usual_files(family: str, pair: Pair, tmp_path: Path) -> None:
+    """Saving one takes nothing from the other; and one of several processes saves nothing."""
+    pair.ours.save_pretrained(tmp_path)
+    pair.ours.save_pretrained(tmp_path, variant="fp16", max_shard_size="30KB")
+    names = {path.name for path in tmp_path.glob("*.safetensors*")}
+    assert {"model.safetensors", "model.safetensors.index.fp16.json"} <= names
+    pair.ours.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.safetensors*")} == names
+    pair.ours.save_pretrained(tmp_path / "other", is_main_process=False)
+    assert not (tmp_path / "other").exists()
+    assert ours(family).from_pretrained(tmp_path).device.type == "cpu"
+
+
 def test_a_tied_head_is_saved_once(family: str, pair: Pair, tmp_path: Path) -> None:
     """And tied again by both; the file decides, not the config."""
     model = copy.deepcopy(pair.ours)

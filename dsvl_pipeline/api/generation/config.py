@@ -160,7 +160,10 @@ class GenerationConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything that is set, for a file."""
-        return {k: copy.deepcopy(v) for k, v in vars(self).items() if v is not None}
+        found = {k: copy.deepcopy(v) for k, v in vars(self).items() if v is not None}
+        if isinstance(bias := found.get("sequence_bias"), dict):  # keys of JSON are texts
+            found["sequence_bias"] = [[list(ids), value] for ids, value in bias.items()]
+        return found
 
     to_diff_dict = to_dict
 

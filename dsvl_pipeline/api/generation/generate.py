@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,7 +63,6 @@ _ENGINE_NEEDS: Mapping[str, Any] = {
         )
     ),
 }
-_NEUTRAL_VALUES: tuple[Any, ...] = (None, [], {}, 0, False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +129,9 @@ def generate(
     merged = merge(model.generation_config, generation_config, arguments)
     if inputs is not None:
         given["input_ids"] = inputs
+    for name, value in given.items():
+        if isinstance(value, np.ndarray | list):
+            given[name] = torch.as_tensor(value, device=model.device)
     ids = _ids(given, merged, model.device)
     width = ids.shape[1] if given.get("inputs_embeds") is None else given["inputs_embeds"].shape[1]
     plan = make_plan(merged, width)
@@ -179,8 +182,7 @@ def _fits_engine(plan: Plan, extras: Extras, prompts: Prompts, image_token_id: i
     """Return whether the engine gives the same answers as forward would."""
     config = plan.config
     is_plain = all(
-        getattr(config, name) == neutral or getattr(config, name) in _NEUTRAL_VALUES
-        for name, neutral in _ENGINE_NEEDS.items()
+        _does_nothing(getattr(config, name), neutral) for name, neutral in _ENGINE_NEEDS.items()
     )
     return (
         is_plain
@@ -191,6 +193,13 @@ def _fits_engine(plan: Plan, extras: Extras, prompts: Prompts, image_token_id: i
         and bool(prompts.input_ids.numel())
         and _has_plain_padding(prompts, image_token_id)
     )
+
+
+def _does_nothing(value: Any, neutral: Any) -> bool:
+    """Return whether a setting changes nothing: it is not set, empty, or at its neutral value."""
+    if value is None or neutral is not None:
+        return value is None or bool(value == neutral)
+    return isinstance(value, list | tuple | dict) and not value
 
 
 def _has_plain_padding(prompts: Prompts, image_token_id: int) -> bool:

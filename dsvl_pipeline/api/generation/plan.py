@@ -73,7 +73,7 @@ def _num_new_tokens(merged: GenerationConfig, width: int) -> int:
         if found < 1:
             raise ValueError(f"max_new_tokens is {found}; it must be 1 or more")
         return found
-    if merged.max_length in (None, default):
+    if merged.max_length is None:
         return int(default)
     if merged.max_length <= width:
         raise ValueError(
@@ -96,6 +96,15 @@ def _check(config: GenerationConfig) -> None:
         raise ValueError(
             f"greedy search has one answer, but num_return_sequences is {answers}; sample with "
             "do_sample=True, or search with num_beams"
+        )
+    if config.early_stopping not in (True, False, "never"):
+        raise ValueError(
+            f"early_stopping is {config.early_stopping!r}; it must be True, False or 'never'"
+        )
+    if config.do_sample and not config.temperature > 0:
+        raise ValueError(
+            f"temperature is {config.temperature}; it must be above 0 (do_sample=False takes the "
+            "likeliest token)"
         )
     wants_more = any(
         getattr(config, f"output_{what}")

@@ -72,10 +72,11 @@ def _penalties(plan: Plan, mask: Tensor | None, prompt_length: int) -> Iterable[
             tuple(ids) for ids in config.bad_words_ids if tuple(ids) not in {(e,) for e in ends}
         ]
         yield _bias(dict.fromkeys(kept, -math.inf))
-    if ends and config.min_length > 0:
-        yield _without_until(ends, config.min_length)
-    if ends and (config.min_new_tokens or 0) > 0:
-        yield _without_until(ends, prompt_length + config.min_new_tokens)
+    least = config.min_length
+    if config.min_new_tokens is not None:  # wins, as max_new_tokens over max_length
+        least = prompt_length + config.min_new_tokens
+    if ends and least > 0:
+        yield _without_until(ends, least)
 
 
 def _forced(plan: Plan, prompt_length: int) -> Iterable[Change]:
@@ -103,11 +104,6 @@ def _filters(plan: Plan) -> Iterable[Change]:
     # A beam must be able to go on where all likely tokens end it.
     least = 1 if config.num_beams == 1 else max(2, len(plan.eos_token_ids) + 1)
     if config.temperature != 1.0:
-        if not config.temperature > 0:
-            raise ValueError(
-                f"temperature is {config.temperature}; it must be above 0 (do_sample=False takes "
-                "the likeliest token)"
-            )
         yield lambda _, scores: scores / config.temperature
     if config.top_k:
         yield _top_k(config.top_k, least)

@@ -89,7 +89,7 @@ class Steps:
         """Run the prompts once, and repeat what came of them for every row of theirs."""
         self._has_begun = True
         prompts, first = self._prompts, 0
-        if self.cache is not None:
+        if self.cache is not None and self._options["use_cache"]:
             first = self.cache.get_seq_length()
         inputs: dict[str, Any] = {"input_ids": prompts.input_ids[:, first:]}
         if prompts.inputs_embeds is not None:
