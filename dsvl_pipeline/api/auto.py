@@ -6,11 +6,10 @@ import os
 from typing import Any
 
 from dsvl_pipeline.api.config import DeepseekVLConfig, DeepseekVLHybridConfig
-from dsvl_pipeline.api.locating import Name, load_config_dict, locate
+from dsvl_pipeline.api.locating import FILE_OPTIONS, Name, load_config_dict, locate
 from dsvl_pipeline.errors import CheckpointError
 from dsvl_pipeline.model.json_files import read_optional_json, reading
 
-_WHERE = ("revision", "subfolder", "cache_dir", "token", "local_files_only", "force_download")
 _CONFIGS = {one.model_type: one for one in (DeepseekVLConfig, DeepseekVLHybridConfig)}
 
 
@@ -21,7 +20,7 @@ def _is_hybrid(name: Name | DeepseekVLConfig | DeepseekVLHybridConfig, options: 
         CheckpointError: It is another one than the two.
     """
     if isinstance(name, str | os.PathLike):
-        where = {key: options[key] for key in _WHERE if key in options}
+        where = {key: options[key] for key in FILE_OPTIONS & options.keys()}
         model_type = load_config_dict(name, **where).get("model_type")
     else:
         model_type = getattr(name, "model_type", None)
@@ -34,7 +33,7 @@ def _is_hybrid(name: Name | DeepseekVLConfig | DeepseekVLHybridConfig, options: 
 
 def _is_of_hybrid(name: Name, options: Any) -> bool:
     """Tell the architecture that a processor is for, which may lie without a config.json."""
-    where = {key: options[key] for key in _WHERE if key in options}
+    where = {key: options[key] for key in FILE_OPTIONS & options.keys()}
     directory = locate(name, needs="processor", **where)
     if (directory / "config.json").is_file():
         return _is_hybrid(name, options)

@@ -18,8 +18,8 @@ import torch
 from dsvl_pipeline.api import pictures
 from dsvl_pipeline.api.image_steps import Steps
 from dsvl_pipeline.api.inputs import ModelInputs, TensorKind, stack
-from dsvl_pipeline.api.locating import Name, locate
-from dsvl_pipeline.api.processor_files import FILE_OPTIONS, check_family
+from dsvl_pipeline.api.locating import FILE_OPTIONS, Name, locate
+from dsvl_pipeline.api.processor_files import check_family
 from dsvl_pipeline.model.image_config import (
     CLIP_MEAN,
     CLIP_STD,

@@ -15,6 +15,11 @@ from dsvl_pipeline.model.json_files import read_json
 
 Name = str | os.PathLike[str]
 
+# The arguments of `locate` by which a caller says where files lie.
+FILE_OPTIONS = frozenset(
+    ("revision", "subfolder", "cache_dir", "token", "local_files_only", "force_download")
+)
+
 
 def locate(
     name: Name,

@@ -13,14 +13,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from dsvl_pipeline.api.config_values import GENERATION_KEYS, ConfigValues
-from dsvl_pipeline.api.locating import Name, load_config_dict
+from dsvl_pipeline.api.locating import FILE_OPTIONS, Name, load_config_dict
 from dsvl_pipeline.errors import CheckpointError
 from dsvl_pipeline.model.json_files import read_json, reading
 
-# What says where a file lies, as in `locate`.
-_FILE_OPTIONS = {
-    *("revision", "subfolder", "cache_dir", "token", "local_files_only", "force_download"),
-}
 _IGNORED_OPTIONS = {"trust_remote_code", "proxies", "_from_auto", "_from_pipeline"}
 # Part of the config's making; what else is given is set afterwards.
 _EARLY_KEYS = {"num_labels", "attn_implementation", "output_attentions", "name_or_path"}
@@ -62,7 +58,7 @@ class PretrainedConfig(ConfigValues):
         cls, pretrained_model_name_or_path: Name, **options: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what ``config.json`` says, and the options that say not where it lies."""
-        where = {key: options.pop(key) for key in _FILE_OPTIONS & options.keys()}
+        where = {key: options.pop(key) for key in FILE_OPTIONS & options.keys()}
         for key in _IGNORED_OPTIONS & options.keys():
             del options[key]
         return load_config_dict(pretrained_model_name_or_path, **where), options

@@ -15,8 +15,8 @@ from dsvl_pipeline.api.image_processor import (
     DeepseekVLHybridImageProcessor,
     DeepseekVLImageProcessor,
 )
-from dsvl_pipeline.api.locating import Name, locate
-from dsvl_pipeline.api.processor_files import FILE_OPTIONS, check_family, read_limits
+from dsvl_pipeline.api.locating import FILE_OPTIONS, Name, locate
+from dsvl_pipeline.api.processor_files import check_family, read_limits
 from dsvl_pipeline.api.processor_options import IMAGE, TEXT
 from dsvl_pipeline.api.prompts import Encoder
 from dsvl_pipeline.api.tokenizer import Tokenizer, pad_id_of, save_templates

@@ -10,10 +10,6 @@ from dsvl_pipeline.model import original
 from dsvl_pipeline.model.config import MODEL_TYPES, model_config_of
 from dsvl_pipeline.model.json_files import get, read_optional_json, reading
 
-# What says where files lie, as in `locate`.
-FILE_OPTIONS = frozenset(
-    ("revision", "subfolder", "cache_dir", "token", "local_files_only", "force_download")
-)
 _NUM_IMAGE_TOKENS = 576  # upstream's default
 
 

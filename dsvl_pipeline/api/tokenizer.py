@@ -17,8 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from dsvl_pipeline.api.inputs import ModelInputs
-from dsvl_pipeline.api.locating import Name, locate
-from dsvl_pipeline.api.processor_files import FILE_OPTIONS
+from dsvl_pipeline.api.locating import FILE_OPTIONS, Name, locate
 from dsvl_pipeline.api.text_options import TextOptions, layout, text_inputs
 from dsvl_pipeline.model.json_files import read_optional_json, token_ids
 from dsvl_pipeline.processor import chat

@@ -49,11 +49,15 @@ def encode(
         return ImageFeatures(**found, pooler_output=network.aligner(features))
     first = network.high_res.first_global_layer + 1
     # without hidden states the one that the features are made of, as upstream
-    with _Recording(network.high_res, wants_states=True, wants_attentions=wants_attentions) as high:
+    only = None if wants_states else first
+    kinds["wants_states"] = True
+    with _Recording(network.high_res, **kinds, only=only) as high:
         high_features = network.high_res(high_res)
-    states = tuple(
-        state if wants_states or index == first else None for index, state in enumerate(high.states)
-    )
+    states: tuple[Tensor | None, ...] = tuple(high.states)
+    if only is not None:
+        (state,) = high.states
+        places = range(len(network.high_res.layers) + 1)
+        states = tuple(state if place == first else None for place in places)
     return HybridImageFeatures(
         **found,
         pooler_output=network.aligner(features, high_features),
@@ -70,12 +74,20 @@ class _Found:
 
 
 class _Recording:
-    """While it is entered, collects what a tower's layers compute."""
+    """While it is entered, collects what a tower's layers compute.
+
+    With ``only`` the state behind that layer alone is kept, counted from 1.
+    """
 
     def __init__(
-        self, tower: SiglipTower | SamTower, *, wants_states: bool, wants_attentions: bool
+        self,
+        tower: SiglipTower | SamTower,
+        *,
+        wants_states: bool,
+        wants_attentions: bool,
+        only: int | None = None,
     ) -> None:
-        self._tower = tower
+        self._tower, self._only = tower, only
         self._wants = (wants_states, wants_attentions)
         self._found = _Found()
         self._hooks = ExitStack()
@@ -83,9 +95,9 @@ class _Recording:
     def __enter__(self) -> _Found:
         wants_states, wants_attentions = self._wants
         layer: Any
-        for layer in self._tower.layers:
+        for number, layer in enumerate(self._tower.layers, 1):
             hooks = []
-            if wants_states:
+            if wants_states and self._only in (None, number):
                 hooks.append(layer.register_forward_hook(self._take_state))
             if wants_attentions:
                 hooks.append(layer.attention.register_forward_hook(self._take_attention))
@@ -97,7 +109,7 @@ class _Recording:
         self._hooks.close()
 
     def _take_state(self, _: nn.Module, given: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        if not self._found.states:
+        if self._only is None and not self._found.states:
             self._found.states.append(given[0])  # the embeddings: nothing is to be added to them
         hidden, delta = output
         self._found.states.append(hidden + delta)
