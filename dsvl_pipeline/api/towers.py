@@ -6,6 +6,7 @@ a head, ``D`` width.
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,7 +77,8 @@ class _Found:
 class _Recording:
     """While it is entered, collects what a tower's layers compute.
 
-    With ``only`` the state behind that layer alone is kept, counted from 1.
+    With ``only`` the state behind that layer alone is kept, counted from 1. What other threads
+    compute with the same tower meanwhile is theirs.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class _Recording:
         only: int | None = None,
     ) -> None:
         self._tower, self._only = tower, only
+        self._thread = threading.get_ident()
         self._wants = (wants_states, wants_attentions)
         self._found = _Found()
         self._hooks = ExitStack()
@@ -109,13 +112,16 @@ class _Recording:
         self._hooks.close()
 
     def _take_state(self, _: nn.Module, given: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        if threading.get_ident() != self._thread:
+            return
         if self._only is None and not self._found.states:
             self._found.states.append(given[0])  # the embeddings: nothing is to be added to them
         hidden, delta = output
         self._found.states.append(hidden + delta)
 
     def _take_attention(self, module: Any, given: tuple[Any, ...], _: Any) -> None:
-        self._found.attentions.append(_attention(module, given[0]))
+        if threading.get_ident() == self._thread:
+            self._found.attentions.append(_attention(module, given[0]))
 
 
 def _attention(module: SiglipAttention | SamAttention, hidden: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -178,6 +179,24 @@ def test_image_features_equal_the_reference(pair: Pair) -> None:
         assert set(found) == set(wanted)
         for name, value in wanted.items():
             assert_close(found[name], value, rtol=0, atol=1e-4)
+
+
+def test_threads_do_not_get_one_anothers_states(pair: Pair) -> None:
+    """Of one model that several of them ask at once."""
+    names = ("pixel_values", "high_res_pixel_values")
+    pictures = {name: pair.inputs[name] for name in names if name in pair.inputs}
+    wanted = pair.ours.get_image_features(**pictures, output_hidden_states=True)
+
+    def ask(number: int) -> Any:
+        with torch.no_grad():
+            return pair.ours.get_image_features(**pictures, output_hidden_states=number % 2 == 0)
+
+    with ThreadPoolExecutor(4) as pool:
+        for number, found in enumerate(pool.map(ask, range(12))):
+            assert torch.equal(found.pooler_output, wanted.pooler_output)
+            if number % 2 == 0:
+                assert len(found.hidden_states) == len(wanted.hidden_states)
+                assert_close(found.hidden_states, wanted.hidden_states)
 
 
 def test_features_may_be_encoded_before(pair: Pair) -> None:
